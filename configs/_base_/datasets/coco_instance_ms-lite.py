@@ -1,0 +1,10 @@
+_base_ = './coco_instance_ms.py'
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].update(scales=[(1000, 580), (1000, 600)])
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=(1000, 600))
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,0 +1,110 @@
+"""Names of CenterMask2's parameters in this package."""
+
+import re
+from collections.abc import Mapping
+from typing import Optional
+
+from torch import Tensor
+
+# Blocks of each MobileNetV2 layer, in the order in which the reference numbers them all.
+_MOBILENET_BLOCKS = [(layer, block) for layer, count in enumerate((1, 2, 3, 4, 3, 3, 1), 1) for block in range(count)]
+
+
+def _vovnet_block(match: re.Match) -> str:
+    stage, block = int(match[1]) - 2, int(match[2]) - 1
+    # Stages but the first begin with a pooling layer, which takes the first index.
+    return f'backbone.stages.{stage}.{block if stage == 0 else block + 1}.'
+
+
+def _mobilenet_block(match: re.Match) -> str:
+    layer, block = _MOBILENET_BLOCKS[int(match[1]) - 1]
+    index = int(match[2])
+    names = ('depthwise_conv', 'linear_conv') if layer == 1 else ('expand_conv', 'depthwise_conv', 'linear_conv')
+    return f'backbone.layer{layer}.{block}.{names[index // 3]}.{("conv", "bn")[index % 3]}.'
+
+
+# Applied in this order, each to the result of those before it.
+_RULES = (
+    # VoVNet
+    (r'^backbone\.bottom_up\.stem\.stem_(\d)', lambda m: f'backbone.stem.{int(m[1]) - 1}'),
+    (r'^backbone\.bottom_up\.stage\d\.OSA(\d)_(\d+)\.', _vovnet_block),
+    (r'layers\.(\d)\.OSA\w+/', r'convs.\1/'),
+    (r'concat\.OSA\w+/', r'concat/'),
+    (r'conv_reduction\.OSA\w+/', r'reduction/'),
+    (r'/dw_conv3x3', r'.depthwise_conv.conv'),
+    (r'/pw_conv1x1', r'.pointwise_conv.conv'),
+    (r'/pw_norm', r'.pointwise_conv.bn'),
+    (r'/conv_offset', r'.conv.conv_offset'),
+    (r'/conv', r'.conv'),
+    (r'/norm', r'.bn'),
+    # ResNet
+    (r'^backbone\.bottom_up\.stem\.conv1\.norm', r'backbone.bn1'),
+    (r'^backbone\.bottom_up\.stem\.conv1', r'backbone.conv1'),
+    (r'^backbone\.bottom_up\.res(\d)\.', lambda m: f'backbone.layer{int(m[1]) - 1}.'),
+    (r'\.shortcut\.norm', r'.downsample.1'),
+    (r'\.shortcut', r'.downsample.0'),
+    (r'^(backbone\.layer\d\.\d+\.)conv(\d)\.norm', r'\1bn\2'),
+    # MobileNetV2
+    (r'^backbone\.bottom_up\.features\.0\.0', r'backbone.conv1.conv'),
+    (r'^backbone\.bottom_up\.features\.0\.1', r'backbone.conv1.bn'),
+    (r'^backbone\.bottom_up\.features\.(\d+)\.conv\.(\d)\.', _mobilenet_block),
+    # FPN
+    (r'^backbone\.fpn_lateral(\d)', lambda m: f'neck.lateral_convs.{int(m[1]) - 3}.conv'),
+    (r'^backbone\.fpn_output(\d)', lambda m: f'neck.fpn_convs.{int(m[1]) - 3}.conv'),
+    (r'^backbone\.top_block\.p(\d)', lambda m: f'neck.fpn_convs.{int(m[1]) - 3}.conv'),
+    # FCOS: a tower is conv, norm, ReLU, conv, ...
+    (
+        r'^proposal_generator\.fcos_head\.(cls|bbox)_tower\.(\d+)',
+        lambda m: (
+            f'bbox_head.{"cls" if m[1] == "cls" else "reg"}_convs.{int(m[2]) // 3}.{("conv", "gn")[int(m[2]) % 3]}'
+        ),
+    ),
+    (r'^proposal_generator\.fcos_head\.cls_logits', r'bbox_head.conv_cls'),
+    (r'^proposal_generator\.fcos_head\.bbox_pred', r'bbox_head.conv_reg'),
+    (r'^proposal_generator\.fcos_head\.ctrness', r'bbox_head.conv_centerness'),
+    (r'^proposal_generator\.fcos_head\.scales', r'bbox_head.scales'),
+    # RoI branch
+    (r'^roi_heads\.mask_head\.mask_fcn(\d)', lambda m: f'roi_head.mask_head.convs.{int(m[1]) - 1}.conv'),
+    (r'^roi_heads\.mask_head\.deconv', r'roi_head.mask_head.upsample'),
+    (r'^roi_heads\.mask_head\.predictor', r'roi_head.mask_head.conv_logits'),
+    (r'^roi_heads\.maskiou_head\.maskiou_fcn(\d)', lambda m: f'roi_head.mask_iou_head.convs.{int(m[1]) - 1}'),
+    (r'^roi_heads\.maskiou_head\.maskiou_fc(\d)', lambda m: f'roi_head.mask_iou_head.fcs.{int(m[1]) - 1}'),
+    (r'^roi_heads\.maskiou_head\.maskiou\.', r'roi_head.mask_iou_head.fc_mask_iou.'),
+)
+
+
+def rename_key(key: str, num_mask_convs: int = 4) -> Optional[str]:
+    """Name of a CenterMask2 parameter here.
+
+    Args:
+        key: Its name in a CenterMask2 detector.
+        num_mask_convs: Number of convs of the mask head; the spatial attention follows them.
+
+    Returns:
+        Its name here, or None if it has none.
+    """
+    new_key = re.sub(r'^roi_heads\.mask_head\.spatialAtt\.', f'roi_head.mask_head.convs.{num_mask_convs}.', key)
+    for pattern, replacement in _RULES:
+        new_key = re.sub(pattern, replacement, new_key)
+    return new_key if re.match(r'(backbone(?!\.bottom_up)|neck|bbox_head|roi_head)\.', new_key) else None
+
+
+def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the parameters of a CenterMask2 detector.
+
+    Args:
+        state_dict: The parameters by their names there.
+
+    Returns:
+        The parameters by their names here, and the names that have none here.
+    """
+    num_mask_convs = sum(bool(re.match(r'roi_heads\.mask_head\.mask_fcn\d\.weight', key)) for key in state_dict)
+    renamed, unknown = {}, []
+    for key, value in state_dict.items():
+        new_key = rename_key(key, num_mask_convs)
+        if new_key is None:
+            unknown.append(key)
+        else:
+            # The reference keeps a level's scale as a vector of one element.
+            renamed[new_key] = value.reshape(()) if new_key.endswith('.scale') else value
+    return renamed, unknown

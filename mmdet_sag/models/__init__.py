@@ -1,0 +1,6 @@
+from .backbones import *
+from .dense_heads import *
+from .detectors import *
+from .layers import *
+from .losses import *
+from .roi_heads import *

@@ -1,0 +1,87 @@
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from torch import Tensor
+
+
+@MODELS.register_module()
+class CenterMask(SingleStageDetector):
+    """CenterMask: an FCOS box head whose detections get masks from a RoI branch.
+
+    Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the neck.
+        bbox_head: Config of the box head.
+        roi_head: Config of the RoI branch.
+        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, and ``rcnn``,
+            the training config of the RoI branch.
+        test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
+        data_preprocessor: Config of the data preprocessor.
+        init_cfg: Initialization config.
+    """
+
+    def __init__(
+        self,
+        backbone: ConfigType,
+        neck: ConfigType,
+        bbox_head: ConfigType,
+        roi_head: ConfigType,
+        train_cfg: OptConfigType = None,
+        test_cfg: OptConfigType = None,
+        data_preprocessor: OptConfigType = None,
+        init_cfg: OptMultiConfig = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            bbox_head=bbox_head,
+            test_cfg=test_cfg.bbox_head if test_cfg else None,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        roi_head.update(train_cfg=train_cfg.rcnn if train_cfg else None, test_cfg=test_cfg.rcnn if test_cfg else None)
+        self.roi_head = MODELS.build(roi_head)
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
+        """Compute the losses of the box head and of the RoI branch.
+
+        Args:
+            batch_inputs: Images of shape (N, 3, H, W).
+            batch_data_samples: Data samples with ``gt_instances``.
+
+        Returns:
+            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and ``loss_mask_iou``.
+        """
+        x = self.extract_feat(batch_inputs)
+        losses, results_list = self.bbox_head.loss_and_predict(
+            x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
+        )
+        losses.update(self.roi_head.loss(x, results_list, batch_data_samples))
+        return losses
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
+        """Detect objects and their masks.
+
+        Args:
+            batch_inputs: Images of shape (N, 3, H, W).
+            batch_data_samples: Data samples with the images' meta information.
+            rescale: Whether the results are returned at the original image's size.
+
+        Returns:
+            The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
+            ``masks`` (n, H, W) and ``mask_scores`` (n, ), by which masks are to be ranked.
+        """
+        x = self.extract_feat(batch_inputs)
+        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        results_list = self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, results_list)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
+        x = self.extract_feat(batch_inputs)
+        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))

@@ -1,0 +1,182 @@
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from mmdet.models.roi_heads import MaskScoringRoIHead
+from mmdet.models.task_modules import SamplingResult
+from mmdet.models.utils import empty_instances, unpack_gt_instances
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox2roi
+from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+
+@MODELS.register_module()
+class CenterMaskRoIHead(MaskScoringRoIHead):
+    """RoI branch of CenterMask: masks and their IoU for the detections of a box head, which it leaves as they are.
+
+    Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.
+
+    Args:
+        mask_roi_extractor: Config of the RoI extractor. It must take ``img_shapes``, as
+            :class:`ScaleAdaptiveRoIExtractor` does.
+        mask_head: Config of the mask head.
+        mask_iou_head: Config of the MaskIoU head.
+        train_cfg: ``assigner``, ``sampler``, and what the heads read.
+        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities).
+        init_cfg: Initialization config.
+    """
+
+    def forward(
+        self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
+    ) -> tuple[Tensor, Tensor]:
+        """Run the heads on detections, without post-processing.
+
+        Args:
+            x: FPN features.
+            results_list: Detections of each image.
+            batch_data_samples: Data samples with ``img_shape``.
+
+        Returns:
+            Mask logits (n, num_classes, 28, 28) and predicted IoU (n, num_classes) of all detections.
+        """
+        img_shapes = [sample.img_shape for sample in batch_data_samples]
+        rois = bbox2roi([results.bboxes for results in results_list])
+        labels = torch.cat([results.labels for results in results_list])
+        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
+        return mask_results['mask_preds'], self._mask_iou_forward(mask_results, labels)
+
+    def loss(self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList) -> dict:
+        """Compute the mask and MaskIoU losses on detections and ground truth.
+
+        Args:
+            x: FPN features.
+            results_list: Detections of each image.
+            batch_data_samples: Data samples with ``gt_instances``.
+
+        Returns:
+            ``loss_mask`` and ``loss_mask_iou``.
+        """
+        batch_gt_instances, batch_gt_instances_ignore, batch_img_metas = unpack_gt_instances(batch_data_samples)
+        sampling_results = []
+        for results, gt_instances, gt_instances_ignore in zip(
+            results_list, batch_gt_instances, batch_gt_instances_ignore
+        ):
+            proposals = InstanceData(priors=results.bboxes)
+            assign_result = self.bbox_assigner.assign(proposals, gt_instances, gt_instances_ignore)
+            sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
+        img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
+        return self.mask_loss(x, sampling_results, None, batch_gt_instances, img_shapes)['loss_mask']
+
+    def mask_loss(
+        self,
+        x: tuple[Tensor, ...],
+        sampling_results: list[SamplingResult],
+        bbox_feats: None,
+        batch_gt_instances: InstanceList,
+        img_shapes: Sequence[tuple[int, int]],
+    ) -> dict:
+        """Compute the losses of the positive RoIs.
+
+        Args:
+            x: FPN features.
+            sampling_results: Sampling result of each image.
+            bbox_feats: Not used, there is no RoI box head to share features with.
+            batch_gt_instances: Ground truth of each image.
+            img_shapes: (height, width) of each image without padding.
+
+        Returns:
+            What ``_mask_forward`` returns, and ``loss_mask``, a dict of losses.
+        """
+        rois = bbox2roi([result.pos_priors for result in sampling_results])
+        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
+        targets = self.mask_head.loss_and_target(
+            mask_results['mask_preds'], sampling_results, batch_gt_instances, self.train_cfg
+        )
+        mask_iou_preds = self._mask_iou_forward(mask_results, labels)
+        loss_mask_iou = self.mask_iou_head.loss_and_target(
+            self._of_class(mask_iou_preds, labels),
+            self._of_class(mask_results['mask_preds'], labels),
+            targets['mask_targets'],
+            sampling_results,
+            batch_gt_instances,
+            self.train_cfg,
+        )
+        mask_results['loss_mask'] = dict(**targets['loss_mask'], **loss_mask_iou)
+        return mask_results
+
+    def predict(
+        self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, rescale: bool = False
+    ) -> InstanceList:
+        """Add masks and mask scores to detections.
+
+        Args:
+            x: FPN features.
+            results_list: Detections of each image, in pixels of the network's input, not clipped to the image.
+            batch_data_samples: Data samples with ``img_shape``.
+            rescale: Whether boxes and masks are returned at the original image's size.
+
+        Returns:
+            The detections whose clipped box is not empty, with ``masks`` (n, H, W) and ``mask_scores`` (n, ).
+        """
+        batch_img_metas = [sample.metainfo for sample in batch_data_samples]
+        return self.predict_mask(x, batch_img_metas, results_list, rescale=rescale)
+
+    def predict_mask(
+        self,
+        x: tuple[Tensor, ...],
+        batch_img_metas: list[dict],
+        results_list: InstanceList,
+        rescale: bool = False,
+    ) -> InstanceList:
+        """See :meth:`predict`."""
+        rois = bbox2roi([results.bboxes for results in results_list])
+        if len(rois) == 0:
+            for results in results_list:
+                results.mask_scores = results.scores
+            return empty_instances(
+                batch_img_metas,
+                rois.device,
+                task_type='mask',
+                instance_results=results_list,
+                mask_thr_binary=self.test_cfg.mask_thr_binary,
+            )
+        labels = torch.cat([results.labels for results in results_list])
+        mask_results = self._mask_forward(x, rois, img_shapes=[img_meta['img_shape'] for img_meta in batch_img_metas])
+        num_per_img = [len(results) for results in results_list]
+        mask_iou_preds = self._mask_iou_forward(mask_results, labels).split(num_per_img)
+        results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds, results_list)
+
+        mask_preds = []
+        for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_results['mask_preds'].split(num_per_img))):
+            bboxes = _clip_boxes(results_list[i].bboxes, img_meta['img_shape'])
+            keep = (bboxes[:, 2] > bboxes[:, 0]) & (bboxes[:, 3] > bboxes[:, 1])
+            results_list[i].bboxes = bboxes
+            results_list[i] = results_list[i][keep]
+            mask_preds.append(logits[keep])
+        return self.mask_head.predict_by_feat(
+            mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
+        )
+
+    def _mask_forward(
+        self, x: tuple[Tensor, ...], rois: Tensor, img_shapes: Optional[Sequence[tuple[int, int]]] = None
+    ) -> dict:
+        mask_feats = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois, img_shapes=img_shapes)
+        return dict(mask_preds=self.mask_head(mask_feats), mask_feats=mask_feats)
+
+    def _mask_iou_forward(self, mask_results: dict, labels: Tensor) -> Tensor:
+        return self.mask_iou_head(mask_results['mask_feats'], self._of_class(mask_results['mask_preds'], labels))
+
+    @staticmethod
+    def _of_class(preds: Tensor, labels: Tensor) -> Tensor:
+        """Pick each row's entry of its class; a class-agnostic prediction has but one."""
+        index = torch.arange(len(labels), device=labels.device)
+        return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]
+
+
+def _clip_boxes(bboxes: Tensor, img_shape: tuple[int, int]) -> Tensor:
+    height, width = img_shape[:2]
+    return torch.minimum(bboxes.clamp(min=0), bboxes.new_tensor([width, height, width, height]))

@@ -1,0 +1,93 @@
+from typing import Union
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from mmdet.models.roi_heads.mask_heads import MaskIoUHead
+from mmdet.models.task_modules import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmdet.utils import InstanceList
+from mmengine.config import ConfigDict
+from torch import Tensor
+
+
+@MODELS.register_module()
+class CenterMaskIoUHead(MaskIoUHead):
+    """MaskIoU head of CenterMask.
+
+    As in :class:`mmdet.models.roi_heads.mask_heads.MaskIoUHead`, but box scores stay what they are: the product of
+    score and predicted IoU is a result of its own, ``mask_scores``, by which masks are ranked.
+    Source: `Mask Scoring R-CNN <https://arxiv.org/abs/1903.00241>`_.
+
+    ``train_cfg.rcnn.mask_thr_binary`` binarises mask logits, not probabilities: CenterMask's configs set it to 0.
+    """
+
+    def get_targets(
+        self,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        mask_preds: Tensor,
+        mask_targets: Tensor,
+        rcnn_train_cfg: ConfigDict,
+    ) -> Tensor:
+        """Compute the IoU of each predicted mask with its whole object, seen and unseen part.
+
+        Args:
+            sampling_results: Sampling result of each image.
+            batch_gt_instances: Ground truth of each image, with ``masks``.
+            mask_preds: Mask logits of the ground-truth class, shape (num_pos, h, w).
+            mask_targets: Binary targets, shape (num_pos, h, w).
+            rcnn_train_cfg: Config with ``mask_thr_binary``, a threshold of logits.
+
+        Returns:
+            IoU in [0, 1] of shape (num_pos, ).
+        """
+        area_ratios = torch.cat(
+            [
+                self._get_area_ratio(result.pos_priors, result.pos_assigned_gt_inds, gt_instances.masks)
+                for result, gt_instances in zip(sampling_results, batch_gt_instances)
+            ]
+        )
+        mask_preds = (mask_preds > rcnn_train_cfg.mask_thr_binary).float()
+        overlap = (mask_preds * mask_targets).sum((-1, -2))
+        gt_area = mask_targets.sum((-1, -2)) / area_ratios.clamp(min=1e-10)
+        return overlap / (mask_preds.sum((-1, -2)) + gt_area - overlap).clamp(min=1e-10)
+
+    def _get_area_ratio(
+        self, pos_proposals: Tensor, pos_assigned_gt_inds: Tensor, gt_masks: Union[BitmapMasks, PolygonMasks]
+    ) -> Tensor:
+        """Share of each RoI's object that lies inside the RoI, shape (num_pos, ), at most 1.
+
+        A polygon is counted in whole pixels of the RoI over its exact area, as the reference counts it: MMDetection
+        moves the RoI to whole pixels of the image instead, which shifts the target of small objects.
+        """
+        if isinstance(gt_masks, BitmapMasks) or len(pos_proposals) == 0:
+            return super()._get_area_ratio(pos_proposals, pos_assigned_gt_inds, gt_masks)
+        gt_areas = gt_masks.areas
+        ratios = []
+        for (x1, y1, x2, y2), gt_ind in zip(pos_proposals.cpu().numpy(), pos_assigned_gt_inds.tolist()):
+            width, height = int(x2 - x1), int(y2 - y1)
+            if width == 0 or height == 0:
+                ratios.append(0.0)
+                continue
+            # The parts of an object count on their own in both areas, also where they overlap.
+            parts = [part - np.resize((x1, y1), part.shape) for part in gt_masks.masks[gt_ind]]
+            inside = mask_utils.area(mask_utils.frPyObjects(parts, height, width)).sum()
+            ratios.append(min(inside / max(gt_areas[gt_ind], 1e-7), 1.0))
+        return pos_proposals.new_tensor(ratios)
+
+    def predict_by_feat(self, mask_iou_preds: tuple[Tensor, ...], results_list: InstanceList) -> InstanceList:
+        """Add ``mask_scores``, the product of score and predicted IoU, to the results.
+
+        Args:
+            mask_iou_preds: Predicted IoU per class of each image, shape (num_instances, num_classes).
+            results_list: Detections of each image, with ``scores`` and ``labels``.
+
+        Returns:
+            The detections, with ``mask_scores`` of shape (num_instances, ).
+        """
+        for results, mask_iou_pred in zip(results_list, mask_iou_preds):
+            index = torch.arange(len(results), device=mask_iou_pred.device)
+            results.mask_scores = results.scores * mask_iou_pred[index, results.labels]
+        return results_list

@@ -1,0 +1,66 @@
+import torch
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.task_modules import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList
+from mmengine.config import ConfigDict
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+
+from ...layers import SpatialAttention
+
+
+@MODELS.register_module()
+class SAGMaskHead(FCNMaskHead):
+    """Spatial Attention-Guided mask head (SAG-Mask) of CenterMask.
+
+    An :class:`FCNMaskHead` whose convs end in a spatial attention module, so it works wherever that head does:
+    RoI features -> ``num_convs`` convs with ReLU -> spatial attention -> upsampling -> one logit map per class.
+    Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.3.
+
+    ``train_cfg.rcnn`` may hold ``clip_mask_targets`` (default True, as in MMDetection): whether an RoI is clipped to
+    the image before its target is cropped. CenterMask's configs set it to False, like the reference.
+
+    Args:
+        *args: As in ``FCNMaskHead``.
+        attention_kernel_size: Kernel size of the spatial attention, 3 or 7.
+        **kwargs: As in ``FCNMaskHead``.
+    """
+
+    def __init__(self, *args, attention_kernel_size: int = 3, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        # As the last of the convs, it is part of every path that runs them.
+        self.convs.append(SpatialAttention(kernel_size=attention_kernel_size))
+
+    @property
+    def spatial_attention(self) -> SpatialAttention:
+        """The head's attention module."""
+        return self.convs[-1]
+
+    def get_targets(
+        self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
+    ) -> Tensor:
+        """Crop the ground-truth masks to the positive RoIs.
+
+        Args:
+            sampling_results: Sampling result of each image.
+            batch_gt_instances: Ground truth of each image, with ``masks``.
+            rcnn_train_cfg: Config with ``mask_size`` and maybe ``clip_mask_targets``.
+
+        Returns:
+            Binary targets of shape (num_pos, mask_size, mask_size), float32.
+        """
+        if rcnn_train_cfg.get('clip_mask_targets', True):
+            return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        targets = []
+        for result, gt_instances in zip(sampling_results, batch_gt_instances):
+            rois = result.pos_priors
+            mask_size = _pair(rcnn_train_cfg.mask_size)
+            if len(rois) == 0:
+                targets.append(rois.new_zeros((0, *mask_size)))
+                continue
+            cropped = gt_instances.masks.crop_and_resize(
+                rois.cpu().numpy(), mask_size, device=rois.device, inds=result.pos_assigned_gt_inds.cpu().numpy()
+            )
+            targets.append(torch.from_numpy(cropped.to_ndarray()).to(rois))
+        return torch.cat(targets)

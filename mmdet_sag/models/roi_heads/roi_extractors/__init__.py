@@ -1,0 +1,3 @@
+from .scale_adaptive_roi_extractor import ScaleAdaptiveRoIExtractor
+
+__all__ = ['ScaleAdaptiveRoIExtractor']

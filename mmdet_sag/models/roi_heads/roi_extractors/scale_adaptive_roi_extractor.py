@@ -1,0 +1,82 @@
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from mmdet.registry import MODELS
+from mmdet.utils import ConfigType, OptMultiConfig
+from torch import Tensor
+
+
+@MODELS.register_module()
+class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
+    r"""RoI extractor that assigns RoIs to FPN levels by their share of the image.
+
+    .. math:: k = \lceil k_{max} - \log_2 (A_{image} / A_{RoI}) \rceil
+
+    clamped to the levels at hand. The areas are those of the unpadded image and of the RoI, in pixels of the network's
+    input. Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Eq. 2.
+
+    Args:
+        roi_layer: Config of the RoI layer, e.g. ``dict(type='RoIAlign', output_size=14, sampling_ratio=0)``.
+        out_channels: Channels of the FPN levels.
+        featmap_strides: Strides of the FPN levels, ascending; the last is level :math:`k_{max}`.
+        init_cfg: Initialization config.
+    """
+
+    def __init__(
+        self, roi_layer: ConfigType, out_channels: int, featmap_strides: list[int], init_cfg: OptMultiConfig = None
+    ) -> None:
+        super().__init__(roi_layer, out_channels, featmap_strides, init_cfg=init_cfg)
+
+    def map_roi_levels(self, rois: Tensor, img_areas: Tensor) -> Tensor:
+        """Assign RoIs to levels (Eq. 2).
+
+        Args:
+            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2.
+            img_areas: Area of the image of each RoI, without padding, in square pixels, shape (n, ).
+
+        Returns:
+            Index of each RoI's level, 0 for the finest, shape (n, ).
+        """
+        roi_areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+        last = self.num_inputs - 1
+        return torch.ceil(last - torch.log2(img_areas / roi_areas)).clamp(min=0, max=last).long()
+
+    def forward(
+        self,
+        feats: Sequence[Tensor],
+        rois: Tensor,
+        roi_scale_factor: Optional[float] = None,
+        img_shapes: Optional[Sequence[tuple[int, int]]] = None,
+    ) -> Tensor:
+        """Extract the features of RoIs.
+
+        Args:
+            feats: One tensor (N, C, H, W) per level.
+            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
+            roi_scale_factor: Factor by which RoIs are enlarged after they have got their levels.
+            img_shapes: (height, width) of each image without padding. The padded size if not given.
+
+        Returns:
+            RoI features of shape (n, C, output_size, output_size).
+        """
+        if img_shapes is None:
+            height, width = (side * self.featmap_strides[0] for side in feats[0].shape[-2:])
+            img_shapes = [(height, width)] * feats[0].shape[0]
+        img_areas = rois.new_tensor([shape[0] * shape[1] for shape in img_shapes])
+        # Levels before the cast below: areas overflow half precision.
+        levels = self.map_roi_levels(rois, img_areas[rois[:, 0].long()])
+        if roi_scale_factor is not None:
+            rois = self.roi_rescale(rois, roi_scale_factor)
+        rois = rois.type_as(feats[0])
+
+        roi_feats = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
+        for level, (feat, roi_layer) in enumerate(zip(feats, self.roi_layers)):
+            inds = (levels == level).nonzero().squeeze(1)
+            if len(inds) > 0:
+                roi_feats[inds] = roi_layer(feat, rois[inds])
+            else:
+                # Every process of a distributed job must see the same graph, with or without RoIs on a level.
+                roi_feats = roi_feats + feat.sum() * 0
+        return roi_feats
