@@ -1,0 +1,106 @@
+"""The reference's numbers and the models to compare with them."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import PolygonMasks
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+from mmdet_sag.checkpoints.centermask2 import rename_state_dict
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+DATA = Path(__file__).parent / 'data' / 'golden'
+CASES = {
+    'centermask_r50': 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py',
+    'centermask_v39': 'centermask/centermask_v39_fpn_ms-3x_coco.py',
+    'centermask_v39-dcn': 'centermask/centermask_v39-dcn_fpn_ms-3x_coco.py',
+    'centermask-lite_v19-slim': 'centermask_lite/centermask-lite_v19-slim_fpn_ms-4x_coco.py',
+}
+# Gains away from He's 2, chosen so that logits, masks and mask IoUs stay in a lively but sane range.
+GAINS = {'cls_logits.weight': 4.0, 'mask_head.predictor': 0.1, 'maskiou_head.maskiou.': 2e-4, 'conv_offset': 0.02}
+
+
+class Case(NamedTuple):
+    """A case of the reference: its arrays, its other facts, and our model with its weights."""
+
+    arrays: dict
+    facts: dict
+    config: Config
+    model: torch.nn.Module
+
+
+def synthetic_weight(key: str, shape: list[int]) -> torch.Tensor:
+    """The value that both sides of the comparison give to a parameter, from its name and shape alone."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+    if key.endswith('.weight') and len(shape) >= 2:
+        gain = next((value for name, value in GAINS.items() if name in key), 2.0)
+        value = rng.standard_normal(shape) * np.sqrt(gain / np.prod(shape[1:]))
+    elif key.endswith(('.weight', '.scale')):
+        value = rng.uniform(0.7, 1.3, shape)
+    else:
+        value = rng.standard_normal(shape) * 0.05
+    return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+
+
+def read_json(name: str) -> dict:
+    """Read a compressed JSON file of the reference's numbers."""
+    return json.loads(gzip.decompress((DATA / name).read_bytes()))
+
+
+def load_case(name: str) -> Case:
+    """Build our model of a case and load the reference's checkpoint into it, strictly."""
+    init_default_scope('mmdet')
+    facts = read_json(f'{name}.json.gz')
+    with np.load(DATA / f'{name}.npz') as file:
+        arrays = dict(file)
+    config = Config.fromfile(CONFIGS / CASES[name])
+    model = MODELS.build(config.model)
+    state_dict = {key: synthetic_weight(key, shape) for key, shape in facts['parameters'].items()}
+    for key in [key for key in arrays if key.startswith('override/')]:
+        state_dict[key[len('override/') :]] = torch.from_numpy(arrays.pop(key))
+    renamed, unknown = rename_state_dict(state_dict)
+    assert not unknown
+    result = model.load_state_dict(renamed, strict=False)
+    assert not result.unexpected_keys
+    # The reference's frozen norm layers count no batches.
+    assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)
+    return Case(arrays, facts, config, model)
+
+
+def read_image(name: str = 'image.png') -> np.ndarray:
+    """An image of the reference's cases, (H, W, 3), BGR."""
+    return cv2.imread(str(DATA / name))
+
+
+def make_batch(images: list[np.ndarray], ground_truth: list[tuple] = ()) -> dict:
+    """A batch as a data loader gives it, of images that are not resized.
+
+    Args:
+        images: Images (H, W, 3), BGR.
+        ground_truth: (boxes, labels, polygons) of each image, for training.
+    """
+    samples = []
+    for i, image in enumerate(images):
+        shape = image.shape[:2]
+        sample = DetDataSample(metainfo=dict(img_id=i, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+        if ground_truth:
+            boxes, labels, polygons = ground_truth[i]
+            sample.gt_instances = InstanceData(
+                bboxes=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                labels=torch.as_tensor(labels, dtype=torch.long),
+                masks=PolygonMasks([[np.array(part, float) for part in parts] for parts in polygons], *shape),
+            )
+            sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        samples.append(sample)
+    inputs = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+    return dict(inputs=inputs, data_samples=samples)
