@@ -1,6 +1,8 @@
 """SAG-Mask and the CenterMask family for MMDetection: importing this package registers everything."""
 
-from . import models
+from . import engine, models
 from .version import __version__
 
-__all__ = ['__version__', 'models']
+engine.allow_mmengine_checkpoints()
+
+__all__ = ['__version__', 'engine', 'models']
