@@ -7,9 +7,9 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
+from reference import CASES, load_case, make_batch, read_image, read_json
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
-from reference import CASES, load_case, make_batch, read_image, read_json
 
 LOSSES = {
     'loss_cls': 'loss_fcos_cls',
@@ -63,7 +63,7 @@ def test_detections_are_those_of_the_reference_in_the_same_order(case):
 def test_final_masks_and_mask_scores_are_those_of_the_reference(case):
     model = case.model.eval()
     batch = model.data_preprocessor(make_batch([read_image()]))
-    results = model.predict(**{'batch_inputs': batch['inputs'], 'batch_data_samples': batch['data_samples']})
+    results = model.predict(batch_inputs=batch['inputs'], batch_data_samples=batch['data_samples'])
     results = results[0].pred_instances
     np.testing.assert_allclose(results.mask_scores, case.arrays['mask_scores'], rtol=0, atol=1e-4)
     np.testing.assert_allclose(results.scores, case.arrays['scores'], rtol=0, atol=1e-4)

@@ -8,3 +8,8 @@ test_pipeline[1].update(scale=(1000, 600))
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1]['transforms'][0] = [
+    dict(type='Resize', scale=(2000, side), keep_ratio=True, backend='pillow') for side in (400, 500, 600, 700, 800)
+]

@@ -77,6 +77,8 @@ class CenterMaskFCOSHead(FCOSHead):
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs) -> InstanceList:
         """Turn the outputs of :meth:`forward` into detections. Arguments and results are those of ``FCOSHead``."""
+        # The points get the type of the logits, and those of bfloat16 are pixels away from where they should be.
+        cls_scores = [cls_score.float() for cls_score in cls_scores]
         bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 
@@ -96,7 +98,7 @@ class CenterMaskFCOSHead(FCOSHead):
         for cls_score, bbox_pred, centerness, priors in zip(
             cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors
         ):
-            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels).float().sigmoid()
+            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels).sigmoid()
             joint = cls_score * centerness.reshape(-1, 1).float().sigmoid()
             rank = joint if cfg.get('rank_by_centerness', True) else cls_score
             # The threshold is one of the class score, whatever ranks: the rest goes below all ranks.

@@ -123,42 +123,52 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             The detections whose clipped box is not empty, with ``masks`` (n, H, W) and ``mask_scores`` (n, ).
         """
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
-        return self.predict_mask(x, batch_img_metas, results_list, rescale=rescale)
-
-    def predict_mask(
-        self,
-        x: tuple[Tensor, ...],
-        batch_img_metas: list[dict],
-        results_list: InstanceList,
-        rescale: bool = False,
-    ) -> InstanceList:
-        """See :meth:`predict`."""
-        rois = bbox2roi([results.bboxes for results in results_list])
-        if len(rois) == 0:
+        if sum(len(results) for results in results_list) == 0:
             for results in results_list:
                 results.mask_scores = results.scores
             return empty_instances(
                 batch_img_metas,
-                rois.device,
+                x[0].device,
                 task_type='mask',
                 instance_results=results_list,
                 mask_thr_binary=self.test_cfg.mask_thr_binary,
             )
-        labels = torch.cat([results.labels for results in results_list])
-        mask_results = self._mask_forward(x, rois, img_shapes=[img_meta['img_shape'] for img_meta in batch_img_metas])
-        num_per_img = [len(results) for results in results_list]
-        mask_iou_preds = self._mask_iou_forward(mask_results, labels).split(num_per_img)
-        results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds, results_list)
+        mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples)
+        return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 
-        mask_preds = []
-        for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_results['mask_preds'].split(num_per_img))):
+    def predict_by_feat(
+        self,
+        mask_preds: Tensor,
+        mask_iou_preds: Tensor,
+        results_list: InstanceList,
+        batch_img_metas: list[dict],
+        rescale: bool = False,
+    ) -> InstanceList:
+        """Turn the outputs of :meth:`forward` into results.
+
+        Boxes are clipped only here, after the RoI features were taken from the whole boxes.
+
+        Args:
+            mask_preds: Mask logits of all detections, shape (n, num_classes, h, w).
+            mask_iou_preds: Predicted IoU of all detections, shape (n, num_classes).
+            results_list: Detections of each image.
+            batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each image.
+            rescale: Whether boxes and masks are returned at the original image's size.
+
+        Returns:
+            See :meth:`predict`.
+        """
+        num_per_img = [len(results) for results in results_list]
+        results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds.split(num_per_img), results_list)
+        kept_mask_preds = []
+        for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_preds.split(num_per_img))):
             bboxes = _clip_boxes(results_list[i].bboxes, img_meta['img_shape'])
             keep = (bboxes[:, 2] > bboxes[:, 0]) & (bboxes[:, 3] > bboxes[:, 1])
             results_list[i].bboxes = bboxes
             results_list[i] = results_list[i][keep]
-            mask_preds.append(logits[keep])
+            kept_mask_preds.append(logits[keep])
         return self.mask_head.predict_by_feat(
-            mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
+            kept_mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
         )
 
     def _mask_forward(

@@ -65,17 +65,16 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
             height, width = (side * self.featmap_strides[0] for side in feats[0].shape[-2:])
             img_shapes = [(height, width)] * feats[0].shape[0]
         img_areas = rois.new_tensor([shape[0] * shape[1] for shape in img_shapes])
-        # Levels before the cast below: areas overflow half precision.
         levels = self.map_roi_levels(rois, img_areas[rois[:, 0].long()])
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
-        rois = rois.type_as(feats[0])
 
         roi_feats = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
         for level, (feat, roi_layer) in enumerate(zip(feats, self.roi_layers)):
             inds = (levels == level).nonzero().squeeze(1)
             if len(inds) > 0:
-                roi_feats[inds] = roi_layer(feat, rois[inds])
+                # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
+                roi_feats[inds] = roi_layer(feat.float(), rois[inds]).to(feat.dtype)
             else:
                 # Every process of a distributed job must see the same graph, with or without RoIs on a level.
                 roi_feats = roi_feats + feat.sum() * 0

@@ -1,0 +1,160 @@
+"""CenterMask as a whole, on what real data throws at it."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData
+from reference import make_batch
+from tiny import build_tiny
+
+EMPTY = (np.zeros((0, 4)), [], [])
+
+
+def square(x1, y1, x2, y2):
+    return (x1, y1, x2, y2), [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def ground_truth(*boxes):
+    boxes, polygons = zip(*(square(*box) for box in boxes))
+    return np.array(boxes), [i % 3 for i in range(len(boxes))], list(polygons)
+
+
+def images(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+
+
+def train_step(model, batch):
+    model.train()
+    losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert all(value.isfinite() for value in losses.values()), losses
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
+    return losses
+
+
+@torch.no_grad()
+def predict(model, batch):
+    model.eval()
+    return [s.pred_instances for s in model(**model.data_preprocessor(batch, training=False), mode='predict')]
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'truths'),
+    [
+        ([(64, 64)], [EMPTY]),
+        ([(64, 64), (64, 64)], [EMPTY, ground_truth((8, 8, 40, 40))]),
+        ([(64, 96), (100, 50)], [ground_truth((8, 8, 40, 40)), ground_truth((1, 1, 49, 99))]),
+        ([(64, 64)], [ground_truth((10, 10, 11, 11))]),
+        ([(64, 64)], [ground_truth((10, 10, 10.2, 10.1), (30, 30, 60, 60))]),
+        ([(64, 64)], [ground_truth((-20, -20, 30, 30), (50, 50, 90, 90))]),
+        ([(64, 64)], [ground_truth((0, 0, 64, 64))]),
+        ([(33, 17)], [ground_truth((2, 2, 15, 30))]),
+        ([(64, 64)], [ground_truth(*[(4 * i, 4, 4 * i + 20, 60) for i in range(10)])]),
+    ],
+    ids=['no object', 'one image without', 'sizes', 'one pixel', 'subpixel', 'border', 'whole', 'small', 'many'],
+)
+def test_it_trains_on(shapes, truths):
+    losses = train_step(build_tiny(), make_batch(images(*shapes), truths))
+    assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_centerness', 'loss_mask', 'loss_mask_iou'}
+
+
+def test_a_crowd_is_neither_target_nor_crash():
+    batch = make_batch(images((64, 64)), [EMPTY])
+    batch['data_samples'][0].ignored_instances = InstanceData(
+        bboxes=torch.tensor([[5.0, 5.0, 60.0, 60.0]]), labels=torch.tensor([1])
+    )
+    with_crowd = train_step(build_tiny(), batch)
+    without = train_step(build_tiny(), make_batch(images((64, 64)), [EMPTY]))
+    assert {k: v.item() for k, v in with_crowd.items()} == {k: v.item() for k, v in without.items()}
+
+
+def test_it_trains_on_bitmap_masks():
+    batch = make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40), (30, 20, 60, 50))])
+    gt_instances = batch['data_samples'][0].gt_instances
+    gt_instances.masks = BitmapMasks(gt_instances.masks.to_ndarray(), 64, 64)
+    train_step(build_tiny(), batch)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_trains_and_predicts(dtype):
+    model = build_tiny()
+    batch = make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40))])
+    exact = train_step(build_tiny(), batch)
+    with torch.autocast('cpu', dtype=dtype):
+        losses = train_step(model, batch)
+        predict(model, make_batch(images((64, 64))))
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.02), name
+
+
+def test_without_detections_results_are_empty_but_whole():
+    results = predict(build_tiny(), make_batch(images((64, 96), (50, 40))))
+    for result, shape in zip(results, [(64, 96), (50, 40)]):
+        assert len(result) == 0
+        assert result.masks.shape == (0, *shape) and result.mask_scores.shape == (0,)
+
+
+def sensitive(model):
+    """Make the model find many objects: random weights alone find none."""
+    torch.nn.init.constant_(model.bbox_head.conv_cls.bias, 1.0)
+    torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
+    torch.nn.init.constant_(model.roi_head.mask_iou_head.fc_mask_iou.bias, 0.5)
+    return model
+
+
+def test_boxes_and_masks_have_the_original_images_size():
+    batch = make_batch(images((64, 96), (64, 64)))
+    for sample in batch['data_samples']:
+        height, width = sample.img_shape
+        sample.set_metainfo(dict(ori_shape=(height * 2, width * 3), scale_factor=(1 / 3, 1 / 2)))
+    results = predict(sensitive(build_tiny()), batch)
+    for result, (height, width) in zip(results, [(128, 288), (128, 192)]):
+        assert len(result) >= 30
+        assert result.masks.shape == (len(result), height, width)
+        assert result.bboxes.min() >= 0
+        assert result.bboxes[:, 2].max() <= width and result.bboxes[:, 3].max() <= height
+        assert (result.bboxes[:, 2:] > result.bboxes[:, :2]).all()
+
+
+def test_masks_are_ranked_by_score_times_predicted_iou_and_boxes_by_score():
+    model = sensitive(build_tiny())
+    result = predict(model, make_batch(images((64, 64))))[0]
+    assert (result.scores.diff() <= 0).all()
+    ratio = result.mask_scores / result.scores
+    assert ratio.std() > 0 and not torch.equal(result.mask_scores, result.scores)
+
+
+def test_a_result_does_not_depend_on_the_other_images_of_its_batch():
+    model = sensitive(build_tiny())
+    small, large = images((64, 64), (64, 128))
+    alone = predict(model, make_batch([small]))[0]
+    # The second image only pads the first: convs see zeros there, as beyond any border.
+    together = predict(model, make_batch([small, small]))[1]
+    torch.testing.assert_close(together.bboxes, alone.bboxes, rtol=1e-4, atol=1e-3)
+    assert len(predict(model, make_batch([small, large]))) == 2
+
+
+def test_tensor_mode_returns_the_raw_outputs():
+    model = sensitive(build_tiny()).eval()
+    batch = model.data_preprocessor(make_batch(images((64, 64))))
+    with torch.no_grad():
+        outputs = model(**batch, mode='tensor')
+    assert len(outputs) == 5 and outputs[3].shape[1:] == (3, 28, 28) and outputs[4].shape[1:] == (3,)
+
+
+def test_a_class_agnostic_mask_head_is_scored_per_class():
+    model = sensitive(build_tiny(**{'roi_head.mask_head.class_agnostic': True}))
+    train_step(model, make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40))]))
+    assert isinstance(predict(model, make_batch(images((64, 64))))[0], InstanceData)
+
+
+def test_its_pieces_are_found_under_mmdets_scope():
+    model = build_tiny()
+    assert type(model).__name__ == 'CenterMask'
+    assert model.with_bbox and model.with_mask
+    assert isinstance(make_batch(images((8, 8)))['data_samples'][0], DetDataSample)

@@ -1,0 +1,164 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from reference import CONFIGS
+
+from mmdet_sag.models import SAGMaskHead
+
+TINY = dict(num_convs=2, in_channels=8, conv_out_channels=8, num_classes=3)
+CARAFE = dict(up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1, compressed_channels=4)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope('mmdet')
+
+
+def build(**options):
+    torch.manual_seed(0)
+    head = MODELS.build(dict(type='SAGMaskHead', **{**TINY, **options}))
+    head.init_weights()
+    return head
+
+
+def test_it_is_an_fcn_mask_head_with_attention_between_convs_and_upsampling():
+    head = build()
+    x = torch.randn(4, 8, 14, 14)
+    y = head.convs[1](head.convs[0](x))
+    expected = head.conv_logits(head.upsample(head.spatial_attention(y)).relu())
+    torch.testing.assert_close(head(x), expected)
+    assert head(x).shape == (4, 3, 28, 28)
+
+
+def test_all_that_it_adds_to_an_fcn_mask_head_is_one_conv():
+    fcn = MODELS.build(dict(type='FCNMaskHead', **TINY))
+    ours = build()
+    added = set(ours.state_dict()) - set(fcn.state_dict())
+    assert added == {'convs.2.conv.weight'} and set(fcn.state_dict()) <= set(ours.state_dict())
+    assert ours.state_dict()['convs.2.conv.weight'].shape == (1, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(class_agnostic=True),
+        dict(norm_cfg=dict(type='BN')),
+        dict(norm_cfg=dict(type='GN', num_groups=2)),
+        dict(num_convs=0),
+        dict(attention_kernel_size=7),
+        dict(upsample_cfg=dict(type='bilinear', scale_factor=2)),
+        dict(upsample_cfg=dict(type='nearest', scale_factor=2)),
+        pytest.param(
+            dict(upsample_cfg=dict(type='carafe', scale_factor=2, **CARAFE)),
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='mmcv has CARAFE for CUDA alone'),
+        ),
+        dict(upsample_cfg=dict(type=None)),
+        dict(predictor_cfg=dict(type='NormedConv2d', tempearture=20)),
+    ],
+    ids=lambda options: next(iter(options)) + '-' + str(next(iter(options.values())))[:24],
+)
+def test_every_option_of_fcn_mask_head_works(options):
+    head = build(**options)
+    side = 14 if options.get('upsample_cfg', {}).get('type', '') is None else 28
+    out = head(torch.randn(2, 8, 14, 14))
+    assert out.shape == (2, 1 if head.class_agnostic else 3, side, side)
+    out.sum().backward()
+    assert head.spatial_attention.conv.weight.grad.abs().sum() > 0
+
+
+def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
+    head = build()
+    head(torch.zeros(0, 8, 14, 14)).sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_changes_the_precision_alone(dtype):
+    head = build()
+    x = torch.randn(2, 8, 14, 14)
+    with torch.autocast('cpu', dtype=dtype):
+        out = head(x)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), head(x), atol=2e-2, rtol=2e-2)
+
+
+def square(x1, y1, x2, y2):
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def targets_of(masks, roi, **train_cfg):
+    sampling_result = ConfigDict(pos_priors=torch.tensor([roi]), pos_assigned_gt_inds=torch.tensor([0]))
+    gt_instances = InstanceData(masks=masks)
+    return build().get_targets([sampling_result], [gt_instances], ConfigDict(mask_size=28, **train_cfg))[0]
+
+
+def polygons(*coordinates):
+    return PolygonMasks([[np.array(part, float) for part in square(*coordinates)]], 100, 100)
+
+
+def test_a_roi_over_the_border_keeps_its_size_when_targets_are_not_clipped():
+    masks = polygons(0, 0, 50, 50)
+    whole = targets_of(masks, [-50.0, -50.0, 50.0, 50.0], clip_mask_targets=False)
+    clipped = targets_of(masks, [-50.0, -50.0, 50.0, 50.0])
+    assert whole.mean().item() == pytest.approx(0.25, abs=0.02) and whole[14:, 14:].all()
+    assert clipped.all()
+
+
+def test_bitmap_and_polygon_masks_give_the_same_target():
+    masks = polygons(20, 30, 60, 70)
+    bitmaps = BitmapMasks(masks.to_ndarray(), 100, 100)
+    for clip in (True, False):
+        roi = [10.0, 10.0, 80.0, 90.0]
+        difference = targets_of(masks, roi, clip_mask_targets=clip) - targets_of(bitmaps, roi, clip_mask_targets=clip)
+        assert difference.abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+        'ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py',
+    ],
+)
+def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name):
+    config = get_config(f'mmdet::{name}').model
+    mask_heads = config.roi_head.mask_head
+    for mask_head in mask_heads if isinstance(mask_heads, list) else [mask_heads]:
+        mask_head.type = 'SAGMaskHead'
+    config.backbone = dict(
+        type='ResNet', depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None, norm_cfg=dict(type='BN')
+    )
+    config.neck.in_channels = [64, 128, 256, 512]
+    model = MODELS.build(config)
+    model.init_weights()
+    heads = [module for module in model.modules() if isinstance(module, SAGMaskHead)]
+    assert len(heads) == (3 if 'cascade' in name else 1)
+    batch = demo_mm_inputs(2, [(3, 96, 128), (3, 80, 96)], num_items=[2, 0], num_classes=80, with_mask=True)
+    data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+    loss, log_vars = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert loss.isfinite() and any('loss_mask' in key for key in log_vars)
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(batch, training=False), mode='predict')
+    assert all(isinstance(result, DetDataSample) and 'masks' in result.pred_instances for result in results)
+
+
+def test_the_config_of_mask_rcnn_with_sag_differs_in_the_mask_head_alone():
+    ours = Config.fromfile(CONFIGS / 'sag_mask/mask-rcnn_r50_fpn_sag_1x_coco.py').model.to_dict()
+    theirs = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py').model.to_dict()
+    ours.pop('_scope_')
+    assert ours['roi_head']['mask_head'].pop('type') == 'SAGMaskHead'
+    assert theirs['roi_head']['mask_head'].pop('type') == 'FCNMaskHead'
+    assert ours == theirs

@@ -1,0 +1,59 @@
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+
+@pytest.fixture
+def extractor():
+    init_default_scope('mmdet')
+    return MODELS.build(
+        dict(
+            type='ScaleAdaptiveRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+            out_channels=4,
+            featmap_strides=[8, 16, 32],
+        )
+    )
+
+
+def feats(height=128, width=192, images=2):
+    return [torch.randn(images, 4, height // s, width // s, requires_grad=True) for s in (8, 16, 32)]
+
+
+@pytest.mark.parametrize(
+    ('share', 'level'), [(1.0, 2), (0.51, 2), (0.5, 1), (0.26, 1), (0.25, 0), (0.01, 0), (0.0, 0), (1.5, 2)]
+)
+def test_a_roi_gets_its_level_by_its_share_of_the_image(extractor, share, level):
+    rois = torch.tensor([[0, 10.0, 10.0, 110.0, 10.0 + 100 * share]])
+    assert extractor.map_roi_levels(rois, torch.tensor([100.0 * 100.0])).tolist() == [level]
+
+
+def test_padding_does_not_count_as_image(extractor):
+    rois = torch.tensor([[0, 0.0, 0.0, 60.0, 100.0], [1, 0.0, 0.0, 60.0, 100.0]])
+    maps = [torch.full_like(feat, i) for i, feat in enumerate(feats())]
+    out = extractor(maps, rois, img_shapes=[(100, 100), (128, 192)])
+    assert out[0].mean().item() == pytest.approx(2.0)
+    assert out[1].mean().item() == pytest.approx(0.0)
+
+
+def test_without_shapes_the_padded_size_is_the_image(extractor):
+    rois = torch.tensor([[0, 0.0, 0.0, 120.0, 120.0]])
+    maps = feats()
+    torch.testing.assert_close(extractor(maps, rois), extractor(maps, rois, img_shapes=[(128, 192)] * 2))
+
+
+def test_no_roi_gives_no_feature_but_a_gradient_to_every_level(extractor):
+    maps = feats()
+    out = extractor(maps, torch.zeros(0, 5), img_shapes=[(128, 192)] * 2)
+    assert out.shape == (0, 4, 14, 14)
+    out.sum().backward()
+    assert all(feat.grad is not None and not feat.grad.any() for feat in maps)
+
+
+def test_half_precision_features_get_the_levels_of_full_precision(extractor):
+    # 800 x 1333 pixels are more than half precision can count.
+    rois = torch.tensor([[0, 0.0, 0.0, 1300.0, 790.0]])
+    maps = [torch.full((1, 4, 800 // s, 1344 // s), float(i), dtype=torch.bfloat16) for i, s in enumerate((8, 16, 32))]
+    out = extractor(maps, rois, img_shapes=[(800, 1333)])
+    assert out.dtype == torch.bfloat16 and out.mean().item() == pytest.approx(2.0)

@@ -1,0 +1,48 @@
+"""A CenterMask small enough to train and test in milliseconds."""
+
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+CONFIG = Path(__file__).parents[1] / 'configs/centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py'
+
+
+def tiny_config(num_classes: int = 3, channels: int = 32) -> Config:
+    """CenterMask-Lite with narrow heads and without pretrained weights."""
+    config = Config.fromfile(CONFIG)
+    heads = dict(in_channels=channels, conv_out_channels=channels, num_classes=num_classes)
+    config.merge_from_dict(
+        dict(
+            model=dict(
+                backbone=dict(init_cfg=None),
+                neck=dict(out_channels=channels),
+                bbox_head=dict(
+                    in_channels=channels,
+                    feat_channels=channels,
+                    num_classes=num_classes,
+                    # More than one value per group, also on a level of one position.
+                    norm_cfg=dict(type='GN', num_groups=8),
+                ),
+                roi_head=dict(
+                    mask_roi_extractor=dict(out_channels=channels),
+                    mask_head=heads,
+                    mask_iou_head=dict(fc_out_channels=64, **heads),
+                ),
+            )
+        )
+    )
+    return config
+
+
+def build_tiny(seed: int = 0, **options) -> torch.nn.Module:
+    """Build and initialize the model of :func:`tiny_config`, with ``options`` merged into its config."""
+    init_default_scope('mmdet')
+    config = tiny_config()
+    config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
+    torch.manual_seed(seed)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    return model
