@@ -16,7 +16,13 @@ def head():
     torch.manual_seed(0)
     head = MODELS.build(
         dict(
-            type='CenterMaskFCOSHead', num_classes=2, in_channels=32, feat_channels=32, stacked_convs=1, strides=STRIDES
+            type='CenterMaskFCOSHead',
+            num_classes=2,
+            in_channels=32,
+            feat_channels=32,
+            stacked_convs=1,
+            strides=STRIDES,
+            norm_cfg=dict(type='GN', num_groups=8),
         )
     )
     head.init_weights()
