@@ -1,15 +1,9 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet_sag.models.backbones.vovnet import OSABlock, VoVNet
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmdet')
 
 
 @pytest.mark.parametrize('arch', VoVNet.arch_settings)

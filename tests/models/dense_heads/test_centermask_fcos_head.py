@@ -2,7 +2,6 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 STRIDES = [8, 16, 32, 64, 128]
@@ -12,7 +11,6 @@ IMG_META = dict(img_shape=(64, 64), scale_factor=(1.0, 1.0))
 
 @pytest.fixture
 def head():
-    init_default_scope('mmdet')
     torch.manual_seed(0)
     head = MODELS.build(
         dict(

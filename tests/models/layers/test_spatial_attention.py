@@ -1,12 +1,6 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmdet')
 
 
 @pytest.mark.parametrize('kernel_size', [3, 7])

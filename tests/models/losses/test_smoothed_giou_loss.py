@@ -2,12 +2,6 @@ import pytest
 import torch
 from mmdet.models.losses import GIoULoss
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmdet')
 
 
 def random_boxes(n):

@@ -9,7 +9,6 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
-from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from reference import CONFIGS
 
@@ -17,11 +16,6 @@ from mmdet_sag.models import SAGMaskHead
 
 TINY = dict(num_convs=2, in_channels=8, conv_out_channels=8, num_classes=3)
 CARAFE = dict(up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1, compressed_channels=4)
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmdet')
 
 
 def build(**options):

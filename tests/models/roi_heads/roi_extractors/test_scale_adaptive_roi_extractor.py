@@ -1,12 +1,10 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
 
 
 @pytest.fixture
 def extractor():
-    init_default_scope('mmdet')
     return MODELS.build(
         dict(
             type='ScaleAdaptiveRoIExtractor',
