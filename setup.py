@@ -1,0 +1,72 @@
+"""Puts configs, tools and the model index into the package's ``.mim`` folder; the rest is in pyproject.toml."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = 'mmdet_sag'
+MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
+# setup_env.sh makes the environment of a clone; an installed package has nothing for it to work on.
+NOT_INSTALLED = ('__pycache__', 'setup_env.sh')
+
+
+class BuildPyWithMim(build_py):
+    """Adds ``<package>/.mim``, where MIM looks for the configs and tools of an installed package."""
+
+    def run(self) -> None:
+        if self.editable_mode:
+            # The commands' install folder is the content of the editable wheel.
+            self._add_mim(Path(self.get_finalized_command('install').install_lib, PACKAGE, '.mim'), self._forward)
+            return
+        # setuptools never empties build/: a file that was removed since the last build would be packed again.
+        shutil.rmtree(Path(self.build_lib, PACKAGE), ignore_errors=True)
+        super().run()
+        self._add_mim(self._mim_folder(), shutil.copy2)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list:
+        outputs = super().get_outputs(include_bytecode)
+        if not self.editable_mode:
+            outputs += [str(path) for path in self._mim_folder().rglob('*') if path.is_file()]
+        return outputs
+
+    def _mim_folder(self) -> Path:
+        return Path(self.build_lib, PACKAGE, '.mim')
+
+    def _add_mim(self, folder: Path, add) -> None:
+        for source in self._mim_sources():
+            target = folder / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            add(source, target)
+
+    @staticmethod
+    def _mim_sources() -> Iterator[Path]:
+        for item in MIM_ITEMS:
+            path = ROOT / item
+            for source in sorted(path.rglob('*')) if path.is_dir() else [path]:
+                if source.is_file() and not set(NOT_INSTALLED).intersection(source.relative_to(ROOT).parts):
+                    yield source
+
+    @staticmethod
+    def _forward(source: Path, target: Path) -> None:
+        """Write a file that leads to ``source``, so that an edit takes effect without another install.
+
+        MIM looks beside the metadata of a distribution, which an editable install has in site-packages too,
+        and a wheel cannot hold links.
+        """
+        if source.suffix != '.py':
+            shutil.copy2(source, target)
+        elif source.is_relative_to(ROOT / 'configs'):
+            target.write_text(f'_base_ = {str(source)!r}\n')
+        else:
+            target.write_text(
+                'import runpy\nimport sys\n\n'
+                f'sys.path[0] = {str(source.parent)!r}\n'
+                f"runpy.run_path({str(source)!r}, run_name='__main__')\n"
+            )
+
+
+setup(cmdclass={'build_py': BuildPyWithMim})
