@@ -25,6 +25,8 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+val_evaluator = dict(type='UnroundedCocoMetric')
+test_evaluator = val_evaluator
 
 tta_model = dict(
     type='CenterMaskTTAModel',

@@ -1,0 +1,3 @@
+from .unrounded_coco_metric import UnroundedCocoMetric
+
+__all__ = ['UnroundedCocoMetric']
