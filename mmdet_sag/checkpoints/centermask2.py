@@ -106,5 +106,5 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
             unknown.append(key)
         else:
             # The reference keeps a level's scale as a vector of one element.
-            renamed[new_key] = value.reshape(()) if new_key.endswith('.scale') else value
+            renamed[new_key] = value.reshape(()) if new_key.endswith('.scale') and value.numel() == 1 else value
     return renamed, unknown

@@ -1,8 +1,14 @@
+import logging
+
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from mmengine.logging import print_log
 from torch import Tensor
+
+# One output channel per class each.
+_CLASS_LAYERS = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
 
 
 @MODELS.register_module()
@@ -10,6 +16,9 @@ class CenterMask(SingleStageDetector):
     """CenterMask: an FCOS box head whose detections get masks from a RoI branch.
 
     Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
+
+    A checkpoint of another class count may be loaded, though not strictly: the layers with one output per class keep
+    their initial weights, which a warning says, and the rest is loaded.
 
     Args:
         backbone: Config of the backbone.
@@ -80,6 +89,25 @@ class CenterMask(SingleStageDetector):
         results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
         results_list = self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results_list)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        # Fine-tuning on other classes: what is left out counts as missing, so that strict loading still fails.
+        counts = set()
+        for name, parameter in self.named_parameters():
+            loaded = state_dict.get(prefix + name)
+            if name.rpartition('.')[0] not in _CLASS_LAYERS or loaded is None or loaded.ndim != parameter.ndim:
+                continue
+            if len(loaded) != len(parameter) and loaded.shape[1:] == parameter.shape[1:]:
+                counts.add((len(loaded), len(parameter)))
+                del state_dict[prefix + name]
+        for count, own_count in counts:
+            print_log(
+                f'The checkpoint has {count} classes, the model {own_count}: {", ".join(_CLASS_LAYERS)} keep their '
+                'initial weights and have to be trained; everything else is loaded.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
         x = self.extract_feat(batch_inputs)
