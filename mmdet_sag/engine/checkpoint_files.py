@@ -1,0 +1,108 @@
+import pickle
+import re
+from pathlib import Path
+from typing import Optional
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from ..errors import InputError
+
+
+def read_checkpoint(path: str, mmap: bool = False) -> dict:
+    """Read a checkpoint file onto the CPU, without running code from it.
+
+    Args:
+        path: Path of the file, or an address as MMEngine knows them (``https://...``).
+        mmap: Whether weights are read when they are looked at, which is quick but does not prove that they are whole.
+
+    Raises:
+        InputError: There is no such file, or it is not a whole checkpoint.
+    """
+    if '://' in path:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    if not Path(path).is_file():
+        raise InputError(f'checkpoint {path} does not exist, check the path')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except Exception as e:
+        unsafe = re.search(r'GLOBAL (\S+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
+        if unsafe:
+            raise InputError(
+                f'checkpoint {path} holds a {unsafe[1]}, which is not loaded because files with code may do harm; '
+                'if you trust the file, load it with torch.load(..., weights_only=False) and save its weights alone'
+            ) from e
+        raise InputError(
+            f'checkpoint {path} cannot be read, it is cut off, damaged or no PyTorch file; get it anew or use another'
+        ) from e
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', checkpoint), dict):
+        raise InputError(f'checkpoint {path} holds no state_dict, give a checkpoint of a model')
+    return checkpoint
+
+
+def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
+    """Find the checkpoint of a work folder with the most iterations from which training can go on.
+
+    Files that are cut off or damaged are passed over, whatever ``last_checkpoint`` says.
+
+    Args:
+        work_dir: The work folder of a run.
+
+    Returns:
+        Its path, or None if there is none.
+    """
+    folders = {Path(work_dir)}
+    pointer = Path(work_dir, 'last_checkpoint')
+    if pointer.is_file():
+        # CheckpointHook may have been told to write elsewhere.
+        folders.add(Path(pointer.read_text().strip()).parent)
+    done = {}
+    for path in (path for folder in folders for path in folder.glob('*.pth')):
+        try:
+            checkpoint = read_checkpoint(str(path), mmap=True)
+        except InputError as e:
+            print_log(f'Passed over: {e}', logger='current')
+            continue
+        if 'optimizer' in checkpoint and 'iter' in checkpoint.get('meta', {}):
+            done[str(path)] = checkpoint['meta']['iter']
+    for path in sorted(done, key=done.get, reverse=True):
+        try:
+            read_checkpoint(path)
+        except InputError as e:
+            print_log(f'Passed over: {e}', logger='current')
+            continue
+        return path
+    return None
+
+
+def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
+    """Check that a checkpoint holds all weights of a model, which MMEngine only warns about.
+
+    Args:
+        checkpoint: Its content.
+        path: Where it is from.
+        model: The model that is to load it.
+
+    Raises:
+        InputError: Weights are missing or of another shape.
+    """
+    weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in weights and not key.endswith('num_batches_tracked')]
+    if missing:
+        raise InputError(
+            f'checkpoint {path} does not belong to this model, it lacks {len(missing)} of its {len(expected)} weights '
+            f'({missing[0]}, ...); give the checkpoint that was trained with this config'
+        )
+    for key, value in expected.items():
+        if key in weights and weights[key].shape != value.shape:
+            raise InputError(
+                f'checkpoint {path} does not belong to this model, {key} has shape {tuple(weights[key].shape)} in the '
+                f'file and {tuple(value.shape)} in the model; give the checkpoint that was trained with this config '
+                'or set its class count'
+            )

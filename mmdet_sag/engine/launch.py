@@ -1,0 +1,112 @@
+"""What the training and the test tool share: their flags, the config, the process group and one-line errors."""
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+from mmdet.registry import RUNNERS
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.runner import Runner
+from torch import distributed as torch_dist
+
+from ..errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that MMDetection's ``train.py`` and ``test.py`` have in common."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help="folder of logs and checkpoints; default: the config's, or work_dirs/<name of the config>"
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, e.g. train_cfg.max_iters=1000 model.backbone.arch=V-39; '
+        'lists as key="[a,b]" or key=a,b, without white space',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file and apply the flags of :func:`add_arguments`.
+
+    Raises:
+        InputError: The file or an option of ``--cfg-options`` cannot be used.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise InputError(f'config {args.config} does not exist, check the path')
+    try:
+        cfg = Config.fromfile(args.config)
+    # A config is a program: it can fail in every way.
+    except Exception as e:
+        raise InputError(f'config {args.config} cannot be read, {_one_line(e)}') from e
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except Exception as e:
+        raise InputError(f'--cfg-options do not fit config {args.config}, {_one_line(e)}') from e
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, with a process group that fits the machine."""
+    setup_cache_size_limit_of_dynamo()
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        _use_gloo(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 1."""
+    try:
+        main()
+    except InputError as e:
+        # One process of each machine speaks for all of it.
+        if os.environ.get('LOCAL_RANK', '0') == '0':
+            print(f'error: {e}', file=sys.stderr)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def _use_gloo(cfg: Config) -> None:
+    """Make a process group without an accelerator: MMEngine would call CUDA, and give DDP the number of a GPU."""
+    env = os.environ
+    if cfg.launcher == 'slurm':
+        env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])
+        if 'MASTER_ADDR' not in env:
+            hosts = subprocess.run(
+                ['scontrol', 'show', 'hostname', env['SLURM_NODELIST']], check=True, capture_output=True, text=True
+            )
+            env['MASTER_ADDR'] = hosts.stdout.split()[0]
+    elif cfg.launcher == 'mpi':
+        env.update(
+            RANK=env['OMPI_COMM_WORLD_RANK'],
+            WORLD_SIZE=env['OMPI_COMM_WORLD_SIZE'],
+            LOCAL_RANK=env['OMPI_COMM_WORLD_LOCAL_RANK'],
+        )
+        if 'MASTER_ADDR' not in env:
+            raise InputError('set the environment variable MASTER_ADDR to the name of the host of rank 0')
+    env.setdefault('MASTER_PORT', '29500')
+    if not is_distributed():
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
+        torch_dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout))
+    defaults = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**defaults, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}

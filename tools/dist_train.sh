@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Train on several GPUs, or on several CPU processes where there is no GPU:
+#   dist_train.sh CONFIG PROCESSES [flags of train.py]
+# Several machines: run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+# MAX_RESTARTS=n starts the processes again up to n times after a crash; add --resume to go on where they were.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG PROCESSES [flags of train.py]" >&2
+    exit 2
+fi
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$2" \
+    --max_restarts="${MAX_RESTARTS:-0}" \
+    "$tools/train.py" "$1" --launcher pytorch "${@:3}"

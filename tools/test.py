@@ -1,0 +1,66 @@
+"""Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``."""
+
+import argparse
+from copy import deepcopy
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config, ConfigDict
+
+from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, read_checkpoint
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.errors import InputError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    # After the config and before the options, as in MMDetection.
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='file, .pkl or .pickle, that gets the predictions')
+    parser.add_argument('--show', action='store_true', help='show the results in a window')
+    parser.add_argument('--show-dir', help='folder inside <work dir>/<time stamp> that gets pictures of the results')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation; without the config's: a flip")
+    return parser.parse_args()
+
+
+def use_tta(cfg: Config) -> None:
+    """Put the model and the data through test-time augmentation."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        *steps, pack = deepcopy(dataset.pipeline)
+        pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    tta_model = cfg.get(
+        'tta_model',
+        dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    )
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise InputError(f'--out {args.out} must end in .pkl or .pickle')
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    checkpoint = read_checkpoint(args.checkpoint)
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+
+    runner = build_runner(cfg)
+    check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    run_tool(main)

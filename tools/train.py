@@ -1,0 +1,56 @@
+"""Train a detector from a config, with the flags of MMDetection's ``train.py``."""
+
+import argparse
+
+from mmengine.device import get_device
+
+from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, newest_whole_checkpoint, read_checkpoint
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.errors import InputError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the batch size of all processes over the config's",
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='checkpoint to go on from; without a value: the newest whole one in the work folder, if there is any',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if args.amp:
+        if get_device() == 'cpu':
+            raise InputError('--amp needs a GPU, NPU or MLU, and none was found; leave it out to train on the CPU')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        resume_from = newest_whole_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.resume = resume_from is not None
+        if cfg.resume:
+            cfg.load_from = resume_from
+            checkpoint = read_checkpoint(resume_from)
+
+    runner = build_runner(cfg)
+    if args.resume and cfg.resume:
+        check_checkpoint_fits(checkpoint, resume_from, runner.model)
+    runner.train()
+
+
+if __name__ == '__main__':
+    run_tool(main)
