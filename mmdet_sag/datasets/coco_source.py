@@ -1,0 +1,145 @@
+import copy
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from ..errors import InputError
+
+
+def is_remote(path: str, backend_args: Optional[dict]) -> bool:
+    """Whether a path is read through a storage backend other than the local disk."""
+    return '://' in path or (backend_args or {}).get('backend', 'local') != 'local'
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """A data set in COCO's format as a config names it, with its paths joined by the data set class itself.
+
+    Args:
+        option: Place of the data set in the config, such as ``train_dataloader.dataset``: what ``--cfg-options`` takes.
+        data_root: Folder that the config gives.
+        ann_file: Annotation file.
+        image_folder: Folder that file names in the annotation file are relative to.
+        classes: Class names that the model is to learn, in the order of its outputs.
+        filter_cfg: Which images the data set leaves out.
+        test_mode: Whether the data set is for evaluation, where nothing is left out.
+        loads_masks: Whether the pipeline loads masks; None where it loads annotations in a way of its own.
+    """
+
+    option: str
+    data_root: str
+    ann_file: str
+    image_folder: str
+    classes: tuple[str, ...]
+    filter_cfg: dict
+    test_mode: bool
+    loads_masks: Optional[bool]
+
+
+def _loads_masks(pipeline: Optional[list]) -> Optional[bool]:
+    for transform in pipeline or []:
+        kind = transform.get('type')
+        if getattr(kind, '__name__', kind) in ('LoadAnnotations', 'mmdet.LoadAnnotations'):
+            return bool(transform.get('with_mask', False))
+    return None
+
+
+def _dataset_type(cfg: dict, option: str) -> type:
+    kind = cfg.get('type')
+    if kind is None:
+        raise InputError(f'{option} has no type: set it, for example to CocoDataset')
+    if inspect.isclass(kind):
+        return kind
+    found = DATASETS.get(kind)
+    if found is None:
+        raise InputError(f"{option}.type: no data set class '{kind}' is registered; is a custom_imports missing?")
+    return found
+
+
+def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
+    cfg = copy.deepcopy(cfg)
+    pipeline = cfg.pop('pipeline', None)
+    cfg.update(lazy_init=True, pipeline=[], type=kind)
+    classes = (cfg.get('metainfo') or {}).get('classes')
+    if isinstance(classes, str):
+        raise InputError(
+            f"{option}.metainfo.classes is the string '{classes}': give a tuple of names, such as ('{classes}',)"
+        )
+    try:
+        dataset = DATASETS.build(cfg)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f'{option} is not a valid config of {kind.__name__}: {reason}') from error
+
+    backend_args = cfg.get('backend_args')
+    if not dataset.ann_file:
+        raise InputError(f'{option}.ann_file is empty: set it to the annotation file')
+    if is_remote(dataset.ann_file, backend_args):
+        print_log(f'{option}: {dataset.ann_file} is not on the local disk and is not checked', logger='current')
+        return None
+    data_root = dataset.data_root or ''
+    if data_root and not os.path.isdir(data_root) and not os.path.exists(dataset.ann_file):
+        raise InputError(
+            f"data folder '{data_root}' does not exist: put the data or a link there, or set --cfg-options "
+            f'{option}.data_root=DIR'
+        )
+    if not os.path.isfile(dataset.ann_file):
+        raise InputError(
+            f"annotation file '{dataset.ann_file}' does not exist: put it there, or set --cfg-options "
+            f'{option}.ann_file=FILE'
+        )
+    stock = (
+        issubclass(kind, CocoDataset)
+        and kind.load_data_list is CocoDataset.load_data_list
+        and kind.parse_data_info is CocoDataset.parse_data_info
+    )
+    if not stock:
+        print_log(f'{option}: {kind.__name__} reads a format of its own and is not checked', logger='current')
+        return None
+    if 'img' not in dataset.data_prefix:
+        raise InputError(
+            f'{option}.data_prefix does not name the image folder: set --cfg-options {option}.data_prefix.img=DIR'
+        )
+    return CocoSource(
+        option=option,
+        data_root=data_root,
+        ann_file=dataset.ann_file,
+        image_folder=dataset.data_prefix['img'],
+        classes=tuple(dataset.metainfo.get('classes', ())),
+        filter_cfg=dict(dataset.filter_cfg or {}),
+        test_mode=dataset.test_mode,
+        loads_masks=_loads_masks(pipeline),
+    )
+
+
+def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:
+    """Finds the data sets in COCO's format inside a data set's config, through any wrappers.
+
+    A data set of another format, or on remote storage, is left out with one line in the log.
+
+    Args:
+        cfg: Config of a data set or of a wrapper such as ``RepeatDataset``.
+        option: Place of ``cfg`` in the whole config.
+
+    Raises:
+        InputError: A data set's class is unknown, its config is not valid, or its files are missing.
+    """
+    kind = _dataset_type(cfg, option)
+    if 'dataset' in cfg:
+        yield from coco_sources(cfg['dataset'], f'{option}.dataset')
+    elif 'datasets' in cfg:
+        for index, inner in enumerate(cfg['datasets']):
+            yield from coco_sources(inner, f'{option}.datasets.{index}')
+    elif inspect.isclass(kind) and issubclass(kind, BaseDataset):
+        source = _source(cfg, kind, option)
+        if source is not None:
+            yield source
+    else:
+        print_log(f'{option}: {kind.__name__} is not a data set of MMEngine and is not checked', logger='current')

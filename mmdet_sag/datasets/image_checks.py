@@ -1,0 +1,83 @@
+"""Checks of image files."""
+
+import os
+from collections.abc import Iterable
+from typing import Optional
+
+import mmcv
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_EXIF_ORIENTATION = 0x0112
+# Orientations of EXIF that exchange width and height.
+_TURNED = (5, 6, 7, 8)
+
+
+def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
+    """Finds the file names that do not exist, listing each folder once instead of asking for each file.
+
+    Args:
+        image_folder: Folder that the file names are relative to.
+        file_names: Names from an annotation file, possibly with folders.
+
+    Returns:
+        The missing names, in their order.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        folder, name = os.path.split(os.path.join(image_folder, file_name))
+        if folder not in present:
+            try:
+                with os.scandir(folder or '.') as entries:
+                    present[folder] = {entry.name for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                present[folder] = set()
+        if name not in present[folder]:
+            missing.append(file_name)
+    return missing
+
+
+def _size_problem(stored: tuple[int, int], orientation: Optional[int], expected: tuple[int, int]) -> Optional[str]:
+    seen = stored[::-1] if orientation in _TURNED else stored
+    if seen == expected:
+        return None
+    return 'exif-rotated-image' if stored == expected else 'image-size-mismatch'
+
+
+def header_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
+    """The kind of problem that an image's header shows, or None.
+
+    Args:
+        path: Image file, which exists.
+        expected: Width and height in the annotation file.
+    """
+    try:
+        with Image.open(path) as image:
+            return _size_problem(image.size, image.getexif().get(_EXIF_ORIENTATION), expected)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 'undecodable-image'
+
+
+def image_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
+    """The kind of problem of an image that is decoded in full, as training does it, or None.
+
+    Args:
+        path: Image file.
+        expected: Width and height in the annotation file.
+    """
+    if not os.path.isfile(path):
+        return 'missing-image'
+    problem = header_problem(path, expected)
+    if problem is not None:
+        return problem
+    try:
+        with Image.open(path) as image:
+            # Unlike OpenCV, Pillow refuses a truncated file instead of filling it up with grey.
+            image.load()
+        pixels = mmcv.imread(path)
+    except (OSError, SyntaxError, ValueError):
+        return 'undecodable-image'
+    if not isinstance(pixels, np.ndarray):
+        return 'undecodable-image'
+    return _size_problem(pixels.shape[1::-1], None, expected)
