@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Sets up what is missing (see tools/setup_env.sh), then runs the whole test suite: the style checks and pytest.
+# Arguments go to pytest. The exit status is 0 only if everything passed.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+python="$("$root/tools/setup_env.sh")"
+cd "$root"
+
+status=0
+"$python" -m ruff check . || status=1
+"$python" -m ruff format --check . || status=1
+"$python" -m pytest "$@" || status=$?
+exit "$status"

@@ -1,0 +1,294 @@
+#!/usr/bin/env bash
+# Makes the Python environment of this clone and prints the path of its interpreter; what it does meanwhile goes to
+# standard error. A finished environment is only checked, within a second; an interrupted set-up goes on where it was.
+#
+# Environment variables:
+#   PYTHON            the Python to make the environment with (3.11 or 3.12); searched for in PATH by default
+#   MMDET_SAG_VENV    where the environment lies; default: .venv in this clone
+#   TORCH_VERSION     another torch than the pinned one, 2.1 or newer and older than 2.14
+#   TORCH_INDEX_URL   pip's index for torch, e.g. https://download.pytorch.org/whl/cpu for a build without CUDA
+#   USE_ACTIVE_ENV=1  no new environment: add what is missing to that of the `python` in PATH (or PYTHON), and leave
+#                     the torch and mmcv in it as they are
+#   MAX_JOBS          how many compilers run at a time to build mmcv's operators
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+pinned="$root/requirements/pinned.txt"
+pinned_version() { sed -n "s/^$1==//p" "$pinned"; }
+mmcv_version="$(pinned_version mmcv)"
+torch_version="${TORCH_VERSION:-$(pinned_version torch)}"
+venv="${MMDET_SAG_VENV:-$root/.venv}"
+use_active_env="${USE_ACTIVE_ENV:-0}"
+# Seen for the pinned CPU builds: 1.6 GB of packages, 0.5 GB while mmcv is compiled. A CUDA build of torch takes 6 GB.
+needed_gb=4
+# On the CPU; a CUDA build has more.
+mmcv_files=77
+heartbeat=
+scratch=
+
+say() { printf '[setup] %s\n' "$*" >&2; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+clean_up() {
+    if [ -n "$heartbeat" ]; then kill "$heartbeat" 2>/dev/null || true; fi
+    if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+}
+trap clean_up EXIT
+trap 'say "interrupted; the next run goes on from here"; exit 130' INT TERM
+
+case "${1:-}" in
+'') ;;
+-h | --help)
+    sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+*) die "unknown argument '$1': options are environment variables, see $0 --help" ;;
+esac
+
+# What the environment depends on, in one string: another torch, Python, place or list of packages means another set-up.
+stamp_of() {
+    "$1" - "$root" "$torch_version" <<'PY'
+import hashlib
+import sys
+from pathlib import Path
+
+root, torch_version = sys.argv[1:]
+digest = hashlib.sha256(f'{root} {torch_version} {sys.version}'.encode())
+for name in ('requirements.txt', 'requirements/tests.txt', 'requirements/pinned.txt', 'setup.py'):
+    digest.update(Path(root, name).read_bytes())
+print(digest.hexdigest())
+PY
+}
+
+# Looks at files only: importing torch and mmcv would take seconds.
+looks_complete() {
+    "$1" - "$root" 2>/dev/null <<'PY'
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'pycocotools', 'pytest', 'ruff'):
+    version(name)
+mmcv = Path(find_spec('mmcv').origin).parent
+package = Path(find_spec('mmdet_sag').origin).resolve()
+sys.exit(not any(mmcv.glob('_ext.*')) or package.parents[1] != Path(sys.argv[1]))
+PY
+}
+
+operators_work() {
+    "$1" - 2>/dev/null <<'PY'
+import torch
+from mmcv.ops import nms
+
+boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 30.0, 30.0]])
+assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist() == [0, 2]
+PY
+}
+
+installed_version() {
+    "$1" -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "$2" 2>/dev/null || true
+}
+
+supported_torch() {
+    case "$1" in
+    2.[1-9] | 2.[1-9].* | 2.1[0-3] | 2.1[0-3].*) ;;
+    *) return 1 ;;
+    esac
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+        if [ -n "${PYTHON:-}" ]; then
+            die "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 | head -n 1 || true), but Python 3.11 or 3.12 is needed: set PYTHON to one"
+        fi
+    done
+    die "no Python 3.11 or 3.12 found in PATH: install one, or name it with PYTHON=/path/to/python3.11"
+}
+
+check_python_packages() {
+    "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+        die "$1 cannot make virtual environments: install its venv package (Debian and Ubuntu: apt install python3-venv)"
+}
+
+check_compiler() {
+    "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+        die "$1 has no C headers (Python.h), which compiling mmcv's operators needs: install them (Debian and Ubuntu: apt install python3-dev)"
+    local compiler="${CXX:-c++}"
+    command -v "${compiler%% *}" >/dev/null ||
+        die "no C++ compiler ('$compiler'), which mmcv's operators are compiled with: install one (Debian and Ubuntu: apt install g++), or name it with CXX"
+    # shellcheck disable=SC2086 # CXX may hold flags
+    printf '#include <filesystem>\n#include <optional>\nint main() { return std::optional<int>(0).value(); }\n' |
+        $compiler -std=c++17 -x c++ -fsyntax-only - 2>/dev/null ||
+        die "the C++ compiler '$compiler' cannot compile C++17, which mmcv's operators need: install GCC 9 or newer, or name another with CXX"
+}
+
+check_disk() {
+    local folder="$1" free
+    while [ ! -d "$folder" ]; do folder="$(dirname "$folder")"; done
+    free=$(($(df -Pk "$folder" | awk 'NR == 2 {print $4}') / 1024 / 1024))
+    [ "$free" -ge "$needed_gb" ] ||
+        die "$free GB free in $folder, but $needed_gb GB are needed: make room, or set MMDET_SAG_VENV to a folder elsewhere"
+}
+
+# A CUDA torch on a machine with a GPU makes mmcv compile CUDA code.
+check_cuda_compiler() {
+    "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || return 0
+    command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
+        die "torch sees a GPU, but there is no nvcc to compile mmcv's operators for it: install the CUDA toolkit, take OpenMMLab's prebuilt mmcv (docs/install.md), or hide the GPU with CUDA_VISIBLE_DEVICES="
+}
+
+pip_install() {
+    "$python" -m pip install --disable-pip-version-check --quiet "$@" >&2 ||
+        die "pip could not install what is needed (its message is above): check the network and pip's index, then run this again"
+}
+
+# Ends its own sleep when it is ended, which would keep the caller's pipe open.
+beat() {
+    local seconds=0 pause=
+    trap 'kill "$pause" 2>/dev/null; exit 0' TERM
+    while true; do
+        sleep 30 &
+        pause=$!
+        wait "$pause"
+        seconds=$((seconds + 30))
+        say "compiling mmcv's operators: $((seconds / 60)) min $((seconds % 60)) s, $(find "$scratch" -name '*.o' 2>/dev/null | wc -l) of about $mmcv_files files done"
+    done
+}
+
+install_mmcv() {
+    # Each compiler takes up to 2 GB of memory; mmcv on its own would start at least four.
+    if [ -z "${MAX_JOBS:-}" ]; then
+        MAX_JOBS="$("$python" -c 'import os, psutil; print(max(1, min(os.cpu_count(), psutil.virtual_memory().available // 2**31)))')"
+    fi
+    export MAX_JOBS
+    say "installing mmcv $mmcv_version, whose operators are compiled for torch $(installed_version "$python" torch) here: no prebuilt ones exist for it."
+    say "Unless pip still has them from an earlier time, this takes about 10 minutes on 2 cores, once ($MAX_JOBS compilers at a time)."
+    beat >/dev/null 9>&- &
+    heartbeat=$!
+    mkdir -p "$scratch/build"
+    TMPDIR="$scratch/build" pip_install --no-build-isolation --no-deps --force-reinstall "$@" "mmcv==$mmcv_version"
+    kill "$heartbeat" 2>/dev/null || true
+    wait "$heartbeat" 2>/dev/null || true
+    heartbeat=
+}
+
+if [ "$use_active_env" = 1 ]; then
+    python="$(command -v "${PYTHON:-python}" || true)"
+    [ -n "$python" ] || die "USE_ACTIVE_ENV=1, but there is no '${PYTHON:-python}' in PATH: activate an environment first"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
+        die "USE_ACTIVE_ENV=1, but $python is older than Python 3.9: activate an environment with a newer one"
+    torch_version="$(installed_version "$python" torch)"
+    [ -n "$torch_version" ] ||
+        die "USE_ACTIVE_ENV=1, but $python has no torch: install it first (docs/install.md), or leave USE_ACTIVE_ENV out"
+    supported_torch "$torch_version" ||
+        die "USE_ACTIVE_ENV=1, but $python has torch $torch_version: install one from 2.1 to 2.13, or leave USE_ACTIVE_ENV out"
+    stamp_file="$("$python" -c 'import sys; print(sys.prefix)')/.mmdet_sag_setup"
+else
+    supported_torch "$torch_version" || die "TORCH_VERSION=$torch_version is not supported: name one from 2.1 to 2.13"
+    python="$venv/bin/python"
+    stamp_file="$venv/.mmdet_sag_setup"
+fi
+
+if [ -f "$stamp_file" ] && [ -x "$python" ] && [ "$(cat "$stamp_file")" = "$(stamp_of "$python")" ] && looks_complete "$python"; then
+    printf '%s\n' "$python"
+    exit 0
+fi
+
+if [ "$use_active_env" = 1 ]; then
+    say "adding what is missing to the active environment ($python, torch $torch_version)"
+    if ! operators_work "$python"; then
+        if [ -n "$(installed_version "$python" mmcv)" ]; then
+            die "the active environment's mmcv $(installed_version "$python" mmcv) has no operators that work with torch $torch_version: uninstall it (pip uninstall mmcv) to have it built here, or install a matching one (docs/install.md)"
+        fi
+        check_compiler "$python"
+        check_cuda_compiler "$python"
+    fi
+else
+    if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv" | grep -v '^\.setup_lock$' || true)" ]; then
+        die "$venv exists and is no virtual environment: move it away, or set MMDET_SAG_VENV to another folder"
+    fi
+    # A set-up that was cut off may have left an interpreter without pip.
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        base_python="$(find_python)"
+        check_python_packages "$base_python"
+        check_disk "$venv"
+        check_compiler "$base_python"
+    elif ! operators_work "$python"; then
+        check_disk "$venv"
+        check_compiler "$python"
+    fi
+    mkdir -p "$venv"
+    # Two set-ups of one environment at the same time would spoil it.
+    if command -v flock >/dev/null; then
+        exec 9>"$venv/.setup_lock"
+        if ! flock -n 9; then
+            say "another set-up of $venv is running; waiting for it"
+            flock 9
+        fi
+    fi
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        say "making a virtual environment in $venv with $("$base_python" --version)"
+        "$base_python" -m venv "$venv" >&2 || die "$base_python could not make a virtual environment in $venv (its message is above)"
+    fi
+fi
+
+scratch="$(mktemp -d)"
+constraints="$scratch/constraints.txt"
+if [ "$use_active_env" = 1 ]; then
+    "$python" - >"$constraints" <<'PY'
+from importlib.metadata import PackageNotFoundError, version
+
+for name in ('torch', 'torchvision', 'numpy', 'mmcv', 'mmengine', 'mmdet'):
+    try:
+        print(f'{name}=={version(name)}')
+    except PackageNotFoundError:
+        pass
+PY
+else
+    if [ "$torch_version" = "$(pinned_version torch)" ]; then
+        cat "$pinned" >"$constraints"
+    else
+        printf 'torch==%s\nmmcv==%s\n' "$torch_version" "$mmcv_version" >"$constraints"
+        case "$torch_version" in
+        # Compiled against NumPy 1, and cannot use NumPy 2.
+        2.[12] | 2.[12].*) echo 'numpy<2' >>"$constraints" ;;
+        esac
+    fi
+    if [ "$(installed_version "$python" torch | sed 's/+.*//')" != "${torch_version%%+*}" ]; then
+        say "installing torch $torch_version: a download of 0.2 GB, or 3 GB where pip's index has the CUDA build (TORCH_INDEX_URL names another index)"
+        pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "torch==$torch_version"
+    fi
+fi
+
+say "installing the other packages: a download of 0.2 GB"
+# mmcv comes last: its build needs the others.
+grep -v '^mmcv' "$root/requirements.txt" >"$scratch/requirements.txt"
+pip_install -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt" ninja psutil
+
+if ! operators_work "$python"; then
+    check_cuda_compiler "$python"
+    install_mmcv
+    if ! operators_work "$python"; then
+        say "pip had an mmcv that was built for another torch; building it anew"
+        "$python" -m pip cache remove "mmcv-$mmcv_version*" >/dev/null 2>&1 || true
+        install_mmcv --no-cache-dir
+        operators_work "$python" || die "mmcv's operators do not work after they were built: run '$python -c \"import mmcv.ops\"' to see why"
+    fi
+fi
+
+pip_install --no-build-isolation --no-deps -e "$root"
+stamp="$(stamp_of "$python")"
+looks_complete "$python" || die "the environment of $python is not complete after its set-up: remove it and run this again"
+# An active environment may not be ours to write to; the next run then looks through it again.
+printf '%s\n' "$stamp" 2>/dev/null >"$stamp_file" || true
+say "ready: $python"
+printf '%s\n' "$python"
