@@ -32,6 +32,31 @@ def is_usable_image(image: Any) -> bool:
     )
 
 
+def usable_images(entries: Sequence[Any]) -> tuple[dict, list[tuple[str, str]]]:
+    """Sorts the image entries of a file.
+
+    Args:
+        entries: The file's images.
+
+    Returns:
+        The usable entries by id, of equal ids the first, and the problems as pairs of kind and example.
+    """
+    images = {}
+    problems = []
+    file_names = set()
+    for index, image in enumerate(entries):
+        if not is_usable_image(image):
+            problems.append(('image-entry-malformed', f'entry {index}'))
+        elif image['id'] in images:
+            problems.append(('duplicate-image-id', f'image {image["id"]}'))
+        else:
+            images[image['id']] = image
+            if image['file_name'] in file_names:
+                problems.append(('duplicate-file-name', image['file_name']))
+            file_names.add(image['file_name'])
+    return images, problems
+
+
 def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]]) -> list[tuple[str, str]]:
     """Checks the categories of a file, and them against the classes of a config.
 

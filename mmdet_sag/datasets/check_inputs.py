@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..errors import InputError
-from .annotation_checks import annotation_problems, category_problems, is_usable_image
+from .annotation_checks import annotation_problems, category_problems, is_usable_image, usable_images
 from .coco_file import load_coco
 from .coco_source import CocoSource, coco_sources
 from .image_checks import header_problem, missing_images
@@ -126,14 +126,9 @@ def _check_source(source: CocoSource, content: dict, evaluated: bool, masks_need
     _check_categories(source, content['categories'], tally)
     _refuse(source, tally, evaluated)
 
-    images = {}
-    for index, image in enumerate(content['images']):
-        if not is_usable_image(image):
-            tally.add('image-entry-malformed', f'entry {index}')
-        elif image['id'] in images:
-            tally.add('duplicate-image-id', f'image {image["id"]}')
-        else:
-            images[image['id']] = image
+    images, image_problems = usable_images(content['images'])
+    for kind, example in image_problems:
+        tally.add(kind, example)
     if not content['images']:
         raise InputError(
             f"data set is empty: '{source.ann_file}' lists no images: name another file with --cfg-options "

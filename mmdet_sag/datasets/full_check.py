@@ -1,0 +1,111 @@
+"""The full check of a data set: every image decoded, every annotation looked at."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Optional
+
+from mmengine.config import Config
+from tqdm import tqdm
+
+from ..errors import InputError
+from .annotation_checks import annotation_problems, category_problems, usable_images
+from .coco_file import load_coco
+from .coco_source import CocoSource, coco_sources
+from .data_set_report import DataSetReport
+from .image_checks import image_problem
+
+# Enough to keep the workers busy, few enough not to queue all of COCO.
+_PENDING_PER_WORKER = 64
+
+
+def _file_problem(image_folder: str, image: dict) -> Optional[str]:
+    return image_problem(os.path.join(image_folder, image['file_name']), (image['width'], image['height']))
+
+
+def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> Iterator[tuple[dict, Optional[str]]]:
+    # Decoding releases Python's global lock, so threads run in parallel.
+    images = iter(images)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        while chunk := list(islice(images, workers * _PENDING_PER_WORKER)):
+            yield from zip(chunk, pool.map(partial(_file_problem, image_folder), chunk))
+
+
+def check_data_set(source: CocoSource, options: Sequence[str], content: dict, workers: int = 1) -> DataSetReport:
+    """Checks a data set in full, with a progress bar on standard error.
+
+    Args:
+        source: The data set.
+        options: Places in the config that name it.
+        content: Content of its annotation file.
+        workers: Threads that decode images.
+
+    Raises:
+        InputError: The image folder does not exist.
+    """
+    report = DataSetReport(source, content, list(options))
+    tally = report.tally
+    for kind, example in category_problems(content['categories'], source.classes):
+        tally.add(kind, example)
+    images, problems = usable_images(content['images'])
+    for kind, example in problems:
+        tally.add(kind, example)
+
+    ids = {category.get('id') for category in content['categories'] if isinstance(category, dict)}
+    seen = set()
+    annotations = content['annotations']
+    for index, annotation in enumerate(tqdm(annotations, 'annotations', unit='', disable=not annotations)):
+        problems = annotation_problems(annotation, images, ids, source.loads_masks is not False, decode=True)
+        if 'annotation-malformed' in problems:
+            tally.add('annotation-malformed', f'entry {index}')
+            continue
+        for kind in problems:
+            tally.add(kind, f'annotation {annotation["id"]}')
+        if annotation['id'] in seen:
+            tally.add('duplicate-annotation-id', f'annotation {annotation["id"]}')
+        seen.add(annotation['id'])
+
+    if not os.path.isdir(source.image_folder or '.'):
+        raise InputError(
+            f"image folder '{source.image_folder}' does not exist: put the images or a link there, or set "
+            f'--cfg-options {source.option}.data_prefix.img=DIR'
+        )
+    checked = _file_problems(source.image_folder, images.values(), workers)
+    for image, kind in tqdm(checked, 'images', total=len(images), unit=''):
+        if kind is not None:
+            tally.add(kind, image['file_name'])
+            report.bad_images[image['id']] = kind
+    return report
+
+
+def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> list[DataSetReport]:
+    """Checks every data set in COCO's format that a config names; one named several times is checked once.
+
+    Args:
+        cfg: The config, with command-line options merged.
+        splits: Of ``train``, ``val`` and ``test``; a split that the config does not have is left out.
+        workers: Threads that decode images.
+
+    Raises:
+        InputError: A data set cannot be checked: its files are missing or not in COCO's format.
+    """
+    grouped: dict[tuple, list[CocoSource]] = {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        if 'dataset' not in loader:
+            raise InputError(f'{split}_dataloader has no dataset: name one')
+        for source in coco_sources(loader.dataset, f'{split}_dataloader.dataset'):
+            key = (os.path.realpath(source.ann_file), os.path.realpath(source.image_folder), source.classes)
+            grouped.setdefault(key, []).append(source)
+    if not grouped:
+        raise InputError(f"the config names no data set in COCO's format on the local disk for {', '.join(splits)}")
+    reports = []
+    for sources in grouped.values():
+        unlabelled = all(source.option.startswith('test_') for source in sources)
+        content = load_coco(sources[0].ann_file, annotations_needed=not unlabelled)
+        reports.append(check_data_set(sources[0], [source.option for source in sources], content, workers))
+    return reports

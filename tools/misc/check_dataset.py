@@ -1,0 +1,89 @@
+"""Check every data set in COCO's format that a config names, and write a repaired copy if asked to.
+
+Exit status: 0 all clean, 1 problems found, 2 cannot check.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+from terminaltables import AsciiTable
+
+from mmdet_sag.datasets.data_set_report import DataSetReport
+from mmdet_sag.datasets.full_check import check_data_sets
+from mmdet_sag.datasets.repair import repair_coco, write_coco
+from mmdet_sag.engine.launch import load_config
+from mmdet_sag.errors import InputError
+
+_EXAMPLES_SHOWN = 3
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--splits', nargs='+', choices=['train', 'val', 'test'], default=['train', 'val', 'test'], help='what to check'
+    )
+    parser.add_argument('--json', metavar='OUT', help='write what was found to this file')
+    parser.add_argument(
+        '--fix', metavar='OUT', help='write a repaired copy of the annotation file, of which there must be one'
+    )
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode images')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that replace those of the config')
+    # What only a run needs.
+    parser.set_defaults(launcher='none', work_dir=None, local_rank=0)
+    return parser.parse_args()
+
+
+def print_report(report: DataSetReport) -> None:
+    print(
+        f'{", ".join(report.options)}: {report.source.ann_file}, {len(report.content["images"])} images, '
+        f'{len(report.content["annotations"])} annotations, {len(report.source.classes)} classes'
+    )
+    rows = [['problem', 'count', 'stops', 'examples']]
+    for problem in report.tally.as_rows():
+        stops = [name for name in ('training', 'evaluation') if problem[f'stops_{name}']]
+        examples = ', '.join(problem['examples'][:_EXAMPLES_SHOWN])
+        rows.append([problem['meaning'], problem['count'], ', '.join(stops), examples])
+    print(AsciiTable(rows).table if report.tally else 'nothing found')
+
+
+def fix(reports: list[DataSetReport], path: str) -> None:
+    sources = {os.path.realpath(report.source.ann_file) for report in reports}
+    if len(sources) > 1:
+        raise InputError(f'--fix writes one file, but {len(sources)} were checked: choose one with --splits')
+    report = reports[0]
+    bad_images = {image_id: kind for other in reports for image_id, kind in other.bad_images.items()}
+    content, done = repair_coco(report.content, bad_images, report.source.loads_masks is not False)
+    write_coco(content, path, [report.source.ann_file])
+    print(f'written: {path}, {len(content["images"])} images, {len(content["annotations"])} annotations')
+    if done:
+        print(AsciiTable([['done', 'count'], *sorted(done.items())]).table)
+
+
+def main() -> int:
+    args = parse_args()
+    reports = check_data_sets(load_config(args), args.splits, max(1, args.workers))
+    for report in reports:
+        print_report(report)
+    clean = all(report.is_clean for report in reports)
+    if args.json:
+        found = dict(config=args.config, clean=clean, data_sets=[report.as_dict() for report in reports])
+        try:
+            Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
+        except OSError as error:
+            raise InputError(f"'{args.json}' cannot be written: {error.strerror}") from error
+    if args.fix:
+        fix(reports, args.fix)
+    return 0 if clean else 1
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except InputError as e:
+        print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)
