@@ -146,22 +146,36 @@ check_cuda_compiler() {
         die "torch sees a GPU, but there is no nvcc to compile mmcv's operators for it: install the CUDA toolkit, take OpenMMLab's prebuilt mmcv (docs/install.md), or hide the GPU with CUDA_VISIBLE_DEVICES="
 }
 
-pip_install() {
-    "$python" -m pip install --disable-pip-version-check --quiet "$@" >&2 ||
-        die "pip could not install what is needed (its message is above): check the network and pip's index, then run this again"
-}
-
 # Ends its own sleep when it is ended, which would keep the caller's pipe open.
 beat() {
-    local seconds=0 pause=
+    local what="$1" seconds=0 pause= objects
     trap 'kill "$pause" 2>/dev/null; exit 0' TERM
     while true; do
         sleep 30 &
         pause=$!
         wait "$pause"
         seconds=$((seconds + 30))
-        say "compiling mmcv's operators: $((seconds / 60)) min $((seconds % 60)) s, $(find "$scratch" -name '*.o' 2>/dev/null | wc -l) of about $mmcv_files files done"
+        objects="$(find "$scratch" -name '*.o' 2>/dev/null | wc -l)"
+        if [ "$objects" -gt 0 ]; then
+            say "still $what: $((seconds / 60)) min $((seconds % 60)) s, $((objects)) of about $mmcv_files files compiled"
+        else
+            say "still $what: $((seconds / 60)) min $((seconds % 60)) s"
+        fi
     done
+}
+
+# pip_install WHAT ARGUMENTS...: WHAT is told while it takes long.
+pip_install() {
+    local what="$1"
+    shift
+    beat "$what" >/dev/null 9>&- &
+    heartbeat=$!
+    # Twice quiet: pip's warnings name every index that lacks a package.
+    TMPDIR="$scratch" "$python" -m pip install --disable-pip-version-check -qq "$@" >&2 ||
+        die "pip failed while $what (its message is above): check the network and pip's index, then run this again"
+    kill "$heartbeat" 2>/dev/null || true
+    wait "$heartbeat" 2>/dev/null || true
+    heartbeat=
 }
 
 install_mmcv() {
@@ -172,13 +186,7 @@ install_mmcv() {
     export MAX_JOBS
     say "installing mmcv $mmcv_version, whose operators are compiled for torch $(installed_version "$python" torch) here: no prebuilt ones exist for it."
     say "Unless pip still has them from an earlier time, this takes about 10 minutes on 2 cores, once ($MAX_JOBS compilers at a time)."
-    beat >/dev/null 9>&- &
-    heartbeat=$!
-    mkdir -p "$scratch/build"
-    TMPDIR="$scratch/build" pip_install --no-build-isolation --no-deps --force-reinstall "$@" "mmcv==$mmcv_version"
-    kill "$heartbeat" 2>/dev/null || true
-    wait "$heartbeat" 2>/dev/null || true
-    heartbeat=
+    pip_install "installing mmcv" --no-build-isolation --no-deps --force-reinstall "$@" "mmcv==$mmcv_version"
 }
 
 if [ "$use_active_env" = 1 ]; then
@@ -213,7 +221,7 @@ if [ "$use_active_env" = 1 ]; then
         check_cuda_compiler "$python"
     fi
 else
-    if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv" | grep -v '^\.setup_lock$' || true)" ]; then
+    if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(find "$venv" -mindepth 1 ! -name .setup_lock -print -quit)" ]; then
         die "$venv exists and is no virtual environment: move it away, or set MMDET_SAG_VENV to another folder"
     fi
     # A set-up that was cut off may have left an interpreter without pip.
@@ -265,14 +273,14 @@ else
     fi
     if [ "$(installed_version "$python" torch | sed 's/+.*//')" != "${torch_version%%+*}" ]; then
         say "installing torch $torch_version: a download of 0.2 GB, or 3 GB where pip's index has the CUDA build (TORCH_INDEX_URL names another index)"
-        pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "torch==$torch_version"
+        pip_install 'installing torch' ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "torch==$torch_version"
     fi
 fi
 
 say "installing the other packages: a download of 0.2 GB"
 # mmcv comes last: its build needs the others.
 grep -v '^mmcv' "$root/requirements.txt" >"$scratch/requirements.txt"
-pip_install -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt" ninja psutil
+pip_install 'installing the other packages' -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt" ninja psutil
 
 if ! operators_work "$python"; then
     check_cuda_compiler "$python"
@@ -285,7 +293,7 @@ if ! operators_work "$python"; then
     fi
 fi
 
-pip_install --no-build-isolation --no-deps -e "$root"
+pip_install 'installing mmdet_sag' --no-build-isolation --no-deps -e "$root"
 stamp="$(stamp_of "$python")"
 looks_complete "$python" || die "the environment of $python is not complete after its set-up: remove it and run this again"
 # An active environment may not be ours to write to; the next run then looks through it again.
