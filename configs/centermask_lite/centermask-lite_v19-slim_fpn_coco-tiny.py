@@ -1,7 +1,7 @@
 # A real but tiny part of COCO, 80 + 80 images in COCO's own layout, for trials on one CPU from random weights.
 _base_ = './centermask-lite_v19-slim_fpn_ms-4x_coco.py'
 
-data_root = '{{$COCO_TINY:../shared/data/coco_tiny/}}'
+data_root = '{{$MMDET_SAG_COCO_TINY:../shared/data/coco_tiny}}'
 
 model = dict(backbone=dict(norm_cfg=dict(requires_grad=True), norm_eval=False, init_cfg=None))
 
@@ -13,7 +13,7 @@ test_pipeline[1].update(scale=(533, 320))
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(ann_file=data_root + '/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 train_cfg = dict(max_iters=1000, val_interval=500)
