@@ -148,7 +148,7 @@ check_cuda_compiler() {
 
 # Ends its own sleep when it is ended, which would keep the caller's pipe open.
 beat() {
-    local what="$1" seconds=0 pause= objects
+    local what="$1" seconds=0 pause='' objects
     trap 'kill "$pause" 2>/dev/null; exit 0' TERM
     while true; do
         sleep 30 &
