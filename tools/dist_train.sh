@@ -2,7 +2,8 @@
 # Train on several GPUs, or on several CPU processes where there is no GPU:
 #   dist_train.sh CONFIG PROCESSES [flags of train.py]
 # Several machines: run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
-# MAX_RESTARTS=n starts the processes again up to n times after a crash; add --resume to go on where they were.
+# MAX_RESTARTS=n starts the processes again up to n times after a crash; add --resume to go on where they were. The
+# machines then find each other by themselves: NODE_RANK is not needed, and NNODES may be MIN:MAX.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -11,11 +12,16 @@ if [ $# -lt 2 ]; then
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+if [ -n "${MAX_RESTARTS:-}" ]; then
+    rendezvous=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d --rdzv_id="${RDZV_ID:-mmdet_sag}"
+        --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}")
+else
+    rendezvous=(--node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
+fi
+
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
     --nproc_per_node="$2" \
-    --max_restarts="${MAX_RESTARTS:-0}" \
+    "${rendezvous[@]}" \
     "$tools/train.py" "$1" --launcher pytorch "${@:3}"

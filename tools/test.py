@@ -7,7 +7,8 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 
-from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, read_checkpoint
+from mmdet_sag.datasets import check_inputs
+from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
 
@@ -49,12 +50,13 @@ def main() -> None:
         raise InputError(f'--out {args.out} must end in .pkl or .pickle')
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = load_checkpoint_file(args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_tta(cfg)
 
+    check_inputs(cfg, 'test')
     runner = build_runner(cfg)
     check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:

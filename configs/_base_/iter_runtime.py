@@ -1,6 +1,15 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 default_hooks = dict(
-    checkpoint=dict(interval=10000, by_epoch=False, max_keep_ckpts=3, save_best='coco/segm_mAP', rule='greater')
+    checkpoint=dict(
+        type='WholeCheckpointHook',
+        interval=10000,
+        by_epoch=False,
+        max_keep_ckpts=3,
+        save_best='coco/segm_mAP',
+        rule='greater',
+    ),
+    loss_guard=dict(type='LossGuardHook'),
+    preemption=dict(type='PreemptionHook'),
 )
 log_processor = dict(by_epoch=False)

@@ -1,45 +1,29 @@
-import pickle
-import re
 from pathlib import Path
 from typing import Optional
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..checkpoints.reading import read_weights
 from ..errors import InputError
 
 
-def read_checkpoint(path: str, mmap: bool = False) -> dict:
-    """Read a checkpoint file onto the CPU, without running code from it.
+def load_checkpoint_file(path: str) -> dict:
+    """Read a model's checkpoint onto the CPU, without running code from it.
 
     Args:
         path: Path of the file, or an address as MMEngine knows them (``https://...``).
-        mmap: Whether weights are read when they are looked at, which is quick but does not prove that they are whole.
 
     Raises:
         InputError: There is no such file, or it is not a whole checkpoint.
     """
     if '://' in path:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    if not Path(path).is_file():
-        raise InputError(f'checkpoint {path} does not exist, check the path')
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    except Exception as e:
-        unsafe = re.search(r'GLOBAL (\S+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
-        if unsafe:
-            raise InputError(
-                f'checkpoint {path} holds a {unsafe[1]}, which is not loaded because files with code may do harm; '
-                'if you trust the file, load it with torch.load(..., weights_only=False) and save its weights alone'
-            ) from e
-        raise InputError(
-            f'checkpoint {path} cannot be read, it is cut off, damaged or no PyTorch file; get it anew or use another'
-        ) from e
+    checkpoint = read_weights(Path(path))
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', checkpoint), dict):
-        raise InputError(f'checkpoint {path} holds no state_dict, give a checkpoint of a model')
+        raise InputError(f'{path}: holds no state_dict; give a checkpoint of a model')
     return checkpoint
 
 
@@ -62,20 +46,14 @@ def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
     done = {}
     for path in (path for folder in folders for path in folder.glob('*.pth')):
         try:
-            checkpoint = read_checkpoint(str(path), mmap=True)
+            checkpoint = load_checkpoint_file(str(path))
         except InputError as e:
-            print_log(f'Passed over: {e}', logger='current')
+            print_log(f'Not resumed from {e}', logger='current')
             continue
-        if 'optimizer' in checkpoint and 'iter' in checkpoint.get('meta', {}):
+        # Weights alone, such as those of the best checkpoint, are no state of a training.
+        if 'optimizer' in checkpoint:
             done[str(path)] = checkpoint['meta']['iter']
-    for path in sorted(done, key=done.get, reverse=True):
-        try:
-            read_checkpoint(path)
-        except InputError as e:
-            print_log(f'Passed over: {e}', logger='current')
-            continue
-        return path
-    return None
+    return max(done, key=done.get, default=None)
 
 
 def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
@@ -96,13 +74,12 @@ def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None
     missing = [key for key in expected if key not in weights and not key.endswith('num_batches_tracked')]
     if missing:
         raise InputError(
-            f'checkpoint {path} does not belong to this model, it lacks {len(missing)} of its {len(expected)} weights '
+            f'{path}: does not belong to this model, it lacks {len(missing)} of its {len(expected)} weights '
             f'({missing[0]}, ...); give the checkpoint that was trained with this config'
         )
     for key, value in expected.items():
         if key in weights and weights[key].shape != value.shape:
             raise InputError(
-                f'checkpoint {path} does not belong to this model, {key} has shape {tuple(weights[key].shape)} in the '
-                f'file and {tuple(value.shape)} in the model; give the checkpoint that was trained with this config '
-                'or set its class count'
+                f'{path}: does not belong to this model, {key} has shape {tuple(weights[key].shape)} in the file and '
+                f'{tuple(value.shape)} in the model; give the checkpoint that was trained with this config'
             )

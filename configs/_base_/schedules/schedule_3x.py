@@ -1,4 +1,4 @@
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=270000, val_interval=10000)
+train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=270000, val_interval=10000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -1,3 +1,6 @@
 from .attention_visualization_hook import AttentionVisualizationHook
+from .loss_guard_hook import LossGuardHook
+from .preemption_hook import PreemptionHook
+from .whole_checkpoint_hook import WholeCheckpointHook
 
-__all__ = ['AttentionVisualizationHook']
+__all__ = ['AttentionVisualizationHook', 'LossGuardHook', 'PreemptionHook', 'WholeCheckpointHook']

@@ -1,0 +1,89 @@
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from .utils import find_checkpoint_hook
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves a checkpoint and ends the process when a scheduler asks it to.
+
+    After one of the signals, the iteration that runs is finished, a checkpoint is saved, and the process exits with
+    status 128 + number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (on Linux). ``--resume`` goes on from there.
+    With gradient accumulation, the iteration is the one that updates the weights.
+
+    Args:
+        signals: Names of the signals. Those that the system does not have are left out.
+        sync_interval: Number of iterations after which the processes of a distributed run compare notes, so that all
+            of them stop at the same one.
+    """
+
+    # After everything that changes the state, and after the checkpoint of this iteration if it has one.
+    priority = 'LOWEST'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), sync_interval: int = 10) -> None:
+        self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]
+        self.sync_interval = sync_interval
+        self._received = 0
+        self._agreed = 0
+        self._at_epoch_end = False
+        self._previous = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Take over the signals until the training ends."""
+        self._checkpoint_hook = find_checkpoint_hook(runner)
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
+            return
+        self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Stop if a signal came."""
+        if get_world_size() == 1:
+            self._agreed = self._received
+        elif self.every_n_train_iters(runner, self.sync_interval):
+            received = torch.tensor(self._received)
+            all_reduce(received, 'max')
+            self._agreed = int(received)
+        if not self._agreed or runner.iter + 1 >= runner.max_iters:
+            return
+        if isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update():
+            return
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and batch_idx + 1 == len(runner.train_dataloader):
+            # What happens at the end of an epoch belongs to the state.
+            self._at_epoch_end = True
+            return
+        self._stop(runner, runner.epoch, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stop if a signal came in the last iteration of the epoch."""
+        if self._at_epoch_end:
+            self._stop(runner, runner.epoch + 1, runner.iter)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._received = number
+
+    def _stop(self, runner: Runner, epoch: int, iteration: int) -> None:
+        path = self._checkpoint_hook.save_now(runner, epoch, iteration)
+        runner.logger.info(
+            f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Go on with --resume, from '
+            f'{path}.'
+        )
+        sys.exit(128 + self._agreed)

@@ -1,0 +1,4 @@
+from .reproducible_epoch_based_train_loop import ReproducibleEpochBasedTrainLoop
+from .reproducible_iter_based_train_loop import ReproducibleIterBasedTrainLoop
+
+__all__ = ['ReproducibleEpochBasedTrainLoop', 'ReproducibleIterBasedTrainLoop']

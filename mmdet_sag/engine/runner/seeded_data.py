@@ -1,0 +1,145 @@
+"""Batches whose content depends on the seed and on their place in the training alone."""
+
+import functools
+import itertools
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Sampler
+
+
+def seed_generators(*numbers: int) -> None:
+    """Seed the generators of Python, NumPy and PyTorch by several non-negative integers."""
+    words = np.random.SeedSequence(numbers).generate_state(3).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.manual_seed(words[2])
+
+
+class SeededDataset:
+    """Stands for a data set, and seeds the generators before a sample is loaded if it is asked to.
+
+    Args:
+        dataset: The data set. Its attributes are read and set through this object.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.__dict__['dataset'] = dataset
+
+    def __getitem__(self, item: Union[int, tuple[int, tuple[int, ...]]]) -> Any:
+        """Load a sample: ``item`` is an index, or an index and the numbers of the seed."""
+        if isinstance(item, tuple):
+            item, numbers = item
+            seed_generators(*numbers)
+        return self.dataset[item]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling asks for special names before there is a data set.
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+
+class SeededBatchSampler(Sampler):
+    """Gives every sample of a batch a seed, and can start at any batch of the training without loading those before.
+
+    Args:
+        batch_sampler: The sampler of batches of indices.
+        seed: The seed of the training.
+    """
+
+    def __init__(self, batch_sampler: Sampler, seed: int) -> None:
+        self.batch_sampler = batch_sampler
+        self.seed = seed
+        self._position = 0
+        self._num_skipped = 0
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of indices."""
+        return self.batch_sampler.sampler
+
+    @property
+    def is_infinite(self) -> bool:
+        """Whether there is one pass that never ends."""
+        return isinstance(self.sampler, InfiniteSampler)
+
+    def start_at(self, position: int, seed: int, sampler_seed: Optional[int]) -> None:
+        """Make the next iterator begin with a certain batch.
+
+        Args:
+            position: Number of batches of the training before it.
+            seed: The seed of the training, which may be another one after a checkpoint was loaded.
+            sampler_seed: Seed of the order of the data; None: as it is.
+        """
+        self.seed = seed
+        self._position = position
+        self._num_skipped = position if self.is_infinite else position % len(self)
+        if sampler_seed is not None and hasattr(self.sampler, 'seed'):
+            self.sampler.seed = sampler_seed
+        if self.is_infinite:
+            # Its iterators share one stream, which may have been read from.
+            self.sampler.indices = self.sampler._indices_of_rank()
+
+    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+        num_skipped, self._num_skipped = self._num_skipped, 0
+        for batch in itertools.islice(self.batch_sampler, num_skipped, None):
+            position, self._position = self._position, self._position + 1
+            yield [(index, (self.seed, get_rank(), position, slot)) for slot, index in enumerate(batch)]
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+
+def build_seeded_dataloader(runner: Runner, dataloader: Union[DataLoader, dict]) -> DataLoader:
+    """Build a data loader of seeded batches.
+
+    Args:
+        runner: The runner.
+        dataloader: A data loader, or its config.
+    """
+    if isinstance(dataloader, dict):
+        diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
+        dataloader = runner.build_dataloader(dataloader, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+    return DataLoader(
+        SeededDataset(dataloader.dataset),
+        batch_sampler=SeededBatchSampler(dataloader.batch_sampler, runner.seed),
+        num_workers=dataloader.num_workers,
+        collate_fn=dataloader.collate_fn,
+        pin_memory=dataloader.pin_memory,
+        timeout=dataloader.timeout,
+        worker_init_fn=functools.partial(_init_worker, dataloader.worker_init_fn),
+        multiprocessing_context=dataloader.multiprocessing_context,
+        generator=dataloader.generator,
+        prefetch_factor=dataloader.prefetch_factor,
+        persistent_workers=dataloader.persistent_workers,
+    )
+
+
+def start_after(runner: Runner, num_iters: int) -> None:
+    """Make the runner's seeded data loader begin after a number of iterations."""
+    # With a seed per process, MMEngine draws the seed of the order anew, and does not keep it.
+    sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed', False) else runner.seed
+    runner.train_dataloader.batch_sampler.start_at(num_iters, runner.seed, sampler_seed)
+
+
+def _init_worker(worker_init_fn: Optional[Callable[[int], None]], worker_id: int) -> None:
+    # A scheduler signals all processes of a job, but the main process needs its workers until it has stopped.
+    for name in ('SIGTERM', 'SIGUSR1'):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
