@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
@@ -6,6 +7,8 @@ from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from mmengine.logging import print_log
 from torch import Tensor
+
+from ...errors import InputError
 
 # One output channel per class each.
 _CLASS_LAYERS = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
@@ -55,6 +58,22 @@ class CenterMask(SingleStageDetector):
         self.roi_head = MODELS.build(roi_head)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+
+    def init_weights(self) -> None:
+        """Initialize the weights.
+
+        Raises:
+            InputError: If the file of the backbone's pretrained weights is missing.
+        """
+        init_cfg = self.backbone.init_cfg
+        if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
+            path = init_cfg['checkpoint']
+            if '://' not in path and not Path(path).expanduser().is_file():
+                raise InputError(
+                    f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
+                    'says, or set model.backbone.init_cfg=None to start without'
+                )
+        super().init_weights()
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Compute the losses of the box head and of the RoI branch.

@@ -12,6 +12,8 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .roi_extractors import ScaleAdaptiveRoIExtractor
+
 
 @MODELS.register_module()
 class CenterMaskRoIHead(MaskScoringRoIHead):
@@ -20,8 +22,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.
 
     Args:
-        mask_roi_extractor: Config of the RoI extractor. It must take ``img_shapes``, as
-            :class:`ScaleAdaptiveRoIExtractor` does.
+        mask_roi_extractor: Config of the RoI extractor. A :class:`ScaleAdaptiveRoIExtractor` also gets the images'
+            sizes.
         mask_head: Config of the mask head.
         mask_iou_head: Config of the MaskIoU head.
         train_cfg: ``assigner``, ``sampler``, and what the heads read.
@@ -174,7 +176,10 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     def _mask_forward(
         self, x: tuple[Tensor, ...], rois: Tensor, img_shapes: Optional[Sequence[tuple[int, int]]] = None
     ) -> dict:
-        mask_feats = self.mask_roi_extractor(x[: self.mask_roi_extractor.num_inputs], rois, img_shapes=img_shapes)
+        scale_adaptive = isinstance(self.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
+        mask_feats = self.mask_roi_extractor(
+            x[: self.mask_roi_extractor.num_inputs], rois, **(dict(img_shapes=img_shapes) if scale_adaptive else {})
+        )
         return dict(mask_preds=self.mask_head(mask_feats), mask_feats=mask_feats)
 
     def _mask_iou_forward(self, mask_results: dict, labels: Tensor) -> Tensor:

@@ -153,6 +153,23 @@ def test_a_class_agnostic_mask_head_is_scored_per_class():
     assert isinstance(predict(model, make_batch(images((64, 64))))[0], InstanceData)
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'roi_head.mask_roi_extractor.type': 'SingleRoIExtractor'},
+        {'roi_head.mask_iou_head.type': 'MaskIoUHead'},
+        {'roi_head.mask_head.type': 'FCNMaskHead', 'train_cfg.rcnn.clip_mask_targets': True},
+        {'bbox_head.loss_bbox': dict(type='GIoULoss', loss_weight=1.0)},
+        {'test_cfg.bbox_head.clip_boxes': True, 'test_cfg.bbox_head.nms.split_thr': 10000},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_piece_may_be_mmdetections_own(options):
+    model = sensitive(build_tiny(**options))
+    train_step(model, make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40))]))
+    assert len(predict(model, make_batch(images((64, 64))))[0]) > 0
+
+
 def test_its_pieces_are_found_under_mmdets_scope():
     model = build_tiny()
     assert type(model).__name__ == 'CenterMask'
