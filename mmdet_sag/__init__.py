@@ -1,7 +1,11 @@
 """SAG-Mask and the CenterMask family for MMDetection: importing this package registers everything."""
 
-from . import engine, evaluation, models
-from .version import __version__
+from .operators import check_operators
+
+check_operators()
+
+from . import engine, evaluation, models  # noqa: E402
+from .version import __version__  # noqa: E402
 
 engine.allow_mmengine_checkpoints()
 
