@@ -1,3 +1,3 @@
-from .check_inputs import check_inputs
+from .input_checks import check_inputs
 
 __all__ = ['check_inputs']

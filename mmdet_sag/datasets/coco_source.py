@@ -74,7 +74,7 @@ def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
         )
     try:
         dataset = DATASETS.build(cfg)
-    except (TypeError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f'{option} is not a valid config of {kind.__name__}: {reason}') from error
 

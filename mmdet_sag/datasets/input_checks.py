@@ -1,7 +1,10 @@
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -37,17 +40,18 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
     return ', '.join(repr(name) for name in names[:limit]) + (', ...' if len(names) > limit else '')
 
 
+def _is_coco_metric(kind: Any) -> bool:
+    found = METRICS.get(kind) if isinstance(kind, str) else kind
+    return inspect.isclass(found) and issubclass(found, CocoMetric)
+
+
 def _metrics(evaluator: Any) -> list[tuple[str, dict]]:
     """COCO metrics of an evaluator's config, each with its place relative to the evaluator."""
     if isinstance(evaluator, dict):
         entries = [('', evaluator)]
     else:
         entries = [(f'.{index}', entry) for index, entry in enumerate(evaluator or [])]
-    return [
-        (place, entry)
-        for place, entry in entries
-        if getattr(entry.get('type'), '__name__', entry.get('type')) in ('CocoMetric', 'mmdet.CocoMetric')
-    ]
+    return [(place, entry) for place, entry in entries if _is_coco_metric(entry.get('type'))]
 
 
 def _has_usable_mask(annotation: dict, problems: Sequence[str]) -> bool:
