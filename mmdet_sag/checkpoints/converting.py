@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..version import __version__
 from .centermask2 import rename_state_dict
-from .reading import read_checkpoint
+from .reading import read_weights
 from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
 from .zoo import ZooModel, recognise_backbone, recognise_detector
 
@@ -103,7 +103,7 @@ def convert_checkpoint(
     _check_destination(src, dst, force)
     if min(timm_std) <= 0:
         raise InputError(f'timm std {tuple(timm_std)}: must be positive; give the std of the RGB channels')
-    state_dict, dropped = _parameters(src, read_checkpoint(src))
+    state_dict, dropped = _parameters(src, read_weights(src))
     try:
         state_dict, model, conversion = _convert(state_dict, dropped, timm_mean, timm_std)
     except InputError as error:

@@ -18,7 +18,7 @@ _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _FLOAT_INT_BOOL = 'fiub'
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_weights(path: Path) -> Any:
     """Read a file of weights, whatever wrote it: PyTorch, safetensors, or pickle with NumPy arrays.
 
     Nothing in the file is run: PyTorch's files go through its weights-only loading, and a pickle may hold arrays,

@@ -1,6 +1,7 @@
 """The configs of the published models, and which of them a set of parameters belongs to."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError
 from ..models.backbones import VoVNet
+from ..models.detectors import CenterMask
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ def recognise_detector(state_dict: Mapping[str, Tensor]) -> ZooModel:
     Raises:
         InputError: If no model has exactly these parameters. The message names the one that comes closest.
     """
-    logits = state_dict.get('bbox_head.conv_cls.weight')
-    num_classes = (len(logits) or None) if logits is not None and logits.ndim > 0 else None
     names = sorted(
         path.relative_to(config_root()).as_posix() for path in config_root().glob('centermask*/*_fpn_ms-?x_coco.py')
     )
-    return _recognise(state_dict, (_detector(name, num_classes) for name in names))
+    logits = state_dict.get('bbox_head.conv_cls.weight')
+    if logits is None or logits.ndim == 0:
+        return _recognise(state_dict, map(_detector, names))
+    return _recognise(state_dict, (_with_class_count(_detector(name), len(logits)) for name in names))
 
 
 def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
@@ -98,7 +101,7 @@ def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
     return _recognise(state_dict, (_backbone(arch) for arch in (*VoVNet.arch_settings, None)))
 
 
-def _recognise(state_dict: Mapping[str, Tensor], models: Iterator[ZooModel]) -> ZooModel:
+def _recognise(state_dict: Mapping[str, Tensor], models: Iterable[ZooModel]) -> ZooModel:
     closest, fewest = None, None
     for model in models:
         differences = model.compare(state_dict)
@@ -110,13 +113,19 @@ def _recognise(state_dict: Mapping[str, Tensor], models: Iterator[ZooModel]) -> 
 
 
 @cache
-def _detector(name: str, num_classes: Optional[int]) -> ZooModel:
-    config = Config.fromfile(config_root() / name)
-    if num_classes is not None:
-        heads = (config.model.bbox_head, config.model.roi_head.mask_head, config.model.roi_head.mask_iou_head)
-        for head in heads:
-            head.num_classes = num_classes
-    return _with_shapes(name, config)
+def _detector(name: str) -> ZooModel:
+    return _with_shapes(name, Config.fromfile(config_root() / name))
+
+
+def _with_class_count(model: ZooModel, num_classes: int) -> ZooModel:
+    config = copy.deepcopy(model.config)
+    for head in (config.model.bbox_head, config.model.roi_head.mask_head, config.model.roi_head.mask_iou_head):
+        head.num_classes = num_classes
+    shapes = {
+        key: Size((num_classes, *shape[1:])) if key.rpartition('.')[0] in CenterMask.class_layers else shape
+        for key, shape in model.shapes.items()
+    }
+    return ZooModel(model.name, config, shapes)
 
 
 @cache

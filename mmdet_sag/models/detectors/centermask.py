@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ...errors import InputError
 
-# One output channel per class each.
-_CLASS_LAYERS = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
-
 
 @MODELS.register_module()
 class CenterMask(SingleStageDetector):
@@ -20,8 +17,8 @@ class CenterMask(SingleStageDetector):
 
     Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
 
-    A checkpoint of another class count may be loaded, though not strictly: the layers with one output per class keep
-    their initial weights, which a warning says, and the rest is loaded.
+    A checkpoint of another class count may be loaded, though not strictly: the ``class_layers``, which have one output
+    per class, keep their initial weights, which a warning says, and the rest is loaded.
 
     Args:
         backbone: Config of the backbone.
@@ -34,6 +31,8 @@ class CenterMask(SingleStageDetector):
         data_preprocessor: Config of the data preprocessor.
         init_cfg: Initialization config.
     """
+
+    class_layers = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
 
     def __init__(
         self,
@@ -114,14 +113,14 @@ class CenterMask(SingleStageDetector):
         counts = set()
         for name, parameter in self.named_parameters():
             loaded = state_dict.get(prefix + name)
-            if name.rpartition('.')[0] not in _CLASS_LAYERS or loaded is None or loaded.ndim != parameter.ndim:
+            if name.rpartition('.')[0] not in self.class_layers or loaded is None or loaded.ndim != parameter.ndim:
                 continue
             if len(loaded) != len(parameter) and loaded.shape[1:] == parameter.shape[1:]:
                 counts.add((len(loaded), len(parameter)))
                 del state_dict[prefix + name]
         for count, own_count in counts:
             print_log(
-                f'The checkpoint has {count} classes, the model {own_count}: {", ".join(_CLASS_LAYERS)} keep their '
+                f'The checkpoint has {count} classes, the model {own_count}: {", ".join(self.class_layers)} keep their '
                 'initial weights and have to be trained; everything else is loaded.',
                 logger='current',
                 level=logging.WARNING,

@@ -1,0 +1,44 @@
+"""Checkpoints with the names and shapes of the published ones."""
+
+import gzip
+import json
+from pathlib import Path
+
+import torch
+
+LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / 'data/layouts.json.gz').read_bytes()))
+CONFIGS = {
+    'centermask_R_50_FPN_ms_3x': 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py',
+    'centermask_R_101_FPN_ms_3x': 'centermask/centermask_r101-caffe_fpn_ms-3x_coco.py',
+    'centermask_X_101_FPN_ms_3x': 'centermask/centermask_x101-32x8d_fpn_ms-3x_coco.py',
+    'centermask_V_39_eSE_FPN_ms_3x': 'centermask/centermask_v39_fpn_ms-3x_coco.py',
+    'centermask_V_57_eSE_FPN_ms_3x': 'centermask/centermask_v57_fpn_ms-3x_coco.py',
+    'centermask_V_99_eSE_FPN_ms_3x': 'centermask/centermask_v99_fpn_ms-3x_coco.py',
+    'centermask_V_39_eSE_dcn_FPN_ms_3x': 'centermask/centermask_v39-dcn_fpn_ms-3x_coco.py',
+    'centermask_V_57_eSE_dcn_FPN_ms_3x': 'centermask/centermask_v57-dcn_fpn_ms-3x_coco.py',
+    'centermask_V_99_eSE_dcn_FPN_ms_3x': 'centermask/centermask_v99-dcn_fpn_ms-3x_coco.py',
+    'centermask_lite_Mv2_FPN_ms_4x': 'centermask_lite/centermask-lite_mv2_fpn_ms-4x_coco.py',
+    'centermask_lite_V_19_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v19_fpn_ms-4x_coco.py',
+    'centermask_lite_V_19_slim_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v19-slim_fpn_ms-4x_coco.py',
+    'centermask_lite_V_19_slim_dw_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py',
+    'centermask_lite_V_39_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v39_fpn_ms-4x_coco.py',
+}
+SMALL = 'centermask_lite_V_19_slim_dw_eSE_FPN_ms_4x'
+
+
+def published_layout(name: str = SMALL, num_classes: int = 80) -> dict[str, torch.Tensor]:
+    """A state dict with a published checkpoint's names and shapes, each tensor filled with a number of its own.
+
+    The tensors have one element in memory, so that the largest model costs nothing.
+    """
+    shapes = {key: list(shape) for key, shape in LAYOUTS[name].items()}
+    for key, shape in shapes.items():
+        if any(layer in key for layer in ('.cls_logits.', '.predictor.', '.maskiou.')) and 'sem_seg' not in key:
+            shape[0] = num_classes
+    return {key: torch.tensor(float(i + 1)).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
+
+
+def backbone_of(name: str) -> dict[str, torch.Tensor]:
+    """The part of a published layout that its authors' ImageNet weights hold, without prefix."""
+    prefix = 'backbone.bottom_up.'
+    return {key[len(prefix) :]: value for key, value in published_layout(name).items() if key.startswith(prefix)}
