@@ -1,0 +1,157 @@
+"""Make the demo data set, train CenterMask-Lite on it, evaluate the result and draw it."""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Optional
+
+import torch
+from mmengine.config import Config
+from result_grid import draw_result_grid
+from training_curve import draw_training_curve, read_scalars, training_minutes
+
+from mmdet_sag.datasets.demo_shapes import make_demo_shapes
+from mmdet_sag.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
+METRICS = (
+    ('mask AP', 'coco/segm_mAP'),
+    ('mask AP50', 'coco/segm_mAP_50'),
+    ('mask AP75', 'coco/segm_mAP_75'),
+    ('box AP', 'coco/bbox_mAP'),
+    ('box AP50', 'coco/bbox_mAP_50'),
+    ('box AP75', 'coco/bbox_mAP_75'),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo', help='folder of all results')
+    parser.add_argument('--data-root', type=Path, default=ROOT / 'data/demo', help='folder of the data set')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help='settings that override the config: key=value ...')
+    parser.add_argument('--quick', action='store_true', help='a few images and steps: shows that everything runs')
+    parser.add_argument('--retrain', action='store_true', help='train again, even if a finished training is there')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        run(args)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted: the same command goes on from the last checkpoint.')
+
+
+def run(args: argparse.Namespace) -> None:
+    data_root, work_dir = args.data_root.resolve(), args.work_dir.resolve()
+    say(f'1/4 Data set: {data_root}')
+    made = make_demo_shapes(data_root, **(dict(num_train=16, num_val=8) if args.quick else {}))
+    print('made' if made else 'is there already')
+
+    options = [
+        *(f'{split}_dataloader.dataset.data_root={data_root}/' for split in ('train', 'val', 'test')),
+        *(f'{split}_evaluator.ann_file={data_root}/annotations/instances_val2017.json' for split in ('val', 'test')),
+    ]
+    if args.quick:
+        options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=2']
+        options += ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=2']
+    options += args.cfg_options
+
+    say(f'2/4 Training: {work_dir / "train"}')
+    checkpoint = train(work_dir, options, data_root, args.retrain)
+    say(f'3/4 Evaluation of {checkpoint}')
+    metrics, predictions = evaluate(work_dir, options, checkpoint)
+    say('4/4 Pictures')
+    scalars = read_scalars(work_dir / 'train')
+    draw_training_curve(scalars, work_dir / 'training_curve.png')
+    palette = Config.fromfile(CONFIG).metainfo.palette
+    draw_result_grid(data_root, predictions, palette, work_dir / 'results.png')
+    print(f'{work_dir / "training_curve.png"}\n{work_dir / "results.png"}')
+    print_table(metrics, training_minutes(scalars))
+
+
+def say(text: str) -> None:
+    print(f'\n=== {text}', flush=True)
+
+
+def train(work_dir: Path, options: list[str], data_root: Path, retrain: bool) -> Path:
+    """Train, go on with a training, or find it done: whatever the work folder holds of the same settings."""
+    train_dir, state_file = work_dir / 'train', work_dir / 'state.json'
+    settings = dict(config=CONFIG.read_text(), options=options, data=(data_root / 'demo_shapes.json').read_text())
+    state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    if retrain or state.get('settings') != settings:
+        if train_dir.exists():
+            print(f'starts anew{"" if retrain else ", because the settings have changed"}')
+            shutil.rmtree(train_dir)
+        state = dict(settings=settings, checkpoint=None)
+        write_whole(state_file, state)
+    if state['checkpoint'] and Path(state['checkpoint']).is_file():
+        print('finished already; --retrain trains again')
+        return Path(state['checkpoint'])
+    run_tool('train.py', CONFIG, '--resume', work_dir=train_dir, options=options)
+    state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
+    write_whole(state_file, state)
+    return Path(state['checkpoint'])
+
+
+def evaluate(work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
+    """Evaluate a checkpoint; returns the metrics and the file of the predicted masks in COCO's result format."""
+    test_dir = work_dir / 'test'
+    shutil.rmtree(test_dir, ignore_errors=True)
+    prefix = test_dir / 'predictions'
+    options = [*options, f'test_evaluator.outfile_prefix={prefix}']
+    run_tool('test.py', CONFIG, checkpoint, work_dir=test_dir, options=options)
+    # MMEngine writes the metrics to <work dir>/<time stamp>/<time stamp>.json.
+    (metrics_file,) = test_dir.glob('*/*.json')
+    return json.loads(metrics_file.read_text()), Path(f'{prefix}.segm.json')
+
+
+def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None:
+    command = [sys.executable, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
+    # Threads that spin while they wait starve each other on a busy machine: a step can take ten times as long.
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+    status = subprocess.run([str(part) for part in command], env=env, cwd=ROOT).returncode
+    if status != 0:
+        raise InputError(f'tools/{name} stopped with status {status}: see its message above')
+
+
+def write_whole(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(content))
+    part.replace(path)
+
+
+def print_table(metrics: dict, minutes: float) -> None:
+    rows = [(name, f'{metrics[key]:.3f}') for name, key in METRICS]
+    rows += [('training', f'{minutes:.1f} min'), ('machine', machine())]
+    width = max(len(value) for _, value in rows)
+    line = f'+{"-" * 12}+{"-" * (width + 2)}+'
+    print(f'\n{line}')
+    for name, value in rows:
+        print(f'| {name:<10} | {value:<{width}} |')
+    print(line)
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'{cpu_name() or platform.machine()}, {torch.get_num_threads()} threads'
+
+
+def cpu_name() -> Optional[str]:
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), None)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+LOSSES = {
+    'loss': 'total',
+    'loss_cls': 'class',
+    'loss_bbox': 'box',
+    'loss_centerness': 'centerness',
+    'loss_mask': 'mask',
+    'loss_mask_iou': 'mask IoU',
+}
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """Read what MMEngine logged of a training, in the order of the steps.
+
+    Of steps that an interrupted training ran twice, the later record counts.
+
+    Args:
+        work_dir: The training's work folder.
+
+    Returns:
+        Records of ``vis_data/scalars.json``: of training steps with ``loss``, of validations with ``coco/...``.
+    """
+    records = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            records[record['step'], 'loss' in record] = record
+    return [records[key] for key in sorted(records)]
+
+
+def training_minutes(scalars: list[dict]) -> float:
+    """Sum the time of all training steps, without validation and start-up, in minutes."""
+    seconds, last_step = 0.0, 0
+    for record in scalars:
+        if 'loss' in record:
+            seconds += record['time'] * (record['step'] - last_step)
+            last_step = record['step']
+    return seconds / 60
+
+
+def draw_training_curve(scalars: list[dict], out_file: Path) -> None:
+    """Plot losses and AP over the steps.
+
+    Args:
+        scalars: Result of :func:`read_scalars`.
+        out_file: The picture's file.
+    """
+    training = [record for record in scalars if 'loss' in record]
+    validation = [record for record in scalars if 'coco/segm_mAP' in record]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), dpi=100, layout='constrained')
+    for key, name in LOSSES.items():
+        width = 1.8 if key == 'loss' else 1.1
+        left.plot([r['step'] for r in training], [r[key] for r in training], label=name, linewidth=width)
+    left.set(xlabel='training step', title='Losses', yscale='log')
+    left.legend(fontsize=8, ncols=2)
+    for key, name in (('coco/segm_mAP', 'mask AP'), ('coco/bbox_mAP', 'box AP')):
+        right.plot([r['step'] for r in validation], [r[key] for r in validation], marker='o', markersize=4, label=name)
+    right.set(xlabel='training step', title='AP (0.50:0.95) on validation images', ylim=(0, None))
+    right.set_xlim(0, None)
+    right.legend(loc='lower right')
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(out_file)
+    plt.close(figure)

@@ -1,0 +1,134 @@
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Union
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_utils
+from shapely import Polygon, box
+from shapely.geometry.base import BaseGeometry
+
+from ..errors import InputError
+from .shape_scene import ShapeScene
+
+# To be raised whenever the same parameters would give another data set.
+VERSION = 1
+MARKER = 'demo_shapes.json'
+SPLITS = ('train2017', 'val2017')
+
+
+def make_demo_shapes(
+    out_dir: Union[str, Path], num_train: int = 400, num_val: int = 80, image_size: int = 128, seed: int = 0
+) -> bool:
+    """Make a small instance segmentation data set in COCO's layout: textured shapes that occlude each other.
+
+    The data set is written whole or not at all, and a second call with the same parameters finds it done. Objects are
+    annotated with polygons of their visible part, crowds (about every tenth image has one) with RLE.
+
+    Args:
+        out_dir: Directory of the data set. It gets ``train2017/``, ``val2017/``,
+            ``annotations/instances_{train,val}2017.json`` and ``demo_shapes.json``, which holds the parameters.
+        num_train: Number of training images.
+        num_val: Number of validation images.
+        image_size: Side of the square images in pixels, at least 32.
+        seed: Seed of all random choices.
+
+    Returns:
+        Whether the data set was made: False if it was there already.
+
+    Raises:
+        InputError: If a parameter is out of range, or ``out_dir`` holds something else than such a data set.
+    """
+    out_dir = Path(out_dir)
+    for name, value, least in (
+        ('number of training images', num_train, 1),
+        ('number of validation images', num_val, 1),
+        ('image size', image_size, 32),
+        ('seed', seed, 0),
+    ):
+        if value < least:
+            raise InputError(f'the {name} is {value}: give at least {least}')
+    parameters = dict(version=VERSION, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)
+    marker = out_dir / MARKER
+    if marker.is_file():
+        if json.loads(marker.read_text()) == parameters:
+            return False
+    elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f'{out_dir} exists and is no demo data set: remove it, or name another directory')
+
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'{out_dir.name}.', dir=out_dir.parent) as temp_dir:
+        new_dir = Path(temp_dir) / 'new'
+        for split, num_images in zip(SPLITS, (num_train, num_val)):
+            _write_split(new_dir, split, num_images, image_size, seed)
+        (new_dir / MARKER).write_text(json.dumps(parameters))
+        if out_dir.exists():
+            out_dir.rename(Path(temp_dir) / 'old')
+        new_dir.rename(out_dir)
+    return True
+
+
+def _write_split(root: Path, split: str, num_images: int, image_size: int, seed: int) -> None:
+    (root / split).mkdir(parents=True)
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for i in range(num_images):
+        # An image depends on nothing but its own numbers, so that a larger data set contains the smaller one.
+        scene = ShapeScene(np.random.default_rng([seed, SPLITS.index(split), i]), image_size)
+        file_name = f'{i + 1:06d}.jpg'
+        cv2.imwrite(str(root / split / file_name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        images.append(dict(id=i + 1, file_name=file_name, height=image_size, width=image_size))
+        for instance in scene.instances:
+            annotation = _crowd(instance.region, image_size) if instance.is_crowd else _polygons(instance.region)
+            ids = dict(id=len(annotations) + 1, image_id=i + 1, category_id=instance.label + 1)
+            annotations.append(dict(**ids, iscrowd=int(instance.is_crowd), **annotation))
+
+    categories = [dict(id=i + 1, name=name, supercategory='shape') for i, name in enumerate(ShapeScene.classes)]
+    path = root / 'annotations' / f'instances_{split}.json'
+    path.parent.mkdir(exist_ok=True)
+    info = dict(description=f'Demo shapes, seed {seed}', version=str(VERSION))
+    path.write_text(json.dumps(dict(info=info, images=images, annotations=annotations, categories=categories)))
+
+
+def _polygons(region: BaseGeometry) -> dict:
+    parts = [part.simplify(0.02) for part in parts_without_holes(region)]
+    # Specks of less than half a pixel are not worth a polygon, unless there is nothing else.
+    parts = [part for part in parts if part.area >= 0.5] or [max(parts, key=lambda part: part.area)]
+    corners = [np.round(part.exterior.coords[:-1], 2) for part in parts]
+    x_min, y_min = np.concatenate(corners).min(axis=0).tolist()
+    x_max, y_max = np.concatenate(corners).max(axis=0).tolist()
+    return dict(
+        segmentation=[corner.ravel().tolist() for corner in corners],
+        area=round(sum(Polygon(corner).area for corner in corners), 2),
+        bbox=[x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)],
+    )
+
+
+def _crowd(region: BaseGeometry, image_size: int) -> dict:
+    polygons = [list(np.ravel(part.exterior.coords[:-1])) for part in parts_without_holes(region)]
+    rle = mask_utils.merge(mask_utils.frPyObjects(polygons, image_size, image_size))
+    # COCO's files hold runs as a plain list: the lengths of zeros and ones in turn, down the columns.
+    pixels = np.concatenate([[0], mask_utils.decode(rle).ravel(order='F'), [2]]).astype(np.int8)
+    edges = np.flatnonzero(np.diff(pixels))
+    counts = np.diff(np.concatenate([[0], edges])).tolist()
+    return dict(
+        segmentation=dict(counts=counts, size=[image_size, image_size]),
+        area=int(mask_utils.area(rle)),
+        bbox=mask_utils.toBbox(rle).tolist(),
+    )
+
+
+def parts_without_holes(region: BaseGeometry) -> Iterator[Polygon]:
+    """Polygons that make up a region. COCO's have no holes: a part with a hole is cut in two through it."""
+    for part in getattr(region, 'geoms', [region]):
+        if not isinstance(part, Polygon):
+            continue
+        if not part.interiors:
+            yield part
+            continue
+        x_min, y_min, x_max, y_max = part.bounds
+        x_cut = part.interiors[0].centroid.x
+        for half in (box(x_min, y_min, x_cut, y_max), box(x_cut, y_min, x_max, y_max)):
+            yield from parts_without_holes(part.intersection(half))

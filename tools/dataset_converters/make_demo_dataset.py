@@ -1,0 +1,34 @@
+import argparse
+import sys
+
+from mmdet_sag.datasets.demo_shapes import make_demo_shapes
+from mmdet_sag.errors import InputError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Make the demo data set: textured shapes that occlude each other, in COCO format',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--out', default='data/demo', help='directory of the data set')
+    parser.add_argument('--num-train', type=int, default=400, help='number of training images')
+    parser.add_argument('--num-val', type=int, default=80, help='number of validation images')
+    parser.add_argument('--image-size', type=int, default=128, help='side of the images in pixels')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all random choices')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    if made:
+        print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')
+    else:
+        print(f'{args.out}: is there already, with the same parameters')
+
+
+if __name__ == '__main__':
+    main()
