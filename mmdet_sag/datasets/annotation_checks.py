@@ -136,10 +136,10 @@ def polygon_problem(polygon: Any, image: Optional[dict]) -> Optional[str]:
     """The kind of problem of one polygon (x1, y1, x2, y2, ... in pixels), or None."""
     if not isinstance(polygon, (list, tuple)):
         return 'malformed-mask'
-    if len(polygon) % 2:
-        return 'odd-polygon'
     if len(polygon) < 6:
         return 'short-polygon'
+    if len(polygon) % 2:
+        return 'odd-polygon'
     try:
         # A sum is NaN or infinite if a term is; max and min may pass over a NaN.
         if not math.isfinite(sum(polygon)):

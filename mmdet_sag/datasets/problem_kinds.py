@@ -76,9 +76,7 @@ PROBLEM_KINDS = {
     'malformed-mask': ProblemKind(
         'masks that are neither a list of polygons nor an RLE of COCO', True, True, DROP_ANNOTATION
     ),
-    'odd-polygon': ProblemKind(
-        'polygons with an odd number of coordinates (training skips them)', False, True, DROP_POLYGON
-    ),
+    'odd-polygon': ProblemKind('polygons with an odd number of coordinates (training skips them)', fix=DROP_POLYGON),
     'short-polygon': ProblemKind('polygons of fewer than 3 points (training skips them)', False, True, DROP_POLYGON),
     'non-finite-polygon': ProblemKind(
         'polygons with NaN, infinite or absurdly large numbers (rasterising them never ends)', True, True, DROP_POLYGON

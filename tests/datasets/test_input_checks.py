@@ -246,6 +246,10 @@ BROKEN = {
         _set('segmentation', dict(size=[48, 64], counts=[50, 20, 30])),
         r'1 RLE masks that cannot be decoded, e\.g\. annotation 1: run',
     ),
+    'compressed RLE of garbage': (
+        _set('segmentation', dict(size=[48, 64], counts='garbage')),
+        r'1 RLE masks that cannot be decoded, e\.g\. annotation 1: run',
+    ),
     'RLE without counts': (_set('segmentation', dict(size=[48, 64])), r'1 masks that are neither'),
     'box of three numbers': (_set('bbox', [1, 2, 3]), r'1 boxes that are not four numbers, e\.g\. annotation 1: run'),
     'NaN in a box': (_set('bbox', [1, 2, math.nan, 4]), r'1 boxes with NaN or infinite numbers.*--fix'),
@@ -332,7 +336,6 @@ def test_a_file_of_results_is_refused_as_annotations(data):
     [
         ('iscrowd', None, '1 annotations without iscrowd'),
         ('segmentation', [[1, 2, 9, 9]], '1 polygons of fewer than 3 points'),
-        ('segmentation', [[1, 2, 9, 9, 5, 5, 5]], '1 polygons with an odd number of coordinates'),
     ],
 )
 def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alone(data, key, value, message):
@@ -353,6 +356,7 @@ def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alon
         ('bbox', [5, 5, 0, 8], '1 boxes of zero or negative width'),
         ('bbox', [500, 5, 8, 8], '1 boxes wholly outside'),
         ('area', 0, '1 areas of zero'),
+        ('segmentation', [[1, 2, 9, 9, 5, 5, 5]], '1 polygons with an odd number of coordinates'),
         ('category_id', 99, '1 annotations of a category that is not listed'),
         ('image_id', 99, '1 annotations of an image that is not listed'),
     ],

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ CLASSES = ('cat', 'dog')
 WIDTH, HEIGHT = 64, 48
 
 
-@lru_cache(maxsize=None)
+@cache
 def _model_config() -> Config:
     return tiny_config(num_classes=len(CLASSES))
 
