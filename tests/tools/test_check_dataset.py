@@ -1,0 +1,91 @@
+"""``check_dataset.py`` and the refusals of the other tools, as real processes."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'datasets'))
+
+from tiny_data_set import TinyDataSet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    return TinyDataSet(tmp_path / 'tiny data')
+
+
+def run(tool, *arguments):
+    """Runs a tool from a folder that is not the repository's."""
+    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=arguments[0].parent)
+
+
+def assert_one_line(finished, status, *parts):
+    errors = [line for line in finished.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1, finished.stderr
+    assert all(part in errors[0] for part in parts), errors[0]
+    assert 'Traceback' not in finished.stderr
+    assert finished.returncode == status
+
+
+def test_a_broken_data_set_is_listed_and_its_repaired_copy_passes(data):
+    data.annotation['segmentation'] = [[1, 2, 9, 2, 9, math.nan]]
+    data.content['annotations'][1].update(bbox=[1, 1, 0, 0])
+    (data.image_folder / '3.png').write_text('text')
+    data.write()
+    before = data.ann_file.read_bytes()
+    config = data.write_config()
+    out, fixed = data.root / 'found.json', data.root / 'fixed.json'
+
+    finished = run('misc/check_dataset.py', config, '--json', out, '--fix', fixed, '--workers', 2)
+    assert finished.returncode == 1, finished.stderr
+    assert 'polygons with NaN' in finished.stdout
+    assert 'annotation 1 ' in finished.stdout
+    assert '3.png' in finished.stdout
+    assert f'written: {fixed}, 2 images, 3 annotations' in finished.stdout
+    assert 'images: 100%' in finished.stderr
+    found = json.loads(out.read_text())
+    assert not found['clean']
+    assert [(p['kind'], p['count']) for p in found['data_sets'][0]['problems']] == [
+        ('undecodable-image', 1),
+        ('empty-box', 1),
+        ('non-finite-polygon', 1),
+    ]
+    assert data.ann_file.read_bytes() == before
+
+    option = 'train_dataloader.dataset.ann_file=fixed.json'
+    finished = run('misc/check_dataset.py', config, '--splits', 'train', '--cfg-options', option)
+    assert finished.returncode == 0, finished.stderr
+    assert 'nothing found' in finished.stdout
+
+
+def test_a_data_set_that_cannot_be_checked_gives_status_2(data):
+    config = data.write_config()
+    data.ann_file.write_text('{"images": [')
+    assert_one_line(run('misc/check_dataset.py', config), 2, 'is not valid JSON', 'copy or export it again')
+
+
+def test_training_stops_before_it_starts_on_data_that_would_hang_it(data):
+    data.annotation['segmentation'] = [[1, 2, 9, 2, 9, math.nan]]
+    data.write()
+    finished = run('train.py', data.write_config())
+    assert_one_line(finished, 1, 'polygons with NaN', 'annotation 1', 'check_dataset.py', '--fix')
+    assert not (data.root / 'work_dirs').exists()
+
+
+def test_testing_stops_on_a_truncated_checkpoint(data):
+    checkpoint = data.root / 'weights.pth'
+    checkpoint.write_bytes(b'PK\x03\x04' + bytes(1000))
+    assert_one_line(run('test.py', data.write_config(), checkpoint), 1, 'weights.pth')
+
+
+def test_a_foreign_checkpoint_that_is_none_is_refused(data):
+    source = data.root / 'model.pkl'
+    source.write_text('<html>404</html>')
+    assert_one_line(run('model_converters/centermask2_to_mmdet.py', source, data.root / 'out.pth'), 1, 'model.pkl')
