@@ -11,5 +11,7 @@ default_hooks = dict(
     ),
     loss_guard=dict(type='LossGuardHook'),
     preemption=dict(type='PreemptionHook'),
+    # tools/train.py of this package checks before it starts; this one serves MMDetection's.
+    class_count=dict(type='NumClassCheckHook'),
 )
 log_processor = dict(by_epoch=False)

@@ -3,9 +3,11 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmengine.config import Config
 from PIL import Image
 
@@ -495,3 +497,15 @@ def test_the_published_configs_ask_for_coco_first():
     config.merge_from_dict({f'{split}_dataloader.dataset.data_root': 'nowhere/' for split in ('train', 'val')})
     with pytest.raises(InputError, match="data folder 'nowhere/' does not exist"):
         check_inputs(config, 'train')
+
+
+def test_the_hook_for_mmdetections_own_train_tool_knows_every_head(data):
+    hook = HOOKS.build(data.config.default_hooks.class_count)
+    dataset = DATASETS.build(data.train_set)
+    runner = SimpleNamespace(model=MODELS.build(data.config.model), train_dataloader=SimpleNamespace(dataset=dataset))
+    hook.before_train_epoch(runner)
+    for head in (runner.model.bbox_head, runner.model.roi_head.mask_head, runner.model.roi_head.mask_iou_head):
+        head.num_classes = 3
+        with pytest.raises(AssertionError, match=rf'`num_classes` \(3\) in {type(head).__name__}'):
+            hook.before_train_epoch(runner)
+        head.num_classes = 2
