@@ -277,7 +277,7 @@ else
     fi
 fi
 
-say "installing the other packages: a download of 0.2 GB"
+say "installing the other packages: a download of up to 0.2 GB"
 # mmcv comes last: its build needs the others.
 grep -v '^mmcv' "$root/requirements.txt" >"$scratch/requirements.txt"
 pip_install 'installing the other packages' -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt" ninja psutil
