@@ -164,7 +164,7 @@ def _to_tensor(src: Path, key: str, value: Union[Tensor, np.ndarray]) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in 'fiub':
             raise InputError(f'{src}: {key} is an array of {value.dtype}, not of numbers; get the file again')
-        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder('='), order='C'))
+        value = torch.from_numpy(np.array(value, dtype=np.float32 if value.dtype.kind == 'f' else np.int64, order='C'))
     return value.detach().float() if value.is_floating_point() else value
 
 
