@@ -36,25 +36,27 @@ def check_types(model: dict) -> None:
         model: Config of the model.
 
     Raises:
-        InputError: A class is not registered, or a part has no type.
+        InputError: A class is not registered, or the model has no type.
     """
     for option, name, cfg in _parts(model, 'model', 'model'):
         if name != 'model' and name not in _PARTS:
             continue
         kind = cfg.get('type')
-        if kind is None:
-            raise InputError(f'{option} has no type: name the class to build')
+        if kind is None and name == 'model':
+            raise InputError('model has no type: name the class to build')
         if isinstance(kind, str) and MODELS.get(kind) is None:
-            close = difflib.get_close_matches(kind, MODELS.module_dict, n=1)
-            remedy = f"did you mean '{close[0]}'?" if close else 'is a custom_imports missing?'
+            close = [] if '.' in kind else difflib.get_close_matches(kind, MODELS.module_dict, n=1)
+            package = f'{kind.split(".")[0]} not installed' if '.' in kind else 'a custom_imports missing'
+            remedy = f"did you mean '{close[0]}'?" if close else f'is {package}?'
             raise InputError(f"{option}.type: no class '{kind}' is registered; {remedy}")
 
 
 def _num_classes(cfg: dict) -> Optional[int]:
     if 'num_classes' in cfg:
         return cfg['num_classes']
-    kind = cfg['type'] if inspect.isclass(cfg['type']) else MODELS.get(cfg['type'])
-    for base in kind.__mro__:
+    kind = cfg.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
         parameter = inspect.signature(base.__init__).parameters.get('num_classes')
         if parameter is not None:
             return None if parameter.default is parameter.empty else parameter.default

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import mmdet
 import pytest
 import torch
 from mmdet.registry import DATASETS, HOOKS, MODELS
@@ -196,6 +197,10 @@ def _evaluator_of_other_images(data):
     data.config.val_evaluator.ann_file = str(path)
 
 
+def _model_without_type(data):
+    del data.config.model['type']
+
+
 def _unused_option(data):
     data.train_set.ann_fil = 'annotations.json'
 
@@ -280,6 +285,11 @@ BROKEN = {
         _config(model__roi_head__mask_head__type='SAGMaskHed'),
         r"model\.roi_head\.mask_head\.type: no class 'SAGMaskHed' is registered; did you mean 'SAGMaskHead'\?",
     ),
+    'backbone of a package that is not installed': (
+        _config(model__backbone__type='nopackage.ResNet'),
+        r"model\.backbone\.type: no class 'nopackage\.ResNet' is registered; is nopackage not installed\?",
+    ),
+    'model without type': (_model_without_type, r'model has no type: name the class to build'),
     'no training data in the config': (_config(train_dataloader=None), r'the config has no train_dataloader: add it'),
     'workers that persist but do not exist': (
         _config(train_dataloader__num_workers=0),
@@ -448,6 +458,26 @@ def test_a_head_that_leaves_its_class_count_to_the_default_is_checked(data):
     del data.config.model.roi_head.mask_head['num_classes']
     with pytest.raises(InputError, match=r'model\.roi_head\.mask_head\.num_classes is 80, but'):
         check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        'ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py',
+        'yolact/yolact_r50_1xb8-55e_coco.py',
+        'boxinst/boxinst_r50_fpn_ms-90k_coco.py',
+        'solo/solo_r50_fpn_1x_coco.py',
+        'yolox/yolox_s_8xb8-300e_coco.py',
+        'misc/d2_mask-rcnn_r50-caffe_fpn_ms-90k_coco.py',
+        'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+    ],
+)
+def test_mmdetections_own_configs_are_asked_for_nothing_but_their_data(name):
+    config = Config.fromfile(Path(mmdet.__file__).parent / '.mim/configs' / name)
+    with pytest.raises(InputError, match=r"^(data folder|annotation file) '.*' does not exist"):
+        check_inputs(config, 'train')
 
 
 def test_data_of_another_format_are_left_to_their_class(data):
