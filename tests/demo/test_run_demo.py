@@ -1,0 +1,36 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(tmp_path, *options):
+    command = [sys.executable, ROOT / 'demo/run_demo.py', '--quick', *options]
+    command += ['--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'data']
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
+    first = run(tmp_path)
+    assert 'mask AP75' in first
+    assert cv2.imread(str(tmp_path / 'work/results.png')).std() > 10
+    assert cv2.imread(str(tmp_path / 'work/training_curve.png')).std() > 1
+    (metrics_file,) = (tmp_path / 'work/test').glob('*/*.json')
+    metrics = json.loads(metrics_file.read_text())
+    assert f'mask AP    | {metrics["coco/segm_mAP"]:.3f}' in first
+    assert len(list((tmp_path / 'work/train').glob('*/vis_data/scalars.json'))) == 1
+
+    second = run(tmp_path)
+    assert 'finished already' in second
+    assert len(list((tmp_path / 'work/train').glob('*/vis_data/scalars.json'))) == 1
+    assert table(second) == table(first)
+
+
+def table(output):
+    return [line for line in output.splitlines() if line.startswith('| ')]
