@@ -1,3 +1,4 @@
+import os
 import signal
 import sys
 import threading
@@ -45,6 +46,7 @@ class PreemptionHook(Hook):
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
             return
+        self._pid = os.getpid()
         self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
 
     def after_train(self, runner: Runner) -> None:
@@ -78,6 +80,10 @@ class PreemptionHook(Hook):
             self._stop(runner, runner.epoch + 1, runner.iter)
 
     def _receive(self, number: int, frame: object) -> None:
+        if os.getpid() != self._pid:
+            # A worker that was forked with this handler: as if it had none.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self._received = number
 
     def _stop(self, runner: Runner, epoch: int, iteration: int) -> None:

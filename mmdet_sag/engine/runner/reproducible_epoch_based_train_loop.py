@@ -32,8 +32,7 @@ class ReproducibleEpochBasedTrainLoop(EpochBasedTrainLoop):
         Returns:
             The trained model.
         """
-        if self._iter > 0:
-            start_after(self.runner, self._iter)
+        start_after(self.runner, self._iter)
         return super().run()
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:

@@ -35,9 +35,8 @@ class ReproducibleIterBasedTrainLoop(IterBasedTrainLoop):
         Returns:
             The trained model.
         """
-        if self._iter > 0:
-            start_after(self.runner, self._iter)
-            self.dataloader_iterator = _ResumedIterator(self.dataloader, self._iter)
+        start_after(self.runner, self._iter)
+        self.dataloader_iterator = _BatchIterator(self.dataloader, self._iter)
         return super().run()
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
@@ -46,7 +45,7 @@ class ReproducibleIterBasedTrainLoop(IterBasedTrainLoop):
         super().run_iter(data_batch)
 
 
-class _ResumedIterator(_InfiniteDataloaderIterator):
+class _BatchIterator(_InfiniteDataloaderIterator):
     """Begins where the data loader does, after as many empty steps as MMEngine's loop takes to get there."""
 
     def __init__(self, dataloader: DataLoader, num_skipped: int) -> None:

@@ -2,8 +2,10 @@
 
 import functools
 import itertools
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Callable, Optional, Union
 
@@ -56,6 +58,8 @@ class SeededDataset:
 class SeededBatchSampler(Sampler):
     """Gives every sample of a batch a seed, and can start at any batch of the training without loading those before.
 
+    Until :meth:`start_at` it is empty, so that nothing is drawn before the place in the training is known.
+
     Args:
         batch_sampler: The sampler of batches of indices.
         seed: The seed of the training.
@@ -64,7 +68,7 @@ class SeededBatchSampler(Sampler):
     def __init__(self, batch_sampler: Sampler, seed: int) -> None:
         self.batch_sampler = batch_sampler
         self.seed = seed
-        self._position = 0
+        self._position = None
         self._num_skipped = 0
 
     @property
@@ -78,7 +82,7 @@ class SeededBatchSampler(Sampler):
         return isinstance(self.sampler, InfiniteSampler)
 
     def start_at(self, position: int, seed: int, sampler_seed: Optional[int]) -> None:
-        """Make the next iterator begin with a certain batch.
+        """Make the first iterator begin with a certain batch.
 
         Args:
             position: Number of batches of the training before it.
@@ -90,11 +94,10 @@ class SeededBatchSampler(Sampler):
         self._num_skipped = position if self.is_infinite else position % len(self)
         if sampler_seed is not None and hasattr(self.sampler, 'seed'):
             self.sampler.seed = sampler_seed
-        if self.is_infinite:
-            # Its iterators share one stream, which may have been read from.
-            self.sampler.indices = self.sampler._indices_of_rank()
 
     def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+        if self._position is None:
+            return
         num_skipped, self._num_skipped = self._num_skipped, 0
         for batch in itertools.islice(self.batch_sampler, num_skipped, None):
             position, self._position = self._position, self._position + 1
@@ -137,9 +140,17 @@ def start_after(runner: Runner, num_iters: int) -> None:
 
 
 def _init_worker(worker_init_fn: Optional[Callable[[int], None]], worker_id: int) -> None:
-    # A scheduler signals all processes of a job, but the main process needs its workers until it has stopped.
-    for name in ('SIGTERM', 'SIGUSR1'):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # macOS has no sigwaitinfo: workers stop there as soon as they are asked to.
+    if hasattr(signal, 'sigwaitinfo'):
+        signals = {signal.SIGTERM, signal.SIGUSR1}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(target=_obey_parent, args=(signals, os.getppid()), daemon=True).start()
     if worker_init_fn is not None:
         worker_init_fn(worker_id)
+
+
+def _obey_parent(signals: set[signal.Signals], parent: int) -> None:
+    # A scheduler signals all processes of a job, but the training needs its workers until it has stopped by itself.
+    while signal.sigwaitinfo(signals).si_pid != parent:
+        continue
+    os._exit(0)
