@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool, speaks_for_machine
 from mmdet_sag.errors import InputError
 
 
@@ -56,7 +56,8 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
 
-    check_inputs(cfg, 'test')
+    if speaks_for_machine():
+        check_inputs(cfg, 'test')
     runner = build_runner(cfg)
     check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:

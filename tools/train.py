@@ -6,7 +6,7 @@ from mmengine.device import get_device
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file, newest_whole_checkpoint
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool, speaks_for_machine
 from mmdet_sag.errors import InputError
 
 
@@ -47,7 +47,8 @@ def main() -> None:
             cfg.load_from = resume_from
             checkpoint = load_checkpoint_file(resume_from)
 
-    check_inputs(cfg, 'train')
+    if speaks_for_machine():
+        check_inputs(cfg, 'train')
     runner = build_runner(cfg)
     if args.resume and cfg.resume:
         check_checkpoint_fits(checkpoint, resume_from, runner.model)

@@ -72,10 +72,15 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as e:
-        # One process of each machine speaks for all of it.
-        if os.environ.get('LOCAL_RANK', '0') == '0':
+        if speaks_for_machine():
             print(f'error: {e}', file=sys.stderr)
         sys.exit(1)
+
+
+def speaks_for_machine() -> bool:
+    """Whether this is the first process of a job on its machine, whatever launched it."""
+    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    return all(os.environ.get(name, '0') == '0' for name in names)
 
 
 def _one_line(error: Exception) -> str:
