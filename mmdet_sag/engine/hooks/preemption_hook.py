@@ -92,4 +92,5 @@ class PreemptionHook(Hook):
             f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Go on with --resume, from '
             f'{path}.'
         )
+        self.after_train(runner)
         sys.exit(128 + self._agreed)

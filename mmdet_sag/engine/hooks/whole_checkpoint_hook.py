@@ -21,6 +21,7 @@ class WholeCheckpointHook(CheckpointHook):
     """
 
     _unsaved = False
+    _saved_state = None
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the output folder."""
@@ -53,11 +54,12 @@ class WholeCheckpointHook(CheckpointHook):
         Returns:
             Path of the newest checkpoint: this one, or an older one if this could not be written.
         """
-        meta = dict(epoch=epoch, iter=iteration)
-        if self.by_epoch:
-            self._save(runner, f'iter_{iteration}.pth', meta)
-        elif self.last_ckpt != self._path(self.filename_tmpl.format(iteration)):
-            self._save_checkpoint_with_step(runner, iteration, meta)
+        if self._saved_state != (epoch, iteration):
+            meta = dict(epoch=epoch, iter=iteration)
+            if self.by_epoch:
+                self._save(runner, f'iter_{iteration}.pth', meta)
+            else:
+                self._save_checkpoint_with_step(runner, iteration, meta)
         return self.last_ckpt
 
     def _path(self, filename: str) -> str:
@@ -110,6 +112,7 @@ class WholeCheckpointHook(CheckpointHook):
             self._unsaved = True
             return False
         self._unsaved = False
+        self._saved_state = (meta['epoch'], meta['iter'])
         return True
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

@@ -32,6 +32,8 @@ class ReproducibleEpochBasedTrainLoop(EpochBasedTrainLoop):
         Returns:
             The trained model.
         """
+        # A checkpoint that counts iterations does not know that its epoch was over.
+        self._epoch = self._iter // len(self.dataloader)
         start_after(self.runner, self._iter)
         return super().run()
 

@@ -1,0 +1,61 @@
+import os
+import signal
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tiny_training import FewWeights, few_weights_runner
+
+
+class SignalAt(Hook):
+    """Sends a signal to this process during an iteration."""
+
+    def __init__(self, iteration: int, number: int) -> None:
+        self.iteration = iteration
+        self.number = number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SIGTERM, **options) -> str:
+    """Train until the signal stops it, and return the checkpoint's name."""
+    torch.manual_seed(0)
+    runner = few_weights_runner(
+        work_dir, max_iters, FewWeights(), custom_hooks=[SignalAt(iteration, number)], **options
+    )
+    with pytest.raises(SystemExit) as stop:
+        runner.train()
+    assert stop.value.code == 128 + number
+    path = (work_dir / 'last_checkpoint').read_text()
+    assert torch.load(path)['meta']['iter'] == int(path.split('_')[-1][:-4])
+    return os.path.basename(path)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_iteration_that_runs_and_stops(tmp_path, number):
+    handler = signal.getsignal(number)
+    assert train(tmp_path, 5, number=number) == 'iter_5.pth'
+    assert signal.getsignal(number) == handler
+
+
+def test_with_gradient_accumulation_the_stop_waits_for_the_weights(tmp_path):
+    optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3), accumulative_counts=4)
+    assert train(tmp_path, 5, optim_wrapper=optim_wrapper) == 'iter_8.pth'
+
+
+@pytest.mark.parametrize('iteration', [8, 12])
+def test_an_epoch_goes_on_where_it_was_left(tmp_path, iteration):
+    torch.manual_seed(0)
+    straight = FewWeights()
+    few_weights_runner(tmp_path / 'straight', 18, straight, by_epoch=True).train()
+
+    name = train(tmp_path / 'stopped', iteration, max_iters=18, by_epoch=True)
+    assert name == f'iter_{iteration}.pth'
+    resumed = FewWeights()
+    few_weights_runner(
+        tmp_path / 'stopped', 18, resumed, by_epoch=True, load_from=str(tmp_path / 'stopped' / name), resume=True
+    ).train()
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key

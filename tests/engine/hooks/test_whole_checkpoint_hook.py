@@ -1,0 +1,113 @@
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import HOOKS, FewWeights, few_weights_runner
+
+from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
+from mmdet_sag.errors import InputError
+
+EVERY_ITERATION = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 1}}
+
+
+def train(work_dir: Path, max_iters: int, num_padding: int = 250_000) -> None:
+    checkpoint = newest_whole_checkpoint(str(work_dir))
+    few_weights_runner(
+        work_dir,
+        max_iters,
+        FewWeights(num_padding),
+        default_hooks=EVERY_ITERATION,
+        load_from=checkpoint,
+        resume=checkpoint is not None,
+        log_level='ERROR',
+    ).train()
+
+
+def done(work_dir: Path) -> int:
+    checkpoint = newest_whole_checkpoint(str(work_dir))
+    return torch.load(checkpoint)['meta']['iter'] if checkpoint else 0
+
+
+def files(work_dir: Path) -> list[str]:
+    return sorted(path.name for path in work_dir.iterdir() if path.is_file())
+
+
+def test_the_newest_checkpoints_stay(tmp_path):
+    train(tmp_path, 5)
+    assert files(tmp_path)[-3:] == ['iter_4.pth', 'iter_5.pth', 'last_checkpoint']
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_5.pth')
+
+
+def test_sigkill_at_ten_random_moments_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    # A forked process starts at once; its training does nothing but steps of a millisecond and checkpoints.
+    context = multiprocessing.get_context('fork')
+    generator = random.Random(0)
+    before = 0
+    for _ in range(10):
+        process = context.Process(target=train, args=(tmp_path, 1_000_000))
+        process.start()
+        started = time.monotonic()
+        while done_quickly(tmp_path) <= before and time.monotonic() - started < 60:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.1))
+        newest = done_quickly(tmp_path)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        for path in tmp_path.glob('*.pth'):
+            torch.load(path)
+        assert done(tmp_path) >= newest > before
+        before = done(tmp_path)
+
+
+def done_quickly(work_dir: Path) -> int:
+    """Iteration of the newest file, by its name."""
+    return max((int(path.stem.split('_')[1]) for path in work_dir.glob('iter_*.pth')), default=0)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
+    train(tmp_path, 3)
+    newest = tmp_path / 'iter_3.pth'
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 5 MB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=5m', 'tmpfs', folder], capture_output=True).returncode:
+        pytest.skip('mounting a small disk needs root')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(small_disk):
+    # Each checkpoint has 2 MB: two fit, and the third is to come before the first goes.
+    with pytest.raises(InputError, match='make room and train again with --resume'):
+        train(small_disk, 4)
+    assert [name for name in files(small_disk) if name.endswith('.pth')] == ['iter_1.pth', 'iter_2.pth']
+    assert not list(small_disk.glob('.*'))
+    assert (small_disk / 'last_checkpoint').read_text() == str(small_disk / 'iter_2.pth')
+    assert done(small_disk) == 2
+
+
+def test_a_limit_on_the_size_of_files_acts_like_a_full_disk(tmp_path):
+    train(tmp_path, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match='could not be written'):
+            train(tmp_path, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done(tmp_path) == 2
+    train(tmp_path, 4)
+    assert done(tmp_path) == 4

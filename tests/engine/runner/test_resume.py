@@ -1,0 +1,67 @@
+import pytest
+import torch
+from mmengine.config import Config
+from tiny_training import build_runner, rectangles_config, write_rectangles
+
+from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Config:
+    data = tmp_path_factory.mktemp('data') / 'rectangles'
+    write_rectangles(data)
+    return rectangles_config(data)
+
+
+def assert_same(expected: object, actual: object, name: str) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(expected, actual), name
+    elif isinstance(expected, dict):
+        assert expected.keys() == actual.keys(), name
+        for key in expected:
+            assert_same(expected[key], actual[key], f'{name}.{key}')
+    elif isinstance(expected, (list, tuple)):
+        assert len(expected) == len(actual), name
+        for i, pair in enumerate(zip(expected, actual)):
+            assert_same(*pair, f'{name}.{i}')
+    else:
+        assert expected == actual, name
+
+
+LOOPS = dict(
+    iterations=dict(_delete_=True, type='ReproducibleIterBasedTrainLoop', max_iters=6, val_interval=1000),
+    epochs=dict(_delete_=True, type='ReproducibleEpochBasedTrainLoop', max_epochs=2, val_interval=1000),
+)
+
+
+@pytest.mark.parametrize('loop, num_workers', [('iterations', 2), ('iterations', 0), ('epochs', 0)])
+def test_a_resumed_run_gives_the_same_bits_as_one_that_never_stopped(config, tmp_path, loop, num_workers):
+    sampler = dict(type='InfiniteSampler' if loop == 'iterations' else 'DefaultSampler', shuffle=True)
+    options = {'train_cfg': LOOPS[loop], 'train_dataloader.sampler': sampler}
+    build_runner(config, tmp_path, **options, **{'default_hooks.checkpoint.max_keep_ckpts': -1}).train()
+    straight = torch.load(tmp_path / 'iter_6.pth')
+
+    (tmp_path / 'iter_6.pth').unlink()
+    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
+    runner = build_runner(
+        config,
+        tmp_path,
+        **options,
+        **{
+            # Neither the number of workers nor another seed of the machine may matter.
+            'train_dataloader.num_workers': num_workers,
+            'train_dataloader.persistent_workers': num_workers > 0,
+            'randomness.seed': None,
+            'load_from': str(tmp_path / 'iter_4.pth'),
+            'resume': True,
+        },
+    )
+    runner.train()
+    resumed = torch.load(tmp_path / 'iter_6.pth')
+
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(straight[part], resumed[part], part)
+    logs = [checkpoint['message_hub']['log_scalars'] for checkpoint in (straight, resumed)]
+    for name in ('train/loss', 'train/loss_cls', 'train/loss_mask', 'train/lr'):
+        assert logs[0][name].data[0].tolist() == logs[1][name].data[0].tolist(), name
+    assert len(logs[0]['train/loss'].data[0]) == 6
