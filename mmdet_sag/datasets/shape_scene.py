@@ -20,8 +20,9 @@ class SceneInstance(NamedTuple):
 class ShapeScene:
     """A square picture of textured shapes that lie on each other over a textured ground.
 
-    Classes differ in outline alone: colours, textures, sizes, angles and distortions are drawn for each object from the
-    same distributions. Some scenes hold a crowd, a heap of tiny objects of one class.
+    A class is an outline, and hues that are typical of it but not its own: neighbours on the colour circle share
+    them. Textures, sizes, angles and distortions are drawn for each object from the same distributions. Some scenes
+    hold a crowd, a heap of tiny objects of one class.
 
     Args:
         rng: Source of all random choices: the same state gives the same scene.
@@ -31,6 +32,9 @@ class ShapeScene:
 
     classes = ('star', 'crescent', 'cross', 'gear', 'ring', 'blob')
 
+    # Hue of each class on a circle of length 1, and the standard deviation about it
+    hues = (1 / 6, 3 / 6, 0, 4 / 6, 5 / 6, 2 / 6)
+    hue_std = 0.05
     # (probability, smallest radius, largest radius) of small, medium and large objects, in shares of the image's side
     radius_ranges = ((0.25, 0.12, 0.16), (0.45, 0.16, 0.24), (0.30, 0.24, 0.34))
     num_objects = (2, 6)
@@ -110,7 +114,7 @@ class ShapeScene:
         image = self._render_ground()
         light = rng.uniform(0, 2 * np.pi)
         shift = np.array([np.cos(light), np.sin(light)]) * 0.018 * size
-        for _, shape in self._objects:
+        for label, shape in self._objects:
             thickness = np.clip(np.sqrt(shape.area) / (0.3 * size), 0.3, 1)
             alpha = self._coverage(shape)
             shadow = cv2.GaussianBlur(
@@ -122,7 +126,7 @@ class ShapeScene:
             height = cv2.GaussianBlur(alpha, (0, 0), 0.015 * size * thickness)
             slope = cv2.Sobel(height, cv2.CV_32F, 1, 0) * shift[0] + cv2.Sobel(height, cv2.CV_32F, 0, 1) * shift[1]
             shade = 1 + np.clip(0.28 * slope, -0.45, 0.45)
-            surface = self._render_surface(shape) * shade[..., None]
+            surface = self._render_surface(label, shape) * shade[..., None]
             image += alpha[..., None] * (surface - image)
         image += rng.normal(0, 0.012, image.shape)
         return np.round(255 * image.clip(0, 1)).astype(np.uint8)
@@ -135,11 +139,11 @@ class ShapeScene:
         brightness = 1 + 0.12 * rng.random() * pattern + rng.uniform(0.12, 0.3) * clouds
         return base * brightness[..., None] * np.ones((size, size, 3), np.float32)
 
-    def _render_surface(self, shape: BaseGeometry) -> np.ndarray:
+    def _render_surface(self, label: int, shape: BaseGeometry) -> np.ndarray:
         rng = self._rng
-        hue, value = rng.random(), rng.uniform(0.5, 0.95)
+        hue, value = rng.normal(self.hues[label], self.hue_std), rng.uniform(0.5, 0.95)
         first = _colour(hue, rng.uniform(0.4, 0.9), value)
-        second = _colour(hue + rng.uniform(-0.15, 0.15), rng.uniform(0.2, 0.9), value * rng.uniform(0.45, 0.85))
+        second = _colour(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.2, 0.9), value * rng.uniform(0.45, 0.85))
         mix = 0.5 + 0.5 * self._pattern(0.04, 0.1, shape.centroid.coords[0])
         grain = 1 + 0.07 * self._noise(60)
         return (first * mix[..., None] + second * (1 - mix[..., None])) * grain[..., None]

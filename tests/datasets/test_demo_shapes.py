@@ -158,7 +158,7 @@ class PureColourScene(ShapeScene):
         self._num_drawn = 0
         return np.zeros((self._size, self._size, 3), np.float32)
 
-    def _render_surface(self, shape):
+    def _render_surface(self, label, shape):
         self._num_drawn += 1
         return np.full((self._size, self._size, 3), self.channels[self._num_drawn - 1], np.float32)
 
