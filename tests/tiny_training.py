@@ -1,5 +1,6 @@
 """Small trainings: of a CenterMask on images of rectangles, and of a model of a few weights."""
 
+import copy
 import json
 import uuid
 from pathlib import Path
@@ -95,7 +96,7 @@ def rectangles_config(data: Path) -> Config:
 def build_runner(config: Config, work_dir: Path, **options) -> Runner:
     """Build a runner that shares nothing with the others of this process."""
     config = Config(config.to_dict())
-    config.merge_from_dict(options)
+    config.merge_from_dict(copy.deepcopy(options))
     return Runner.from_cfg(Config({**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': uuid.uuid4().hex}))
 
 
