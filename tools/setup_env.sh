@@ -241,12 +241,26 @@ else
         if ! flock -n 9; then
             say "another set-up of $venv is running; waiting for it"
             flock 9
+            exec "${BASH_SOURCE[0]}"
         fi
     fi
     if ! "$python" -m pip --version >/dev/null 2>&1; then
         say "making a virtual environment in $venv with $("$base_python" --version)"
         "$base_python" -m venv "$venv" >&2 || die "$base_python could not make a virtual environment in $venv (its message is above)"
     fi
+fi
+
+if [ "$use_active_env" != 1 ]; then
+    # pip takes a package for installed whose files it was still copying when it was killed; their list comes last.
+    "$python" - <<'PY'
+import shutil
+import sysconfig
+from pathlib import Path
+
+for metadata in Path(sysconfig.get_path('purelib')).glob('*.dist-info'):
+    if not (metadata / 'RECORD').is_file():
+        shutil.rmtree(metadata)
+PY
 fi
 
 scratch="$(mktemp -d)"
