@@ -27,7 +27,7 @@ def main() -> None:
             if not Path(path).exists():
                 raise InputError(f'{path} does not exist: check the path')
         inferencer = DetInferencer(args.config, args.checkpoint, device=args.device)
-        inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr)
+        inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr, no_save_pred=False)
     except InputError as error:
         sys.exit(f'error: {error}')
 
