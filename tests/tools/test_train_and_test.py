@@ -1,0 +1,179 @@
+import json
+import os
+import pickle
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from tiny_training import rectangles_config, write_rectangles
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
+PORT = str(20000 + os.getpid() % 10000)
+ENVIRONMENT = {
+    **os.environ,
+    'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
+    'OMP_NUM_THREADS': '1',
+    'PORT': PORT,
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A folder with spaces in its path, with a data set and a config that learns it fast."""
+    folder = tmp_path_factory.mktemp('my runs') / 'of today'
+    write_rectangles(folder / 'my data', num_images=5)
+    config = rectangles_config(folder / 'my data')
+    config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3))
+    config.train_cfg.max_iters = 24
+    config.custom_hooks = []
+    # Low scores count too: this short training is to be measured, not good.
+    config.model.test_cfg.bbox_head.score_thr = 0.01
+    config.dump(folder / 'my config.py')
+    return folder
+
+
+def run(*command: object, folder: Path) -> str:
+    """Run a command in a folder and return what it printed; fail with it if the status is not 0."""
+    process = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=ENVIRONMENT,
+        timeout=240,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout[-3000:]
+    return process.stdout
+
+
+@pytest.fixture(scope='module')
+def checkpoint(folder) -> Path:
+    """The last checkpoint of a training on two processes, started in another folder than the tools'."""
+    run(TOOLS / 'dist_train.sh', 'my config.py', 2, '--work-dir', 'my work', folder=folder)
+    return Path((folder / 'my work' / 'last_checkpoint').read_text())
+
+
+def metrics(work_dir: Path) -> dict:
+    (path,) = work_dir.glob('*/*.json')
+    return {key: value for key, value in json.loads(path.read_text()).items() if 'mAP' in key}
+
+
+def test_two_processes_train_and_evaluate_as_one(folder, checkpoint):
+    assert checkpoint.name == 'iter_24.pth'
+    arguments = ('my config.py', checkpoint)
+    run(TOOLS / 'dist_test.sh', *arguments, 2, '--work-dir', 'two', folder=folder)
+    run(
+        sys.executable,
+        TOOLS / 'test.py',
+        *arguments,
+        '--work-dir',
+        'one',
+        '--out',
+        'out.pkl',
+        '--show-dir',
+        'drawn',
+        folder=folder,
+    )
+    expected = metrics(folder / 'one')
+    assert expected['coco/segm_mAP_50'] > 0
+    # Five images on two processes: one is evaluated twice, and counts once.
+    assert metrics(folder / 'two') == expected
+
+    predictions = pickle.loads((folder / 'out.pkl').read_bytes())
+    assert [prediction['img_id'] for prediction in predictions] == [1, 2, 3, 4, 5]
+    assert len(list(folder.glob('one/*/drawn/*.png'))) == 5
+
+
+def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
+    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
+    run(sys.executable, tool, 'my config.py', checkpoint, '--work-dir', 'mmdet', folder=folder)
+    assert metrics(folder / 'mmdet')['coco/segm_mAP_50'] > 0
+
+
+def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folder):
+    command = [TOOLS / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'stopped', '--cfg-options']
+    with open(folder / 'log', 'w') as log:
+        job = subprocess.Popen(
+            [*command, 'train_cfg.max_iters=100000'], cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log
+        )
+        deadline = time.monotonic() + 120
+        while 'Iter(train)' not in (folder / 'log').read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=120) != 0
+    text = (folder / 'log').read_text()
+    assert 'SIGTERM: stopped after iteration' in text, text[-3000:]
+    stopped = Path((folder / 'stopped' / 'last_checkpoint').read_text())
+    iteration = torch.load(stopped)['meta']['iter']
+    assert iteration % 10 == 0, 'both processes stop at a common iteration'
+
+    output = run(
+        sys.executable,
+        TOOLS / 'train.py',
+        'my config.py',
+        '--work-dir',
+        'stopped',
+        '--resume',
+        '--cfg-options',
+        f'train_cfg.max_iters={iteration + 1}',
+        folder=folder,
+    )
+    assert f'iter: {iteration}' in output
+    assert (folder / 'stopped' / f'iter_{iteration + 1}.pth').is_file()
+
+
+def test_the_status_of_a_failed_job_is_not_0(folder):
+    job = subprocess.run(
+        [TOOLS / 'dist_train.sh', 'no config.py', '1'], cwd=folder, env=ENVIRONMENT, timeout=120, capture_output=True
+    )
+    assert job.returncode != 0
+    assert b'error: config no config.py does not exist' in job.stderr
+
+
+def error_of(tool: str, *arguments: object, folder: Path, monkeypatch, capsys) -> str:
+    """Run a tool in this process and return the one line of its error."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ')
+    return line
+
+
+@pytest.mark.parametrize(
+    'tool, arguments, message',
+    [
+        ('train.py', ['no config.py'], 'does not exist'),
+        ('train.py', ['broken.py'], 'cannot be read, SyntaxError'),
+        ('train.py', ['my config.py', '--resume', 'no.pth'], 'no.pth: cannot be read'),
+        ('train.py', ['my config.py', '--resume', 'cut.pth'], 'cut.pth: is damaged'),
+        ('train.py', ['my config.py', '--amp'], '--amp needs a GPU'),
+        ('test.py', ['my config.py', 'no.pth'], 'no.pth: cannot be read'),
+        ('test.py', ['my config.py', 'cut.pth'], 'cut.pth: is damaged'),
+        ('test.py', ['my config.py', 'cut.pth', '--out', 'out.txt'], 'must end in .pkl'),
+    ],
+)
+def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, capsys):
+    if '--amp' in arguments and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    (folder / 'broken.py').write_text('model = dict(')
+    torch.save(dict(state_dict={'weight': torch.zeros(1000)}), folder / 'cut.pth')
+    (folder / 'cut.pth').write_bytes((folder / 'cut.pth').read_bytes()[:2000])
+    assert message in error_of(tool, *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_the_checkpoint_of_another_model_is_refused(folder, monkeypatch, capsys, tmp_path):
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), tmp_path / 'other.pth')
+    arguments = ('my config.py', tmp_path / 'other.pth', '--work-dir', tmp_path)
+    error = error_of('test.py', *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+    assert 'does not belong to this model' in error
