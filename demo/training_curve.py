@@ -54,17 +54,17 @@ def draw_training_curve(scalars: list[dict], out_file: Path) -> None:
     """
     training = [record for record in scalars if 'loss' in record]
     validation = [record for record in scalars if 'coco/segm_mAP' in record]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), dpi=100, layout='constrained')
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), dpi=100, layout='constrained')
     for key, name in LOSSES.items():
         width = 1.8 if key == 'loss' else 1.1
         left.plot([r['step'] for r in training], [r[key] for r in training], label=name, linewidth=width)
     left.set(xlabel='training step', title='Losses', yscale='log')
-    left.legend(fontsize=8, ncols=2)
+    left.legend(fontsize=9, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5))
     for key, name in (('coco/segm_mAP', 'mask AP'), ('coco/bbox_mAP', 'box AP')):
         right.plot([r['step'] for r in validation], [r[key] for r in validation], marker='o', markersize=4, label=name)
     right.set(xlabel='training step', title='AP (0.50:0.95) on validation images', ylim=(0, None))
     right.set_xlim(0, None)
-    right.legend(loc='lower right')
+    right.legend(frameon=False, loc='lower right')
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
