@@ -229,7 +229,7 @@ def test_set_up_refuses_a_torch_that_mmcv_cannot_be_compiled_for(tmp_path):
 
 
 def test_set_up_does_not_take_an_active_environment_without_torch(tmp_path):
-    bare = make_command(tmp_path, 'python', f'exec {sys.executable} -S "$@"')
+    bare = make_command(tmp_path, 'python', f'exec "{sys.executable}" -S "$@"')
     line = refusal(tmp_path / 'venv', USE_ACTIVE_ENV=1, PYTHON=bare)
     assert line.startswith(f'error: USE_ACTIVE_ENV=1, but {bare} has no torch')
 
