@@ -8,10 +8,13 @@ from torch import nn
 
 from ..checkpoints.reading import read_weights
 from ..errors import InputError
+from .safe_globals import LOADS_SAFELY
 
 
 def load_checkpoint_file(path: str) -> dict:
-    """Read a model's checkpoint onto the CPU, without running code from it.
+    """Read a model's checkpoint onto the CPU.
+
+    With PyTorch 2.6 or newer, no code in the file is run.
 
     Args:
         path: Path of the file, or an address as MMEngine knows them (``https://...``).
@@ -21,7 +24,14 @@ def load_checkpoint_file(path: str) -> dict:
     """
     if '://' in path:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    checkpoint = read_weights(Path(path))
+    if LOADS_SAFELY or not Path(path).is_file():
+        checkpoint = read_weights(Path(path))
+    else:
+        # MMEngine will load it like this, and PyTorch's safe loading knows nothing of MMEngine yet.
+        try:
+            checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        except Exception as e:
+            raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from e
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', checkpoint), dict):
         raise InputError(f'{path}: holds no state_dict; give a checkpoint of a model')
     return checkpoint

@@ -11,6 +11,9 @@ if digit_version(np.__version__) >= digit_version('2.0'):
 else:
     from numpy.core.multiarray import _reconstruct, scalar
 
+# What torch.load does unless told otherwise.
+LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
+
 
 def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load`` read MMEngine's checkpoints with its safe loading left on.
@@ -18,7 +21,7 @@ def allow_mmengine_checkpoints() -> None:
     Besides tensors, MMEngine writes a run's log (:class:`mmengine.logging.HistoryBuffer`) and NumPy numbers into a
     checkpoint. Nothing is done before PyTorch 2.6, which does not load safely unless told to.
     """
-    if digit_version(torch.__version__) < digit_version('2.6'):
+    if not LOADS_SAFELY:
         return
     torch.serialization.add_safe_globals(
         [

@@ -6,8 +6,10 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-SAFE = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-pytestmark = pytest.mark.skipif(not SAFE, reason='this PyTorch does not load safely unless told to')
+from mmdet_sag.engine.safe_globals import LOADS_SAFELY
+
+
+pytestmark = pytest.mark.skipif(not LOADS_SAFELY, reason='this PyTorch does not load safely unless told to')
 
 
 def load(content: object) -> object:
