@@ -8,7 +8,6 @@ from mmengine.logging import HistoryBuffer
 
 from mmdet_sag.engine.safe_globals import LOADS_SAFELY
 
-
 pytestmark = pytest.mark.skipif(not LOADS_SAFELY, reason='this PyTorch does not load safely unless told to')
 
 

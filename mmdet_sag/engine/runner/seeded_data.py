@@ -77,6 +77,11 @@ class SeededBatchSampler(Sampler):
         return self.batch_sampler.sampler
 
     @property
+    def batch_size(self) -> int:
+        """Number of samples of a full batch."""
+        return self.batch_sampler.batch_size
+
+    @property
     def is_infinite(self) -> bool:
         """Whether there is one pass that never ends."""
         return isinstance(self.sampler, InfiniteSampler)
