@@ -56,9 +56,11 @@ def run(args: argparse.Namespace) -> None:
     made = make_demo_shapes(data_root, **(dict(num_train=16, num_val=8) if args.quick else {}))
     print('made' if made else 'is there already')
 
+    # The work folder is checked here too, and not only after the training.
+    data_option, _ = path_option(data_root), path_option(work_dir)
     options = [
-        *(f'{split}_dataloader.dataset.data_root={data_root}/' for split in ('train', 'val', 'test')),
-        *(f'{split}_evaluator.ann_file={data_root}/annotations/instances_val2017.json' for split in ('val', 'test')),
+        *(f'{split}_dataloader.dataset.data_root={data_option}/' for split in ('train', 'val', 'test')),
+        *(f'{split}_evaluator.ann_file={data_option}/annotations/instances_val2017.json' for split in ('val', 'test')),
     ]
     if args.quick:
         options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=2']
@@ -109,11 +111,22 @@ def evaluate(work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict
     test_dir = work_dir / 'test'
     shutil.rmtree(test_dir, ignore_errors=True)
     prefix = test_dir / 'predictions'
-    options = [*options, f'test_evaluator.outfile_prefix={prefix}']
+    options = [*options, f'test_evaluator.outfile_prefix={path_option(prefix)}']
     run_tool('test.py', CONFIG, checkpoint, work_dir=test_dir, options=options)
     # MMEngine writes the metrics to <work dir>/<time stamp>/<time stamp>.json.
     (metrics_file,) = test_dir.glob('*/*.json')
     return json.loads(metrics_file.read_text()), Path(f'{prefix}.segm.json')
+
+
+def path_option(path: Path) -> str:
+    """A path for ``--cfg-options``, relative to the folder that the tools run in.
+
+    MMEngine drops the spaces of an option's value, which the clone's own path may hold.
+    """
+    relative = os.path.relpath(path, ROOT)
+    if ' ' in relative:
+        raise InputError(f'{str(path)!r} holds a space: name a folder without one with --data-root and --work-dir')
+    return relative
 
 
 def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None:
