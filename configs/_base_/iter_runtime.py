@@ -1,6 +1,7 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 default_hooks = dict(
+    timer=dict(type='ThroughputTimerHook'),
     checkpoint=dict(
         type='WholeCheckpointHook',
         interval=10000,

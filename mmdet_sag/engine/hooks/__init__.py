@@ -1,6 +1,13 @@
 from .attention_visualization_hook import AttentionVisualizationHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
+from .throughput_timer_hook import ThroughputTimerHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
-__all__ = ['AttentionVisualizationHook', 'LossGuardHook', 'PreemptionHook', 'WholeCheckpointHook']
+__all__ = [
+    'AttentionVisualizationHook',
+    'LossGuardHook',
+    'PreemptionHook',
+    'ThroughputTimerHook',
+    'WholeCheckpointHook',
+]

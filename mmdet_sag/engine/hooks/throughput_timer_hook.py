@@ -1,0 +1,41 @@
+import sys
+from collections.abc import Sequence
+from typing import Optional, Union
+
+from mmdet.registry import HOOKS
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.hooks import IterTimerHook
+from mmengine.runner import Runner
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+@HOOKS.register_module()
+class ThroughputTimerHook(IterTimerHook):
+    """Adds throughput to the log of training, and on the CPU the memory that MMEngine logs for accelerators alone.
+
+    ``images_per_s`` counts the images of all processes over the whole step, loading included; ``ram_mb`` is the peak
+    resident memory of the process in megabytes, without its data loader's workers.
+    """
+
+    def _after_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Union[dict, tuple, list]] = None,
+        outputs: Optional[Union[dict, Sequence]] = None,
+        mode: str = 'train',
+    ) -> None:
+        super()._after_iter(runner, batch_idx, data_batch, outputs, mode)
+        if mode != 'train' or not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
+            return
+        hub = runner.message_hub
+        num_images = len(data_batch['data_samples']) * get_world_size()
+        hub.update_scalar('train/images_per_s', num_images / hub.get_scalar('train/time').current())
+        if resource is not None and get_device() == 'cpu':
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            hub.update_scalar('train/ram_mb', peak / (2**20 if sys.platform == 'darwin' else 2**10))
