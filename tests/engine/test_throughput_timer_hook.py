@@ -6,15 +6,17 @@ from mmengine.logging import MessageHub
 
 
 def test_throughput_is_the_images_of_a_step_over_its_time(monkeypatch):
-    now = iter([10.0, 10.5, 14.0, 14.0])
-    monkeypatch.setattr('mmengine.hooks.iter_timer_hook.time.time', lambda: next(now))
+    monkeypatch.setattr('mmengine.hooks.iter_timer_hook.time', clock := SimpleNamespace(now=10.0))
+    clock.time = lambda: clock.now
     hub = MessageHub('throughput')
     runner = SimpleNamespace(message_hub=hub, iter=0, max_iters=10)
     hook = HOOKS.build(dict(type='ThroughputTimerHook'))
     hook.before_train(runner)
     hook.before_train_epoch(runner)
     batch = dict(inputs=[0, 0], data_samples=[0, 0])
+    clock.now = 10.5
     hook.before_train_iter(runner, 0, batch)
+    clock.now = 14.0
     hook.after_train_iter(runner, 0, batch)
     assert hub.get_scalar('train/data_time').current() == 0.5
     assert hub.get_scalar('train/time').current() == 4.0
