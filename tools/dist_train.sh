@@ -13,6 +13,8 @@ fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 if [ -n "${MAX_RESTARTS:-}" ]; then
+    # A store of its own for each attempt: in a shared one, gloo finds the addresses of the processes that died.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     rendezvous=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d --rdzv_id="${RDZV_ID:-mmdet_sag}"
         --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}")
 else
