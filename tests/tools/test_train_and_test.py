@@ -130,6 +130,31 @@ def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folde
     assert (folder / 'stopped' / f'iter_{iteration + 1}.pth').is_file()
 
 
+def test_a_killed_process_is_started_again_and_goes_on(folder):
+    (folder / 'kill_once.py').write_text(
+        'import os, signal\n'
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        '@HOOKS.register_module()\n'
+        'class KillOnce(Hook):\n'
+        '    def before_train_iter(self, runner, batch_idx, data_batch=None):\n'
+        "        if runner.iter == 3 and runner.rank == 1 and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        '            os.kill(os.getpid(), signal.SIGKILL)\n'
+    )
+    (folder / 'killed.py').write_text(
+        "_base_ = './my config.py'\n"
+        "custom_imports = dict(imports=['mmdet_sag', 'kill_once'])\n"
+        "custom_hooks = [dict(type='mmengine.KillOnce')]\n"
+        'train_cfg = dict(max_iters=6)\n'
+    )
+    environment = {**ENVIRONMENT, 'MAX_RESTARTS': '1', 'PYTHONPATH': f'{folder}:{ENVIRONMENT["PYTHONPATH"]}'}
+    command = [TOOLS / 'dist_train.sh', 'killed.py', '2', '--work-dir', 'killed', '--resume']
+    job = subprocess.run(command, cwd=folder, env=environment, timeout=200, capture_output=True, text=True)
+    assert job.returncode == 0, job.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: 2' in job.stdout + job.stderr
+    assert (folder / 'killed' / 'iter_6.pth').is_file()
+
+
 def test_the_status_of_a_failed_job_is_not_0(folder):
     job = subprocess.run(
         [TOOLS / 'dist_train.sh', 'no config.py', '1'], cwd=folder, env=ENVIRONMENT, timeout=120, capture_output=True
