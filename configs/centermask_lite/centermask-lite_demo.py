@@ -13,30 +13,31 @@ metainfo = dict(
 )
 
 num_classes = 6
-max_iters = 2000
+max_iters = 1600
 channels = 64
 
 model = dict(
     data_preprocessor=dict(std=[57.375, 57.12, 58.395]),
-    backbone=dict(_delete_=True, type='VoVNet', arch='V-19-slim', out_indices=(1, 2, 3)),
+    backbone=dict(_delete_=True, type='VoVNet', arch='V-19-slim'),
     neck=dict(
         _delete_=True,
         type='FPN',
-        in_channels=[256, 384, 512],
+        in_channels=[112, 256, 384, 512],
         out_channels=channels,
-        num_outs=3,
+        num_outs=4,
         norm_cfg=dict(type='BN'),
     ),
     bbox_head=dict(
         num_classes=num_classes,
         in_channels=channels,
         feat_channels=channels,
-        # At 128 pixels, levels of strides 64 and 128 would have 2x2 and 1x1 locations, for objects that are not there.
-        strides=[8, 16, 32],
-        regress_ranges=((-1, 40), (40, 80), (80, 100000000.0)),
+        # Images of 128 pixels: stride 4 has what masks of such small objects are made of, and strides 64 and 128 would
+        # have 2x2 and 1x1 locations, for objects that are not there.
+        strides=[4, 8, 16, 32],
+        regress_ranges=((-1, 24), (24, 48), (48, 80), (80, 100000000.0)),
     ),
     roi_head=dict(
-        mask_roi_extractor=dict(out_channels=channels),
+        mask_roi_extractor=dict(out_channels=channels, featmap_strides=[4, 8, 16]),
         mask_head=dict(
             in_channels=channels,
             conv_out_channels=channels,
@@ -79,7 +80,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=400)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
