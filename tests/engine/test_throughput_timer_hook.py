@@ -6,8 +6,9 @@ from mmengine.logging import MessageHub
 
 
 def test_throughput_is_the_images_of_a_step_over_its_time(monkeypatch):
-    monkeypatch.setattr('mmengine.hooks.iter_timer_hook.time', clock := SimpleNamespace(now=10.0))
+    clock = SimpleNamespace(now=10.0)
     clock.time = lambda: clock.now
+    monkeypatch.setattr('mmengine.hooks.iter_timer_hook.time', clock)
     hub = MessageHub('throughput')
     runner = SimpleNamespace(message_hub=hub, iter=0, max_iters=10)
     hook = HOOKS.build(dict(type='ThroughputTimerHook'))
