@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
-from .utils import find_checkpoint_hook
+from .whole_checkpoint_hook import WholeCheckpointHook
 
 
 @HOOKS.register_module()
@@ -36,7 +36,7 @@ class LossGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Watch the model's losses and the optimizer's steps."""
         self._runner = runner
-        self._checkpoint_hook = find_checkpoint_hook(runner)
+        self._checkpoint_hook = WholeCheckpointHook.of(runner)
         runner.model.register_forward_hook(self._keep_losses)
         wrapper = runner.optim_wrapper
         for optim_wrapper in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):

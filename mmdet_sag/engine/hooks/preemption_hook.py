@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from .utils import find_checkpoint_hook
+from .whole_checkpoint_hook import WholeCheckpointHook
 
 
 @HOOKS.register_module()
@@ -42,7 +42,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take over the signals until the training ends."""
-        self._checkpoint_hook = find_checkpoint_hook(runner)
+        self._checkpoint_hook = WholeCheckpointHook.of(runner)
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
             return

@@ -23,6 +23,20 @@ class WholeCheckpointHook(CheckpointHook):
     _unsaved = False
     _saved_state = None
 
+    @classmethod
+    def of(cls, runner: Runner) -> 'WholeCheckpointHook':
+        """The hook that saves a runner's checkpoints.
+
+        Raises:
+            InputError: The runner has another one.
+        """
+        for hook in runner.hooks:
+            if isinstance(hook, cls):
+                return hook
+        raise InputError(
+            "set default_hooks.checkpoint.type='WholeCheckpointHook': other hooks save checkpoints through it"
+        )
+
     def before_train(self, runner: Runner) -> None:
         """Prepare the output folder."""
         super().before_train(runner)
