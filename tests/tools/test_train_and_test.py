@@ -18,6 +18,8 @@ TOOLS = ROOT / 'tools'
 PORT = str(20000 + os.getpid() % 10000)
 ENVIRONMENT = {
     **os.environ,
+    # The scripts take the python of the active environment.
+    'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
     'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
     'OMP_NUM_THREADS': '1',
     'PORT': PORT,
@@ -105,7 +107,7 @@ def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folde
             [*command, 'train_cfg.max_iters=100000'], cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log
         )
         deadline = time.monotonic() + 120
-        while 'Iter(train)' not in (folder / 'log').read_text() and time.monotonic() < deadline:
+        while 'Iter(train)' not in (folder / 'log').read_text() and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         job.send_signal(signal.SIGTERM)
         assert job.wait(timeout=120) != 0
