@@ -19,6 +19,18 @@ from torch import distributed as torch_dist
 from ..errors import InputError
 
 
+class _ConfigOptions(DictAction):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
+        try:
+            super().__call__(parser, namespace, values, *args)
+        # MMEngine asserts, or recurses without end, on what it cannot take apart.
+        except (AssertionError, RecursionError, ValueError) as e:
+            raise argparse.ArgumentError(
+                self,
+                f'cannot read {" ".join(values)}: write key=value, lists as key="[a,b]"; dicts belong into a config',
+            ) from e
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that MMDetection's ``train.py`` and ``test.py`` have in common."""
     parser.add_argument('config', help='config file')
@@ -28,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_ConfigOptions,
         help='settings that replace those of the config, e.g. train_cfg.max_iters=1000 model.backbone.arch=V-39; '
         'lists as key="[a,b]" or key=a,b, without white space',
     )

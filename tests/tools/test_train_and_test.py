@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import pickle
@@ -12,6 +13,8 @@ import mmdet
 import pytest
 import torch
 from tiny_training import rectangles_config, write_rectangles
+
+from mmdet_sag.engine.launch import add_arguments
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -155,6 +158,15 @@ def test_a_killed_process_is_started_again_and_goes_on(folder):
     assert job.returncode == 0, job.stderr[-3000:]
     assert 'resumed epoch: 0, iter: 2' in job.stdout + job.stderr
     assert (folder / 'killed' / 'iter_6.pth').is_file()
+
+
+@pytest.mark.parametrize('option', ["custom_hooks=[dict(type='EMAHook',momentum=0.1)]", 'train_cfg.max_iters'])
+def test_an_option_that_cannot_be_read_is_named(option, capsys):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['config.py', '--cfg-options', option])
+    assert f'cannot read {option}: write key=value' in capsys.readouterr().err
 
 
 def test_the_status_of_a_failed_job_is_not_0(folder):

@@ -24,9 +24,10 @@ from ...models.roi_heads import SAGMaskHead
 class AttentionVisualizationHook(Hook):
     """Draw where a SAG mask head looks, beside what it predicts.
 
-    The attention maps of the forward that validates or tests anyway are pasted into the image at their RoIs; where
-    RoIs overlap, the highest attention is shown. The picture, predictions left and attention right, goes to all
-    backends of the visualizer under the name ``attention``.
+    The attention maps of the forward that validates or tests anyway are pasted into the image at their RoIs, each
+    stretched to its own range, for what counts is where in an object the head looks; where RoIs overlap, the highest
+    attention is shown. The picture, predictions left and attention right, goes to all backends of the visualizer under
+    the name ``attention``.
 
     Args:
         interval: Every how many batches the first image is drawn.
@@ -117,7 +118,10 @@ class AttentionVisualizationHook(Hook):
         if len(mine) == 0:
             return self._rois.new_zeros(height, width)
         boxes = self._rois[mine, 1:].float() / self._rois.new_tensor(sample.scale_factor * 2)
-        maps, _ = _do_paste_mask(self._attention[mine].float(), boxes, height, width, skip_empty=False)
+        attention = self._attention[mine].float()
+        lowest, highest = attention.amin(dim=(1, 2, 3), keepdim=True), attention.amax(dim=(1, 2, 3), keepdim=True)
+        attention = (attention - lowest) / (highest - lowest).clamp(min=1e-6)
+        maps, _ = _do_paste_mask(attention, boxes, height, width, skip_empty=False)
         return maps.amax(dim=0)
 
 

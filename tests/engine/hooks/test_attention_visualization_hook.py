@@ -56,12 +56,14 @@ def test_every_nth_batch_gives_a_picture_of_predictions_beside_attention(runner,
 def test_attention_is_pasted_where_the_rois_are(runner, tmp_path):
     hook = HOOKS.build(dict(type='AttentionVisualizationHook'))
     hook._rois = torch.tensor([[0, 10.0, 20.0, 30.0, 40.0], [1, 0.0, 0.0, 96.0, 64.0]])
-    hook._attention = torch.stack([torch.full((1, 14, 14), 0.75), torch.ones(1, 14, 14)])
+    left_to_right = torch.linspace(0.6, 0.8, 14).expand(1, 14, 14)
+    hook._attention = torch.stack([left_to_right, left_to_right])
     sample = make_batch([np.zeros((64, 96, 3), np.uint8)])['data_samples'][0]
     sample.pred_instances = InstanceData(scores=torch.tensor([0.9]))
     heat = hook._paste(sample)
     assert heat.shape == (64, 96)
-    assert heat[30, 20].item() == pytest.approx(0.75)
+    assert heat[30, 20].item() == pytest.approx(0.5, abs=0.05)
+    assert heat[30, 28].item() == pytest.approx(0.95, abs=0.05)
     assert heat[:15].max() == 0 and heat[:, 50:].max() == 0
 
 
