@@ -83,6 +83,10 @@ def run_tool(main: Callable[[], None]) -> None:
     """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 1."""
     try:
         main()
+        if is_distributed():
+            # A process that ends while gloo's threads still run may abort, and the job would count as failed.
+            torch_dist.barrier()
+            torch_dist.destroy_process_group()
     except InputError as e:
         if speaks_for_machine():
             print(f'error: {e}', file=sys.stderr)
