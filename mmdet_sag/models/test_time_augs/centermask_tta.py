@@ -48,21 +48,14 @@ class CenterMaskTTAModel(DetTTAModel):
             dict(ori_shape=sample.ori_shape, img_shape=sample.ori_shape, scale_factor=(1.0, 1.0))
             for sample in batch_data_samples
         ]
-        if sum(len(results) for results in merged) == 0:
-            for sample in batch_data_samples:
-                sample.set_metainfo(dict(img_shape=sample.ori_shape, scale_factor=(1.0, 1.0)))
-            results_list = self.module.roi_head.predict(views[0][0], merged, batch_data_samples, rescale=True)
-        else:
-            mask_probs, mask_iou_preds = zip(
-                *(self._predict_masks(feats, samples, merged) for feats, samples, _ in views)
-            )
-            results_list = self.module.roi_head.predict_by_feat(
-                (sum(mask_probs) / len(views)).logit(),
-                sum(mask_iou_preds) / len(views),
-                merged,
-                batch_img_metas,
-                rescale=True,
-            )
+        mask_probs, mask_iou_preds = zip(*(self._predict_masks(feats, samples, merged) for feats, samples, _ in views))
+        results_list = self.module.roi_head.predict_by_feat(
+            (sum(mask_probs) / len(views)).logit(),
+            sum(mask_iou_preds) / len(views),
+            merged,
+            batch_img_metas,
+            rescale=True,
+        )
         return self.module.add_pred_to_datasample(batch_data_samples, results_list)
 
     def _merge_boxes(self, views: list[tuple]) -> InstanceData:
