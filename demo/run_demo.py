@@ -17,6 +17,7 @@ from training_curve import draw_training_curve, read_scalars, training_minutes
 
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import WholeFileBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
@@ -96,13 +97,13 @@ def train(work_dir: Path, options: list[str], data_root: Path, retrain: bool) ->
             print(f'starts anew{"" if retrain else ", because the settings have changed"}')
             shutil.rmtree(train_dir)
         state = dict(settings=settings, checkpoint=None)
-        write_whole(state_file, state)
+        WholeFileBackend().put_text(json.dumps(state), state_file)
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
     run_tool('train.py', CONFIG, '--resume', work_dir=train_dir, options=options)
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
-    write_whole(state_file, state)
+    WholeFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
 
 
@@ -136,13 +137,6 @@ def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None
     status = subprocess.run([str(part) for part in command], env=env, cwd=ROOT).returncode
     if status != 0:
         raise InputError(f'tools/{name} stopped with status {status}: see its message above')
-
-
-def write_whole(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(content))
-    part.replace(path)
 
 
 def print_table(metrics: dict, minutes: float) -> None:

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
 from mmengine.config import DictAction
 from terminaltables import AsciiTable
@@ -17,6 +16,7 @@ from mmdet_sag.datasets.full_check import check_data_sets
 from mmdet_sag.datasets.repair import repair_coco, write_coco
 from mmdet_sag.engine.launch import load_config
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import open_whole
 
 _EXAMPLES_SHOWN = 3
 
@@ -73,7 +73,8 @@ def main() -> int:
     if args.json:
         found = dict(config=args.config, clean=clean, data_sets=[report.as_dict() for report in reports])
         try:
-            Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
+            with open_whole(args.json, 'w') as file:
+                file.write(json.dumps(found, indent=2) + '\n')
         except OSError as error:
             raise InputError(f"'{args.json}' cannot be written: {error.strerror}") from error
     if args.fix:
