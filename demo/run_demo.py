@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.config import Config
 from result_grid import draw_result_grid
 from training_curve import draw_training_curve, read_scalars, training_minutes
 
+from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import WholeFileBackend
@@ -45,10 +47,9 @@ def main() -> None:
     args = parse_args()
     try:
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('\nInterrupted: the same command goes on from the last checkpoint.')
+        print('\nInterrupted: the same command goes on from the last checkpoint.', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,4 +165,4 @@ def cpu_name() -> Optional[str]:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)
