@@ -4,7 +4,6 @@ import argparse
 from copy import deepcopy
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.command_line import speaks_for_machine
@@ -12,6 +11,7 @@ from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
+from mmdet_sag.evaluation import DumpRLEResults
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +62,7 @@ def main() -> None:
     runner = build_runner(cfg)
     check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpRLEResults(out_file_path=args.out))
     runner.test()
 
 

@@ -73,6 +73,7 @@ model = dict(
         bbox_head=dict(
             score_thr=0.05, nms_pre=1000, nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=50
         ),
-        rcnn=dict(mask_thr_binary=0.5),
+        # Masks straight to COCO's run lengths, not by way of bitmaps of the image: the same bit by bit.
+        rcnn=dict(mask_thr_binary=0.5, rle_masks=True),
     ),
 )

@@ -102,7 +102,8 @@ class CenterMask(SingleStageDetector):
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
-            ``masks`` (n, H, W) and ``mask_scores`` (n, ), by which masks are to be ranked.
+            ``masks`` (n, H, W), bitmaps or :class:`RLEMasks`, and ``mask_scores`` (n, ), by which masks are to be
+            ranked.
         """
         x = self.extract_feat(batch_inputs)
         results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)

@@ -12,6 +12,7 @@ from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from .mask_heads.sag_mask_head import encode_empty_masks
 from .roi_extractors import ScaleAdaptiveRoIExtractor
 
 
@@ -27,7 +28,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         mask_head: Config of the mask head.
         mask_iou_head: Config of the MaskIoU head.
         train_cfg: ``assigner``, ``sampler``, and what the heads read.
-        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities).
+        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``).
         init_cfg: Initialization config.
     """
 
@@ -122,19 +123,21 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             rescale: Whether boxes and masks are returned at the original image's size.
 
         Returns:
-            The detections whose clipped box is not empty, with ``masks`` (n, H, W) and ``mask_scores`` (n, ).
+            The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
+            ``test_cfg.rle_masks``, :class:`RLEMasks`, and ``mask_scores`` (n, ).
         """
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         if sum(len(results) for results in results_list) == 0:
             for results in results_list:
                 results.mask_scores = results.scores
-            return empty_instances(
+            results_list = empty_instances(
                 batch_img_metas,
                 x[0].device,
                 task_type='mask',
                 instance_results=results_list,
                 mask_thr_binary=self.test_cfg.mask_thr_binary,
             )
+            return encode_empty_masks(results_list, self.test_cfg)
         mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples)
         return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 

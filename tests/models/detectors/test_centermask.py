@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures.mask import BitmapMasks, encode_mask_results
 from mmengine.structures import InstanceData
 from reference import make_batch
 from tiny import build_tiny
+
+from mmdet_sag.structures.mask import RLEMasks
 
 EMPTY = (np.zeros((0, 4)), [], [])
 
@@ -96,6 +98,7 @@ def test_without_detections_results_are_empty_but_whole():
     results = predict(build_tiny(), make_batch(images((64, 96), (50, 40))))
     for result, shape in zip(results, [(64, 96), (50, 40)]):
         assert len(result) == 0
+        assert isinstance(result.masks, RLEMasks)
         assert result.masks.shape == (0, *shape) and result.mask_scores.shape == (0,)
 
 
@@ -119,6 +122,39 @@ def test_boxes_and_masks_have_the_original_images_size():
         assert result.bboxes.min() >= 0
         assert result.bboxes[:, 2].max() <= width and result.bboxes[:, 3].max() <= height
         assert (result.bboxes[:, 2:] > result.bboxes[:, :2]).all()
+
+
+def resized_batch():
+    batch = make_batch(images((64, 96), (64, 64)))
+    for sample in batch['data_samples']:
+        height, width = sample.img_shape
+        sample.set_metainfo(
+            dict(ori_shape=(height * 2 + 1, width * 3), scale_factor=(1 / 3, height / (height * 2 + 1)))
+        )
+    return batch
+
+
+@pytest.mark.parametrize('class_agnostic', [False, True])
+@pytest.mark.parametrize('rescale', [True, False])
+@torch.no_grad()
+def test_encoded_masks_are_the_bitmaps(rescale, class_agnostic):
+    model = sensitive(build_tiny(**{'roi_head.mask_head.class_agnostic': class_agnostic})).eval()
+    results = []
+    for rle_masks in (True, False):
+        model.roi_head.test_cfg.rle_masks = rle_masks
+        batch = model.data_preprocessor(resized_batch())
+        results.append(model.predict(batch['inputs'], batch['data_samples'], rescale=rescale))
+    for encoded, plain in zip(*results):
+        encoded, plain = encoded.pred_instances, plain.pred_instances
+        assert isinstance(encoded.masks, RLEMasks) and isinstance(plain.masks, torch.Tensor)
+        assert list(encoded.masks) == encode_mask_results(plain.masks.numpy())
+        assert plain.masks.any()
+        torch.testing.assert_close(encoded.bboxes, plain.bboxes, rtol=0, atol=0)
+
+
+def test_soft_masks_are_bitmaps():
+    results = predict(sensitive(build_tiny(**{'test_cfg.rcnn.mask_thr_binary': -1})), make_batch(images((64, 96))))
+    assert results[0].masks.dtype == torch.uint8 and results[0].masks.shape[1:] == (64, 96)
 
 
 def test_masks_are_ranked_by_score_times_predicted_iou_and_boxes_by_score():

@@ -1,3 +1,6 @@
+from typing import Union
+
+import numpy as np
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules import SamplingResult
@@ -7,6 +10,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from ....structures.mask import RLEMasks, paste_masks_as_rle
 from ...layers import SpatialAttention
 
 
@@ -20,6 +24,10 @@ class SAGMaskHead(FCNMaskHead):
 
     ``train_cfg.rcnn`` may hold ``clip_mask_targets`` (default True, as in MMDetection): whether an RoI is clipped to
     the image before its target is cropped. CenterMask's configs set it to False, like the reference.
+
+    ``test_cfg.rcnn`` may hold ``rle_masks`` (default False): whether masks are :class:`RLEMasks`, the same bit by bit,
+    which takes a fraction of the time and memory, instead of a tensor of bitmaps. CenterMask's configs set it to True.
+    Soft masks, of a ``mask_thr_binary`` below 0, stay bitmaps.
 
     Args:
         *args: As in ``FCNMaskHead``.
@@ -36,6 +44,46 @@ class SAGMaskHead(FCNMaskHead):
     def spatial_attention(self) -> SpatialAttention:
         """The head's attention module."""
         return self.convs[-1]
+
+    def predict_by_feat(
+        self,
+        mask_preds: tuple[Tensor, ...],
+        results_list: InstanceList,
+        batch_img_metas: list[dict],
+        rcnn_test_cfg: ConfigDict,
+        **kwargs,
+    ) -> InstanceList:
+        """Add masks to detections. Arguments and results are those of ``FCNMaskHead``, but for ``rle_masks``."""
+        results_list = super().predict_by_feat(mask_preds, results_list, batch_img_metas, rcnn_test_cfg, **kwargs)
+        return encode_empty_masks(results_list, rcnn_test_cfg)
+
+    def _predict_by_feat_single(
+        self,
+        mask_preds: Tensor,
+        bboxes: Tensor,
+        labels: Tensor,
+        img_meta: dict,
+        rcnn_test_cfg: ConfigDict,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> Union[Tensor, RLEMasks]:
+        if not gives_rle_masks(rcnn_test_cfg):
+            return super()._predict_by_feat_single(
+                mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=rescale, activate_map=activate_map
+            )
+        height, width = img_meta['ori_shape'][:2]
+        scale_factor = bboxes.new_tensor(img_meta['scale_factor'])
+        if rescale:
+            # In place, as FCNMaskHead does: these boxes are the results'.
+            bboxes /= scale_factor.repeat(2)
+        else:
+            width_scale, height_scale = scale_factor.tolist()
+            height, width = int(np.round(height * height_scale)), int(np.round(width * width_scale))
+        mask_preds = torch.as_tensor(mask_preds, device=bboxes.device)
+        index = torch.arange(len(labels), device=labels.device)
+        mask_preds = mask_preds[:, 0] if self.class_agnostic else mask_preds[index, labels]
+        probs = mask_preds if activate_map else mask_preds.sigmoid()
+        return paste_masks_as_rle(probs, bboxes, height, width, rcnn_test_cfg.mask_thr_binary)
 
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
@@ -64,3 +112,17 @@ class SAGMaskHead(FCNMaskHead):
             )
             targets.append(torch.from_numpy(cropped.to_ndarray()).to(rois))
         return torch.cat(targets)
+
+
+def gives_rle_masks(rcnn_test_cfg: ConfigDict) -> bool:
+    """Whether the test config of a RoI head asks for :class:`RLEMasks`."""
+    return rcnn_test_cfg.get('rle_masks', False) and rcnn_test_cfg.mask_thr_binary >= 0
+
+
+def encode_empty_masks(results_list: InstanceList, rcnn_test_cfg: ConfigDict) -> InstanceList:
+    """Give the images without detections, which have a tensor (0, H, W), the type of masks that the others have."""
+    if gives_rle_masks(rcnn_test_cfg):
+        for results in results_list:
+            if isinstance(results.masks, Tensor):
+                results.masks = RLEMasks([], *results.masks.shape[1:])
+    return results_list

@@ -1,0 +1,124 @@
+"""Encoded masks stand where MMDetection has a tensor of bitmaps."""
+
+import pickle
+from types import SimpleNamespace
+
+import mmengine
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import torch
+from mmdet.apis import DetInferencer
+from mmdet.evaluation import DumpDetResults, LVISMetric
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.evaluator import Evaluator
+from mmengine.structures import InstanceData
+
+from mmdet_sag.evaluation import DumpRLEResults
+from mmdet_sag.structures.mask import RLEMasks
+
+HEIGHT, WIDTH = 40, 60
+
+
+@pytest.fixture
+def bitmaps():
+    return torch.from_numpy(np.random.default_rng(0).random((5, HEIGHT, WIDTH)) > 0.7)
+
+
+@pytest.fixture
+def masks(bitmaps):
+    return RLEMasks(encode_mask_results(bitmaps.numpy()), HEIGHT, WIDTH)
+
+
+def sample_of(masks):
+    corners = torch.arange(5.0)[:, None] * 4
+    instances = InstanceData(
+        bboxes=torch.cat([corners, corners, corners + 10, corners + 10], dim=1),
+        scores=torch.linspace(0.1, 0.9, 5),
+        labels=torch.arange(5) % 2,
+        masks=masks,
+    )
+    meta = dict(img_id=7, ori_shape=(HEIGHT, WIDTH), img_path='image.jpg')
+    return DetDataSample(metainfo=meta, pred_instances=instances)
+
+
+@pytest.mark.parametrize(
+    'index',
+    [
+        slice(1, 4),
+        slice(None, None, 2),
+        [3, 0],
+        [],
+        np.array([4, 4]),
+        torch.tensor([2, -1]),
+        torch.tensor([], dtype=torch.long),
+        torch.tensor([True, False, True, False, False]),
+        torch.zeros(5, dtype=torch.bool),
+    ],
+    ids=str,
+)
+def test_they_are_indexed_like_a_tensor(masks, bitmaps, index):
+    expected = bitmaps[index if isinstance(index, (slice, torch.Tensor)) else torch.as_tensor(index).long()]
+    assert masks[index].shape == expected.shape
+    torch.testing.assert_close(masks[index].to_tensor(), expected)
+
+
+def test_one_mask_is_coco_s_dict_and_a_bitmap(masks, bitmaps):
+    assert masks[1] == encode_mask_results(bitmaps.numpy())[1]
+    assert mask_utils.area(masks[1]) == bitmaps[1].sum()
+    np.testing.assert_array_equal(masks[1][3:9, 5], bitmaps[1, 3:9, 5])
+    np.testing.assert_array_equal(masks[-1].decode(), bitmaps[-1])
+
+
+def test_instance_data_selects_joins_and_moves_them(masks, bitmaps):
+    instances = sample_of(masks).pred_instances
+    for index in (instances.scores > 0.4, torch.tensor([3, 1]), slice(0, 2), 2):
+        chosen = instances[index]
+        torch.testing.assert_close(chosen.masks.to_tensor(), bitmaps[index].reshape(-1, HEIGHT, WIDTH))
+    assert len(InstanceData.cat([instances[:2], instances[4:]]).masks) == 3
+    assert len(instances.cpu().numpy().to('cpu').masks) == 5
+    assert len(pickle.loads(pickle.dumps(instances)).masks) == 5
+
+
+def test_masks_of_images_of_different_sizes_are_not_joined(masks):
+    with pytest.raises(ValueError, match=r'different sizes \[\(1, 2\), \(40, 60\)\]'):
+        RLEMasks.cat([masks, RLEMasks([], 1, 2)])
+
+
+def test_a_dump_holds_plain_dicts_as_mmdetections_does(masks, bitmaps, tmp_path):
+    dumps = []
+    for metric, stored in ((DumpDetResults, bitmaps), (DumpDetResults, masks), (DumpRLEResults, masks)):
+        file = tmp_path / f'{len(dumps)}.pkl'
+        evaluator = Evaluator([metric(out_file_path=str(file))])
+        evaluator.process([sample_of(stored)])
+        evaluator.evaluate(1)
+        dumps.append(mmengine.load(file)[0]['pred_instances']['masks'])
+        assert all(type(mask) is dict for mask in dumps[-1])
+    assert dumps[0] == dumps[1] == dumps[2]
+
+
+def test_lvis_gets_the_masks_that_bitmaps_give(masks, bitmaps):
+    collected = []
+    for stored in (bitmaps, masks):
+        metric = SimpleNamespace(results=[], _lvis_api=object())
+        LVISMetric.process(metric, {}, [sample_of(stored).to_dict()])
+        collected.append(metric.results[0][1]['masks'])
+    assert collected[0] == collected[1]
+
+
+def test_pictures_and_the_inferencers_results_are_those_of_bitmaps(masks, bitmaps):
+    pictures, results = [], []
+    for stored in (bitmaps, masks):
+        # It jitters the colours.
+        np.random.seed(0)
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = dict(classes=('a', 'b'), palette=[(255, 0, 0), (0, 0, 255)])
+        sample = sample_of(stored)
+        visualizer.add_datasample('x', np.zeros((HEIGHT, WIDTH, 3), np.uint8), sample, draw_gt=False)
+        pictures.append(visualizer.get_image())
+        results.append(DetInferencer.pred2dict(SimpleNamespace(num_predicted_imgs=0), sample))
+    np.testing.assert_array_equal(*pictures)
+    assert pictures[0].any()
+    assert results[0] == results[1]
