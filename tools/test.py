@@ -3,6 +3,7 @@
 import argparse
 from copy import deepcopy
 
+import torch
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmengine.config import Config, ConfigDict
 
@@ -24,6 +25,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='folder inside <work dir>/<time stamp> that gets pictures of the results')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation; without the config's: a flip")
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument('--fuse-conv-bn', action=switch, default=True, help='fold batch norms into convs')
+    parser.add_argument('--channels-last', action=switch, default=True, help='memory format of the convs')
+    parser.add_argument('--compile', action='store_true', help='torch.compile backbone and neck')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: bfloat16 on a CPU, float16 on CUDA')
     return parser.parse_args()
 
 
@@ -56,6 +62,10 @@ def main() -> None:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_tta(cfg)
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    options = dict(fuse_conv_bn=args.fuse_conv_bn, channels_last=args.channels_last, compile=args.compile)
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
 
     if speaks_for_machine():
         check_inputs(cfg, 'test')
@@ -63,7 +73,8 @@ def main() -> None:
     check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:
         runner.test_evaluator.metrics.append(DumpRLEResults(out_file_path=args.out))
-    runner.test()
+    with torch.inference_mode():
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 from .attention_visualization_hook import AttentionVisualizationHook
+from .fast_inference_hook import FastInferenceHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .throughput_timer_hook import ThroughputTimerHook
@@ -6,6 +7,7 @@ from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
     'AttentionVisualizationHook',
+    'FastInferenceHook',
     'LossGuardHook',
     'PreemptionHook',
     'ThroughputTimerHook',

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
@@ -8,6 +10,8 @@ from mmdet.utils import ConfigType, InstanceList
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+from ..layers import class_by_class_nms
 
 
 @MODELS.register_module()
@@ -29,6 +33,8 @@ class CenterMaskFCOSHead(FCOSHead):
       ``sqrt_score``         True     the score is the square root of class score times centerness
       ``clip_boxes``         False    boxes are clipped to the image before NMS
       ``keep_ties``          True     detections that tie with the last of ``max_per_img`` are kept
+      ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS class by class is one call, not one per
+                                      class with a synchronisation each; by default, where that costs: not on a CPU
       =====================  =======  ===================================================================
 
     Source: `FCOS <https://arxiv.org/abs/1904.01355>`_ and `CenterMask <https://arxiv.org/abs/1911.06667>`_.
@@ -125,10 +131,25 @@ class CenterMaskFCOSHead(FCOSHead):
         self, results: InstanceData, cfg: ConfigDict, with_nms: bool = True, **kwargs
     ) -> InstanceData:
         max_per_img = cfg.get('max_per_img', -1)
-        if not with_nms or not cfg.get('keep_ties', True) or max_per_img <= 0:
+        if not with_nms or max_per_img <= 0:
             return super()._bbox_post_process(results, cfg, with_nms=with_nms, **kwargs)
-        cfg = ConfigDict(cfg, max_per_img=len(results))
-        results = super()._bbox_post_process(results, cfg, with_nms=with_nms, **kwargs)
+        if self._nms_in_one_pass(cfg, results.scores.device):
+            results = super()._bbox_post_process(results, cfg, with_nms=False, **kwargs)
+            results = results[class_by_class_nms(results.bboxes, results.scores, results.labels, cfg.nms.iou_threshold)]
+        else:
+            cfg_of_all = ConfigDict(cfg, max_per_img=len(results))
+            results = super()._bbox_post_process(results, cfg_of_all, with_nms=True, **kwargs)
+        if not cfg.get('keep_ties', True):
+            return results[:max_per_img]
         if len(results) > max_per_img:
             results = results[results.scores >= results.scores[max_per_img - 1]]
         return results
+
+    @staticmethod
+    def _nms_in_one_pass(cfg: ConfigDict, device: torch.device) -> bool:
+        nms = cfg.get('nms') or {}
+        one_pass = cfg.get('one_pass_nms')
+        if one_pass is None:
+            one_pass = device.type != 'cpu' and find_spec('torchvision') is not None
+        plain = nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'split_thr'}
+        return one_pass and plain and nms.get('split_thr') == 0

@@ -3,6 +3,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
+from tiny import build_tiny
 
 STRIDES = [8, 16, 32, 64, 128]
 TEST_CFG = dict(score_thr=0.05, nms_pre=1000, nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=50)
@@ -134,3 +135,21 @@ def test_bfloat16_logits_do_not_move_the_boxes(head):
         0
     ]
     assert results.bboxes[0, 0].item() == 129 * 8 + 4 - 8
+
+
+@torch.no_grad()
+def test_nms_in_one_pass_gives_the_same_detections():
+    pytest.importorskip('torchvision')
+    head = build_tiny().bbox_head.eval()
+    torch.nn.init.constant_(head.conv_cls.bias, 0.0)
+    feats = [torch.randn(1, 32, 2**i, 2**i) for i in (5, 4, 3, 2, 1)]
+    results = []
+    for one_pass in (False, True):
+        for keep_ties in (True, False):
+            cfg = ConfigDict(head.test_cfg, one_pass_nms=one_pass, keep_ties=keep_ties, nms=dict(head.test_cfg.nms))
+            meta = dict(img_shape=(256, 256), scale_factor=(0.5, 2.0))
+            results.append(head.predict_by_feat(*head(feats), batch_img_metas=[meta], cfg=cfg, rescale=True)[0])
+    for plain, in_one_pass in zip(results[:2], results[2:]):
+        assert len(plain) == 50
+        for key in ('bboxes', 'scores', 'labels'):
+            torch.testing.assert_close(in_one_pass[key], plain[key])

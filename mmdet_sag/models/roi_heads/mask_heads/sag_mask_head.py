@@ -7,7 +7,7 @@ from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from ....structures.mask import RLEMasks, paste_masks_as_rle
@@ -45,6 +45,29 @@ class SAGMaskHead(FCNMaskHead):
         """The head's attention module."""
         return self.convs[-1]
 
+    def forward_of_class(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Predict the masks of one class per RoI, without the logits of all others.
+
+        Args:
+            x: RoI features of shape (n, in_channels, h, w).
+            labels: The RoIs' classes, shape (n, ).
+
+        Returns:
+            Logits of shape (n, 1, 2h, 2w), those of :meth:`forward` up to rounding.
+        """
+        if self.class_agnostic or type(self.conv_logits) is not nn.Conv2d or self.conv_logits.kernel_size != (1, 1):
+            logits = self(x)
+            return logits if self.class_agnostic else logits[torch.arange(len(labels)), labels][:, None]
+        for conv in self.convs:
+            x = conv(x)
+        if self.upsample is not None:
+            x = self.upsample(x)
+            if self.upsample_method == 'deconv':
+                x = self.relu(x)
+        weight, bias = self.conv_logits.weight[labels].flatten(1), self.conv_logits.bias[labels]
+        logits = torch.bmm(weight[:, None].to(x.dtype), x.flatten(2)) + bias[:, None, None]
+        return logits.unflatten(2, x.shape[2:])
+
     def predict_by_feat(
         self,
         mask_preds: tuple[Tensor, ...],
@@ -53,7 +76,11 @@ class SAGMaskHead(FCNMaskHead):
         rcnn_test_cfg: ConfigDict,
         **kwargs,
     ) -> InstanceList:
-        """Add masks to detections. Arguments and results are those of ``FCNMaskHead``, but for ``rle_masks``."""
+        """Add masks to detections.
+
+        Arguments and results are those of ``FCNMaskHead``, but for ``rle_masks``, and but that ``mask_preds`` may be
+        those of :meth:`forward_of_class`.
+        """
         results_list = super().predict_by_feat(mask_preds, results_list, batch_img_metas, rcnn_test_cfg, **kwargs)
         return encode_empty_masks(results_list, rcnn_test_cfg)
 
@@ -67,6 +94,8 @@ class SAGMaskHead(FCNMaskHead):
         rescale: bool = False,
         activate_map: bool = False,
     ) -> Union[Tensor, RLEMasks]:
+        if mask_preds.shape[1] == 1:
+            labels = torch.zeros_like(labels)
         if not gives_rle_masks(rcnn_test_cfg):
             return super()._predict_by_feat_single(
                 mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=rescale, activate_map=activate_map
@@ -81,7 +110,7 @@ class SAGMaskHead(FCNMaskHead):
             height, width = int(np.round(height * height_scale)), int(np.round(width * width_scale))
         mask_preds = torch.as_tensor(mask_preds, device=bboxes.device)
         index = torch.arange(len(labels), device=labels.device)
-        mask_preds = mask_preds[:, 0] if self.class_agnostic else mask_preds[index, labels]
+        mask_preds = mask_preds[index, labels]
         probs = mask_preds if activate_map else mask_preds.sigmoid()
         return paste_masks_as_rle(probs, bboxes, height, width, rcnn_test_cfg.mask_thr_binary)
 

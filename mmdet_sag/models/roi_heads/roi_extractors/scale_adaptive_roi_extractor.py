@@ -74,8 +74,8 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
             inds = (levels == level).nonzero().squeeze(1)
             if len(inds) > 0:
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
-                roi_feats[inds] = roi_layer(feat.float(), rois[inds]).to(feat.dtype)
-            else:
+                roi_feats[inds] = roi_layer(feat.float().contiguous(), rois[inds]).to(feat.dtype)
+            elif torch.is_grad_enabled():
                 # Every process of a distributed job must see the same graph, with or without RoIs on a level.
                 roi_feats = roi_feats + feat.sum() * 0
         return roi_feats

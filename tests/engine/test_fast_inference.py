@@ -1,0 +1,74 @@
+"""A detector that is prepared for inference gives what it gave before."""
+
+import pytest
+import torch
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from reference import CASES, load_case, make_batch, read_image
+from tiny import build_tiny
+
+from mmdet_sag.engine.fast_inference import slow_down, speed_up
+
+
+@pytest.mark.parametrize('name', CASES)
+@torch.inference_mode()
+def test_results_are_those_of_the_plain_model(name):
+    model = load_case(name).model.eval()
+    plain = model.test_step(make_batch([read_image()]))[0].pred_instances
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    speed_up(model)
+    fast = model.test_step(make_batch([read_image()]))[0].pred_instances
+    for key in ('scores', 'mask_scores'):
+        torch.testing.assert_close(fast[key], plain[key], rtol=0, atol=1e-4)
+    torch.testing.assert_close(fast.bboxes, plain.bboxes, rtol=0, atol=0.01)
+    assert (fast.labels == plain.labels).all()
+    assert (fast.masks.to_tensor() != plain.masks.to_tensor()).float().mean() < 1e-4
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_batch_norms_are_gone_and_come_back():
+    model = build_tiny().eval()
+    called = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(lambda *_: called.append(1))
+    image = torch.rand(1, 3, 64, 64)
+    expected = model.extract_feat(image)
+    assert called
+    called.clear()
+    speed_up(model)
+    for actual, level in zip(model.extract_feat(image), expected):
+        torch.testing.assert_close(actual, level, rtol=1e-4, atol=1e-4)
+        assert actual.shape[2] == 1 or actual.is_contiguous(memory_format=torch.channels_last)
+    assert not called
+    slow_down(model)
+    model.extract_feat(image)
+    assert called
+
+
+@torch.no_grad()
+def test_masks_of_the_predicted_class_are_those_among_all(num_rois=7):
+    head = build_tiny().roi_head.mask_head.eval()
+    feats, labels = torch.randn(num_rois, 32, 14, 14), torch.arange(num_rois) % 3
+    expected = head(feats)[torch.arange(num_rois), labels][:, None]
+    torch.testing.assert_close(head.forward_of_class(feats, labels), expected, rtol=1e-5, atol=1e-5)
+    channels_last = feats.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(head.forward_of_class(channels_last, labels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_hook_prepares_the_weights_that_are_tested_and_gives_the_model_back():
+    hook = HOOKS.build(dict(type='FastInferenceHook', channels_last=False))
+    runner = Runner.__new__(Runner)
+    runner.model = build_tiny().eval()
+    torch.nn.init.constant_(runner.model.neck.fpn_convs[0].conv.weight, 0.0)
+    hook.before_test_epoch(runner)
+    with torch.no_grad():
+        finest = runner.model.extract_feat(torch.rand(1, 3, 64, 64))[0]
+    assert 'extract_feat' in vars(runner.model)
+    torch.testing.assert_close(
+        finest, runner.model.neck.fpn_convs[0].conv.bias[:, None, None].expand_as(finest[0])[None]
+    )
+    hook.after_test_epoch(runner)
+    assert 'extract_feat' not in vars(runner.model)
