@@ -1,0 +1,81 @@
+"""The benchmark runs and reports; what it measures is no matter of tests."""
+
+import json
+import sys
+
+import pytest
+from test_train_and_test import TOOLS
+from tiny import tiny_config
+
+from mmdet_sag.command_line import ExitStatus
+
+sys.path.insert(0, str(TOOLS / 'analysis_tools'))
+import benchmark
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp('benchmark') / 'tiny.py'
+    tiny = tiny_config()
+    for step in tiny.test_dataloader.dataset.pipeline:
+        if step.type == 'Resize':
+            step.scale = (96, 64)
+    tiny.dump(path)
+    return str(path)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, arguments)])
+    benchmark.main()
+
+
+def test_models_are_measured_side_by_side_and_stage_by_stage(config, monkeypatch, capsys, tmp_path):
+    arguments = (config, f'{config}+plain', f'{config}+amp', '--size', 60, 90, '--detections', 7)
+    run(monkeypatch, *arguments, '--runs', 2, '--warmup', 1, '--out-dir', tmp_path, '--device', 'cpu')
+    models = json.loads((tmp_path / 'benchmark.json').read_text())['models']
+    assert [model['model'] for model in models] == [config, f'{config}+plain', f'{config}+amp']
+    for model in models:
+        stages = {stage for stage, spread in model['stages'].items() if spread['median'] > 0}
+        # Without anything found by random weights, nothing goes through NMS.
+        assert stages >= set(benchmark.STAGES) - {'NMS'}
+        assert model['parameters'] > 0 and model['gflops'] > 0 and model['images_per_s'] > 0
+    assert models[0]['share_of_first'] == 1
+    table = capsys.readouterr().out
+    assert 'tiny+plain' in table and 'post-processing' in table
+    assert (tmp_path / 'benchmark.png').stat().st_size > 1000
+
+
+def test_training_steps_are_measured(config, monkeypatch, tmp_path):
+    arguments = (config, '--train', '--size', 60, 90, '--runs', 1, '--warmup', 0, '--device', 'cpu')
+    run(monkeypatch, *arguments, '--out-dir', tmp_path)
+    assert json.loads((tmp_path / 'benchmark.json').read_text())['models'][0]['total']['median'] > 0
+
+
+def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
+    run(monkeypatch, '--masks', '80x133', '--num-masks', 5, '--runs', 2, '--device', 'cpu', '--out-dir', tmp_path)
+    (result,) = json.loads((tmp_path / 'benchmark.json').read_text())['masks']
+    assert result['size'] == [80, 133] and result['num_masks'] == 5 and result['times_faster'] > 0
+    assert '5 masks on 80x133' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'nothing to measure'),
+        (['missing.py'], 'config missing.py does not exist'),
+        (['CONFIG+fast'], 'unknown option fast, choose from plain, compile, amp'),
+        (['CONFIG', '--checkpoints', 'a', 'b'], '1 models, but 2 checkpoints'),
+        (['--masks', '800'], 'write height and width as in 800x1333'),
+        (['CONFIG', '--image', 'missing.jpg'], 'image missing.jpg cannot be read'),
+        (['CONFIG', '--runs', '0'], 'at least one run'),
+    ],
+)
+def test_bad_input_gets_one_line(config, arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        sys, 'argv', ['benchmark.py', *(a.replace('CONFIG', config) for a in arguments), '--out-dir', str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as exit:
+        benchmark.run_command(benchmark.main)
+    assert exit.value.code == ExitStatus.INPUT_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
