@@ -89,7 +89,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoints', nargs='+', default=[], help='checkpoint of each model, or none')
     parser.add_argument('--image', help='image file; without one, noise of the size --size')
     parser.add_argument('--size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'), help='size of the noise')
-    parser.add_argument('--detections', type=int, default=50, help='that many boxes replace those found; 0: do not')
+    parser.add_argument(
+        '--detections', type=int, default=50, help='that many fixed boxes and masks replace those found; 0: do not'
+    )
     parser.add_argument('--train', action='store_true', help='training steps of --batch-size images instead')
     parser.add_argument('--batch-size', type=int, default=2, help='images of a training step')
     parser.add_argument(
@@ -171,6 +173,7 @@ def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespac
     model.eval()
     if args.detections:
         _fix_detections(model, args.detections)
+        _fix_masks(model.roi_head.mask_head)
     pipeline = _test_pipeline(cfg)
     ours = isinstance(model, CenterMask)
     if 'plain' not in options and (ours or 'compile' in options):
@@ -235,9 +238,7 @@ def measure(candidates: list[Candidate], args: argparse.Namespace) -> list[dict]
 def measure_masks(size: tuple[int, int], args: argparse.Namespace) -> dict:
     """Time and memory from the probabilities of masks to COCO's encoding, MMDetection's way and ours."""
     height, width = size
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(args.num_masks, 1, 5, 5, generator=generator)
-    logits = torch.nn.functional.interpolate(logits * 4, (28, 28), mode='bicubic').to(args.device)
+    logits = _blobs(args.num_masks, (28, 28)).to(args.device)
     boxes = _boxes(args.num_masks, height, width).to(args.device)
     labels = torch.zeros(len(boxes), dtype=torch.long, device=args.device)
     meta = dict(ori_shape=size, scale_factor=(1.0, 1.0))
@@ -345,6 +346,28 @@ def _fix_detections(model: torch.nn.Module, count: int) -> None:
         return results_list
 
     setattr(owner, name, predict_fixed)
+
+
+def _fix_masks(head: torch.nn.Module) -> None:
+    """Let the mask head's work be done, and then replace its logits: those of random weights are noise."""
+    for name in ('forward', 'forward_of_class'):
+        if hasattr(head, name):
+            setattr(head, name, _with_blobs(getattr(head, name)))
+
+
+def _with_blobs(predict: Callable) -> Callable:
+    def predict_blobs(*args, **kwargs):
+        logits = predict(*args, **kwargs)
+        return _blobs(len(logits), logits.shape[2:]).to(logits).expand_as(logits)
+
+    return predict_blobs
+
+
+def _blobs(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """Mask logits (n, 1, h, w) with smooth outlines, as trained weights give them, but more of them."""
+    generator = torch.Generator().manual_seed(count)
+    logits = torch.randn(count, 1, 5, 5, generator=generator) * 4
+    return torch.nn.functional.interpolate(logits, tuple(size), mode='bicubic')
 
 
 def _training_step(
