@@ -10,7 +10,7 @@ from torch import Tensor
 from .rle_masks import RLEMasks
 
 # Columns of cells, and pixels, that are worked on at once: what fits into a core's cache, and what keeps a GPU busy.
-_BUDGETS = dict(cpu=1 << 14, other=1 << 22)
+_BUDGETS = dict(cpu=3 << 13, other=1 << 22)
 # What half a dozen roundings in float32 can change of a probability, times ten; grows with the mask's resolution.
 _TOLERANCE = 1e-4 / 28
 
