@@ -9,8 +9,8 @@ import pycocotools.mask as mask_utils
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from ..errors import InputError
-from ..fileio import whole_folder
+from ...errors import InputError
+from ...fileio import whole_folder
 from .shape_scene import ShapeScene
 
 # To be raised whenever the same parameters would give another data set.
