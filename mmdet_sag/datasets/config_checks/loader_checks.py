@@ -94,6 +94,8 @@ def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -
     if option in images:
         return len(images[option])
     kind = dataset_type(cfg, option)
+    if not isinstance(kind, type):
+        return None
     if issubclass(kind, ConcatDataset):
         parts = [_num_samples(part, f'{option}.datasets.{i}', images) for i, part in enumerate(cfg['datasets'])]
         return None if None in parts else sum(parts)

@@ -209,6 +209,13 @@ def test_category_problems_are_found(data):
     }
 
 
+@pytest.mark.parametrize('category_id', [[1], {}, None, True])
+def test_a_category_whose_id_is_none_is_found_and_left(data, category_id):
+    data.content['categories'].append(dict(id=category_id, name='bird'))
+    assert _report(data).tally.counts == {'category-malformed': 1}
+    assert _repaired(data)[0]['categories'][-1] == dict(id=category_id, name='bird')
+
+
 def test_a_broken_box_and_area_are_computed_from_the_mask(data):
     data.annotation.update(bbox=[1, 1, 0, 0], area=math.nan)
     content, done = _repaired(data)
