@@ -14,9 +14,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmdet_sag.datasets import check_inputs
-from mmdet_sag.datasets.full_check import check_data_sets
-from mmdet_sag.datasets.problem_kinds import PROBLEM_KINDS
-from mmdet_sag.datasets.repair import repair_coco, write_coco
+from mmdet_sag.datasets.coco import PROBLEM_KINDS
+from mmdet_sag.datasets.full_check import check_data_sets, repair_coco, write_coco
 from mmdet_sag.errors import InputError
 
 # The polygon of the first annotation is the box from (5, 6) to (25, 22).
@@ -210,6 +209,13 @@ def test_category_problems_are_found(data):
     }
 
 
+@pytest.mark.parametrize('category_id', [[1], {}, None, True])
+def test_a_category_whose_id_is_none_is_found_and_left(data, category_id):
+    data.content['categories'].append(dict(id=category_id, name='bird'))
+    assert _report(data).tally.counts == {'category-malformed': 1}
+    assert _repaired(data)[0]['categories'][-1] == dict(id=category_id, name='bird')
+
+
 def test_a_broken_box_and_area_are_computed_from_the_mask(data):
     data.annotation.update(bbox=[1, 1, 0, 0], area=math.nan)
     content, done = _repaired(data)
@@ -284,7 +290,7 @@ def test_a_copy_into_a_missing_folder_is_refused(data):
 
 
 def test_real_images_and_annotations_of_coco_are_clean():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     folder = Path(os.environ.get('MMDET_SAG_COCO_TINY', root.parent / 'shared/data/coco_tiny'))
     if not folder.is_dir():
         pytest.skip('needs the tiny part of COCO: set MMDET_SAG_COCO_TINY to its folder')
