@@ -1,7 +1,7 @@
 _base_ = './coco_instance_ms.py'
 
-# Instances come from COCO's instance annotations, which overlap and have polygons, the semantic target from the panoptic
-# PNG.
+# Instances come from COCO's instance annotations, where they overlap and are polygons, the semantic target from the
+# panoptic PNG.
 dataset_type = 'CocoInstancePanopticDataset'
 data_root = _base_.data_root
 

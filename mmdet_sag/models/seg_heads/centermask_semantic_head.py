@@ -30,9 +30,7 @@ class CenterMaskSemanticHead(PanopticFPNHead):
         *args,
         seg_rescale_factor: float = 1.0,
         logits_std: Optional[float] = None,
-        loss_seg: ConfigType = dict(
-            type='CrossEntropyLoss', ignore_index=255, avg_non_ignore=True, loss_weight=0.5
-        ),
+        loss_seg: ConfigType = dict(type='CrossEntropyLoss', ignore_index=255, avg_non_ignore=True, loss_weight=0.5),
         **kwargs,
     ) -> None:
         super().__init__(*args, loss_seg=loss_seg, **kwargs)
