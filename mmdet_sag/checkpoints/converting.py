@@ -83,9 +83,9 @@ def convert_checkpoint(
     """Convert a checkpoint and write it as one of MMEngine.
 
     The source is a CenterMask2 detector or panoptic model, an ImageNet backbone of its authors (VoVNetV2,
-    MobileNetV2), or a timm ``ese_vovnet*``: a file of PyTorch or safetensors, or a pickle of NumPy arrays. Which one, and which of the configs
-    it fits, follows from its names and shapes. A detector's checkpoint becomes one of the whole model, with the config
-    and the class names in its meta; a backbone's becomes one for the backbone's ``init_cfg``.
+    MobileNetV2), or a timm ``ese_vovnet*``: a file of PyTorch or safetensors, or a pickle of NumPy arrays. Which one,
+    and which of the configs it fits, follows from its names and shapes. A model's checkpoint becomes one of the whole
+    model, with the config and the class names in its meta; a backbone's becomes one for the backbone's ``init_cfg``.
 
     Args:
         src: The checkpoint to convert. Nothing in it is run.
