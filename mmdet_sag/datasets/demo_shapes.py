@@ -11,7 +11,7 @@ from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from ..errors import InputError
-from .panoptic_png import id_to_rgb
+from .panoptic import id_to_rgb
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
 
