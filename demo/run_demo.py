@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from mmengine.config import Config
 from result_grid import draw_result_grid
 from training_curve import draw_training_curve, read_scalars, training_minutes
 
+from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import WholeFileBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
@@ -44,10 +47,9 @@ def main() -> None:
     args = parse_args()
     try:
         run(args)
-    except InputError as error:
-        sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('\nInterrupted: the same command goes on from the last checkpoint.')
+        print('\nInterrupted: the same command goes on from the last checkpoint.', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,13 +98,13 @@ def train(work_dir: Path, options: list[str], data_root: Path, retrain: bool) ->
             print(f'starts anew{"" if retrain else ", because the settings have changed"}')
             shutil.rmtree(train_dir)
         state = dict(settings=settings, checkpoint=None)
-        write_whole(state_file, state)
+        WholeFileBackend().put_text(json.dumps(state), state_file)
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
     run_tool('train.py', CONFIG, '--resume', work_dir=train_dir, options=options)
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
-    write_whole(state_file, state)
+    WholeFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
 
 
@@ -138,13 +140,6 @@ def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None
         raise InputError(f'tools/{name} stopped with status {status}: see its message above')
 
 
-def write_whole(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(content))
-    part.replace(path)
-
-
 def print_table(metrics: dict, minutes: float) -> None:
     # MMDetection gives no metrics where the model found nothing at all.
     rows = [(name, f'{metrics[key]:.3f}' if key in metrics else 'no detections') for name, key in METRICS]
@@ -170,4 +165,4 @@ def cpu_name() -> Optional[str]:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -26,6 +26,14 @@ CASES = {
     'centermask_v39-dcn': 'centermask/centermask_v39-dcn_fpn_ms-3x_coco.py',
     'centermask-lite_v19-slim': 'centermask_lite/centermask-lite_v19-slim_fpn_ms-4x_coco.py',
 }
+# Our name of each loss, and the reference's
+LOSSES = {
+    'loss_cls': 'loss_fcos_cls',
+    'loss_bbox': 'loss_fcos_loc',
+    'loss_centerness': 'loss_fcos_ctr',
+    'loss_mask': 'loss_mask',
+    'loss_mask_iou': 'loss_maskiou',
+}
 # Gains away from He's 2, chosen so that logits, masks and mask IoUs stay in a lively but sane range.
 GAINS = {'cls_logits.weight': 4.0, 'mask_head.predictor': 0.1, 'maskiou_head.maskiou.': 2e-4, 'conv_offset': 0.02}
 

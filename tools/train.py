@@ -4,9 +4,10 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file, newest_whole_checkpoint
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool, speaks_for_machine
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
 
 

@@ -1,7 +1,6 @@
 """From a checkpoint of CenterMask2 or ImageNet weights to a checkpoint of MMEngine."""
 
 import hashlib
-import os
 import re
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 from ..errors import InputError
+from ..fileio import open_whole
 from ..version import __version__
 from .centermask2 import rename_state_dict
 from .reading import read_weights
@@ -291,18 +291,10 @@ def _sha256(path: Path) -> str:
 
 
 def _save(checkpoint: dict, dst: Path) -> None:
-    # In the same folder: only within one file system is the renaming below one step.
-    temporary = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open('wb') as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, dst)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open_whole(dst) as file:
+            torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, e.g. on a full disk.
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
         raise InputError(f'{dst}: cannot be written ({reason}); choose another place') from error

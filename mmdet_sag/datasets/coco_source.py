@@ -11,11 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from ..errors import InputError
-
-
-def is_remote(path: str, backend_args: Optional[dict]) -> bool:
-    """Whether a path is read through a storage backend other than the local disk."""
-    return '://' in path or (backend_args or {}).get('backend', 'local') != 'local'
+from ..fileio import is_remote
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
@@ -11,6 +10,7 @@ from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from ..errors import InputError
+from ..fileio import whole_folder
 from .panoptic import id_to_rgb
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
@@ -71,15 +71,10 @@ def make_demo_shapes(
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f'{out_dir} exists and is no demo data set: remove it, or name another directory')
 
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'{out_dir.name}.', dir=out_dir.parent) as temp_dir:
-        new_dir = Path(temp_dir) / 'new'
+    with whole_folder(out_dir) as folder:
         for split, num_images in zip(SPLITS, (num_train, num_val)):
-            _write_split(new_dir, split, num_images, image_size, seed, panoptic)
-        (new_dir / MARKER).write_text(json.dumps(parameters))
-        if out_dir.exists():
-            out_dir.rename(Path(temp_dir) / 'old')
-        new_dir.rename(out_dir)
+            _write_split(folder, split, num_images, image_size, seed, panoptic)
+        (folder / MARKER).write_text(json.dumps(parameters))
     return True
 
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..errors import InputError
+from ..fileio import is_remote
 from .annotation_checks import annotation_problems, category_problems, is_usable_image, usable_images
 from .coco_file import load_coco
 from .coco_source import CocoSource, coco_sources
@@ -204,8 +205,7 @@ def _outline(content: dict) -> tuple[set, list]:
 
 def _check_evaluator(place: str, metric: dict, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
     path = metric.get('ann_file')
-    backend = (metric.get('backend_args') or {}).get('backend', 'local')
-    if path is None or '://' in path or backend != 'local':
+    if path is None or is_remote(path, metric.get('backend_args')):
         return
     if not os.path.isfile(path):
         remedy = f'{place}.ann_file={sources[0].ann_file}' if len(sources) == 1 else f'{place}.ann_file=FILE'

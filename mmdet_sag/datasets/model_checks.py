@@ -10,6 +10,7 @@ from typing import Any, Optional
 from mmdet.registry import MODELS
 
 from ..errors import InputError
+from ..fileio import is_remote
 
 # The heads whose num_classes counts the data set's classes; an RPN's counts one.
 _HEADS = ('bbox_head', 'mask_head', 'mask_iou_head')
@@ -94,10 +95,6 @@ def has_mask_branch(model: dict) -> bool:
     return any(name == 'mask_head' and '.roi_head.' in option for option, name, _ in _parts(model, 'model'))
 
 
-def _is_local(path: Any) -> bool:
-    return isinstance(path, str) and '://' not in path
-
-
 def check_checkpoint_file(path: str, source: str) -> None:
     """Checks cheaply that a file exists and is a whole checkpoint, without loading it.
 
@@ -108,7 +105,7 @@ def check_checkpoint_file(path: str, source: str) -> None:
     Raises:
         InputError: The file is missing, empty, truncated, or something else.
     """
-    if not _is_local(path):
+    if not isinstance(path, str) or is_remote(path):
         return
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
@@ -138,7 +135,7 @@ def check_pretrained(model: dict) -> None:
         if name != 'init_cfg' or cfg.get('type') != 'Pretrained':
             continue
         path = cfg.get('checkpoint')
-        if _is_local(path) and not os.path.exists(os.path.expanduser(path)):
+        if isinstance(path, str) and not is_remote(path) and not os.path.exists(os.path.expanduser(path)):
             raise InputError(
                 f"pretrained weights '{path}' ({option}) do not exist: make them as docs/checkpoints.md says, or train "
                 f'from random weights with --cfg-options {option}=None'

@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Optional
@@ -10,6 +10,7 @@ from typing import Any, Optional
 from pycocotools import mask as mask_api
 
 from ..errors import InputError
+from ..fileio import open_whole
 from .annotation_checks import annotation_problems, polygon_problem, usable_images
 
 _REMOVED_WHOLE = (
@@ -152,25 +153,15 @@ def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
             os.path.exists(path) and os.path.samefile(path, source)
         ):
             raise InputError(f"'{path}' is the annotation file itself, which stays as it is: name another file")
-    path = os.path.abspath(path)
-    temporary = None
+    is_new = not os.path.exists(path)
     try:
-        with tempfile.NamedTemporaryFile(
-            'w', dir=os.path.dirname(path), prefix=os.path.basename(path), delete=False
-        ) as file:
-            temporary = file.name
+        with open_whole(path, 'w') as file:
+            if is_new:
+                # What is private stays so in the copy.
+                shutil.copymode(sources[0], file.name)
             json.dump(content, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private; the copy gets the rights of the original.
-        os.chmod(temporary, os.stat(sources[0]).st_mode & 0o777)
-        os.replace(temporary, path)
-        temporary = None
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise InputError(
             f"'{path}' cannot be written ({reason}): name a file in a folder with room and rights"
         ) from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)

@@ -4,7 +4,6 @@ import argparse
 import datetime
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Callable
 
@@ -16,10 +15,13 @@ from mmengine.dist import is_distributed
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 
+from ..command_line import exit_with_input_error
 from ..errors import InputError
 
 
-class _ConfigOptions(DictAction):
+class ConfigOptions(DictAction):
+    """``--cfg-options``: settings that replace those of the config."""
+
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
         try:
             super().__call__(parser, namespace, values, *args)
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_ConfigOptions,
+        action=ConfigOptions,
         help='settings that replace those of the config, e.g. train_cfg.max_iters=1000 model.backbone.arch=V-39; '
         'lists as key="[a,b]" or key=a,b, without white space',
     )
@@ -80,7 +82,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 1."""
+    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 2."""
     try:
         main()
         if is_distributed():
@@ -88,15 +90,7 @@ def run_tool(main: Callable[[], None]) -> None:
             torch_dist.barrier()
             torch_dist.destroy_process_group()
     except InputError as e:
-        if speaks_for_machine():
-            print(f'error: {e}', file=sys.stderr)
-        sys.exit(1)
-
-
-def speaks_for_machine() -> bool:
-    """Whether this is the first process of a job on its machine, whatever launched it."""
-    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in names)
+        exit_with_input_error(e)
 
 
 def _one_line(error: Exception) -> str:

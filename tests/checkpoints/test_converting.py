@@ -302,9 +302,9 @@ def test_the_tool_reports_what_it_did(tmp_path):
     assert (tmp_path / 'converted.pth').is_file()
 
 
-def test_the_tool_refuses_in_one_line(tmp_path, monkeypatch):
+def test_the_tool_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['tool', str(tmp_path / 'source.pth'), str(tmp_path / 'converted.pth')])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(TOOL), run_name='__main__')
-    # Python prints a text to standard error and exits with status 1.
-    assert stop.value.code == f'error: {tmp_path}/source.pth: no such file; give the checkpoint to convert'
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f'error: {tmp_path}/source.pth: no such file; give the checkpoint to convert\n'

@@ -100,7 +100,7 @@ def test_the_tool_refuses_a_foreign_folder_with_one_line(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
     tool = ROOT / 'tools/dataset_converters/make_demo_dataset.py'
     result = subprocess.run([sys.executable, tool, '--out', tmp_path], capture_output=True, text=True)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: ')
     assert 'Traceback' not in result.stderr
 

@@ -1,8 +1,7 @@
 import argparse
-import sys
 
+from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
-from mmdet_sag.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,10 +22,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed, args.panoptic)
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed, args.panoptic)
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')
     else:
@@ -34,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

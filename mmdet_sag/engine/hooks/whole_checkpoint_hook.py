@@ -5,7 +5,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ...errors import InputError
-from ..whole_file_backend import WholeFileBackend
+from ...fileio import WholeFileBackend
 
 
 @HOOKS.register_module()

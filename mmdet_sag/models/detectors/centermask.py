@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ...errors import InputError
+from ...fileio import is_remote
 
 
 @MODELS.register_module()
@@ -67,7 +68,7 @@ class CenterMask(SingleStageDetector):
         init_cfg = self.backbone.init_cfg
         if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
             path = init_cfg['checkpoint']
-            if '://' not in path and not Path(path).expanduser().is_file():
+            if not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
                     f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
                     'says, or set model.backbone.init_cfg=None to start without'
