@@ -1,5 +1,5 @@
 from .coco_instance_panoptic import CocoInstancePanopticDataset
-from .input_checks import check_inputs
+from .start_checks import check_inputs
 from .transforms import *
 
 __all__ = ['CocoInstancePanopticDataset', 'check_inputs']

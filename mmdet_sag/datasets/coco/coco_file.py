@@ -3,7 +3,7 @@
 import gc
 import json
 
-from ..errors import InputError
+from ...errors import InputError
 
 
 def load_coco(path: str, annotations_needed: bool = True) -> dict:

@@ -1,17 +1,17 @@
 import copy
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from ..errors import InputError
-from ..fileio import is_remote
+from ...errors import InputError
+from ...fileio import is_remote
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class CocoSource:
         filter_cfg: Which images the data set leaves out.
         test_mode: Whether the data set is for evaluation, where nothing is left out.
         loads_masks: Whether the pipeline loads masks; None where it loads annotations in a way of its own.
+        poly2mask: Place in the config of the option that makes bitmaps of polygons; None where the pipeline loads no
+            masks.
+        polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
+        indices: Which images of the file are used, as MMEngine's data sets take it: the first so many, the last so
+            many if negative, or those at certain places; None: all.
     """
 
     option: str
@@ -37,17 +42,56 @@ class CocoSource:
     filter_cfg: dict
     test_mode: bool
     loads_masks: Optional[bool]
+    poly2mask: Optional[str] = None
+    polygons_only: bool = False
+    indices: Union[int, Sequence[int], None] = None
+
+    def of_indices(self, images: list[dict]) -> list[dict]:
+        """Those of the images that ``indices`` selects, in its order."""
+        if self.indices is None:
+            return images
+        if isinstance(self.indices, int):
+            return images[: self.indices] if self.indices >= 0 else images[self.indices :]
+        return [images[index] for index in self.indices]
+
+    def require_image_folder(self) -> None:
+        """Checks that the image folder is there.
+
+        Raises:
+            InputError: It is not.
+        """
+        if not os.path.isdir(self.image_folder or '.'):
+            raise InputError(
+                f"image folder '{self.image_folder}' does not exist: put the images or a link there, or set "
+                f'--cfg-options {self.option}.data_prefix.img=DIR'
+            )
 
 
-def _loads_masks(pipeline: Optional[list]) -> Optional[bool]:
-    for transform in pipeline or []:
+def _mask_loading(pipeline: Optional[list], option: str) -> dict:
+    """What a :class:`CocoSource` says about the masks of a pipeline."""
+    for index, transform in enumerate(pipeline or []):
         kind = transform.get('type')
         if getattr(kind, '__name__', kind) in ('LoadAnnotations', 'mmdet.LoadAnnotations'):
-            return bool(transform.get('with_mask', False))
-    return None
+            if not transform.get('with_mask', False):
+                return dict(loads_masks=False)
+            return dict(
+                loads_masks=True,
+                poly2mask=f'{option}.pipeline.{index}.poly2mask',
+                polygons_only=not transform.get('poly2mask', True),
+            )
+    return dict(loads_masks=None)
 
 
-def _dataset_type(cfg: dict, option: str) -> type:
+def dataset_type(cfg: dict, option: str) -> type:
+    """Finds the class of a data set's config.
+
+    Args:
+        cfg: Config of the data set.
+        option: Its place in the whole config.
+
+    Raises:
+        InputError: There is no such class.
+    """
     kind = cfg.get('type')
     if kind is None:
         raise InputError(f'{option} has no type: set it, for example to CocoDataset')
@@ -111,7 +155,8 @@ def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
         classes=tuple(dataset.metainfo.get('classes', ())),
         filter_cfg=dict(dataset.filter_cfg or {}),
         test_mode=dataset.test_mode,
-        loads_masks=_loads_masks(pipeline),
+        indices=cfg.get('indices'),
+        **_mask_loading(pipeline, option),
     )
 
 
@@ -127,7 +172,7 @@ def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:
     Raises:
         InputError: A data set's class is unknown, its config is not valid, or its files are missing.
     """
-    kind = _dataset_type(cfg, option)
+    kind = dataset_type(cfg, option)
     if 'dataset' in cfg:
         yield from coco_sources(cfg['dataset'], f'{option}.dataset')
     elif 'datasets' in cfg:

@@ -9,11 +9,10 @@ import pytest
 import shapely
 from pycocotools.coco import COCO
 
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes, parts_without_holes
-from mmdet_sag.datasets.shape_scene import ShapeScene
+from mmdet_sag.datasets.demo_shapes import ShapeScene, make_demo_shapes, parts_without_holes
 from mmdet_sag.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NUM_TRAIN, NUM_VAL = 40, 10
 
 

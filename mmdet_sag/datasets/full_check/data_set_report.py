@@ -1,8 +1,6 @@
 from dataclasses import dataclass, field
 
-from .coco_source import CocoSource
-from .problem_kinds import PROBLEM_KINDS
-from .problem_tally import ProblemTally
+from ..coco import PROBLEM_KINDS, CocoSource, ProblemTally
 
 
 @dataclass

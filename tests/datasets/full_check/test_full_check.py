@@ -14,9 +14,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmdet_sag.datasets import check_inputs
-from mmdet_sag.datasets.full_check import check_data_sets
-from mmdet_sag.datasets.problem_kinds import PROBLEM_KINDS
-from mmdet_sag.datasets.repair import repair_coco, write_coco
+from mmdet_sag.datasets.coco import PROBLEM_KINDS
+from mmdet_sag.datasets.full_check import check_data_sets, repair_coco, write_coco
 from mmdet_sag.errors import InputError
 
 # The polygon of the first annotation is the box from (5, 6) to (25, 22).
@@ -284,7 +283,7 @@ def test_a_copy_into_a_missing_folder_is_refused(data):
 
 
 def test_real_images_and_annotations_of_coco_are_clean():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     folder = Path(os.environ.get('MMDET_SAG_COCO_TINY', root.parent / 'shared/data/coco_tiny'))
     if not folder.is_dir():
         pytest.skip('needs the tiny part of COCO: set MMDET_SAG_COCO_TINY to its folder')

@@ -41,7 +41,7 @@ class ProblemTally:
                 meaning=entry.meaning,
                 stops_training=entry.stops_training,
                 stops_evaluation=entry.stops_evaluation,
-                fix=entry.fix,
+                fix=entry.fix.value if entry.fix else '',
                 examples=self.examples[kind],
             )
             for kind, entry in PROBLEM_KINDS.items()

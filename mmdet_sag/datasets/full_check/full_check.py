@@ -10,12 +10,10 @@ from typing import Optional
 from mmengine.config import Config
 from tqdm import tqdm
 
-from ..errors import InputError
-from .annotation_checks import annotation_problems, category_problems, usable_images
-from .coco_file import load_coco
-from .coco_source import CocoSource, coco_sources
+from ...errors import InputError
+from ..coco import AnnotationFileCheck, CocoSource, coco_sources, load_coco
+from ..coco.image_checks import image_problem
 from .data_set_report import DataSetReport
-from .image_checks import image_problem
 
 # Enough to keep the workers busy, few enough not to queue all of COCO.
 _PENDING_PER_WORKER = 64
@@ -33,45 +31,36 @@ def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> I
             yield from zip(chunk, pool.map(partial(_file_problem, image_folder), chunk))
 
 
-def check_data_set(source: CocoSource, options: Sequence[str], content: dict, workers: int = 1) -> DataSetReport:
+def check_data_set(sources: Sequence[CocoSource], content: dict, workers: int = 1) -> DataSetReport:
     """Checks a data set in full, with a progress bar on standard error.
 
     Args:
-        source: The data set.
-        options: Places in the config that name it.
+        sources: The data set, once for each place in the config that names it.
         content: Content of its annotation file.
         workers: Threads that decode images.
 
     Raises:
         InputError: The image folder does not exist.
     """
-    report = DataSetReport(source, content, list(options))
+    source = sources[0]
+    report = DataSetReport(source, content, [each.option for each in sources])
     tally = report.tally
-    for kind, example in category_problems(content['categories'], source.classes):
-        tally.add(kind, example)
-    images, problems = usable_images(content['images'])
-    for kind, example in problems:
-        tally.add(kind, example)
-
-    ids = {category.get('id') for category in content['categories'] if isinstance(category, dict)}
-    seen = set()
-    annotations = content['annotations']
-    for index, annotation in enumerate(tqdm(annotations, 'annotations', unit='', disable=not annotations)):
-        problems = annotation_problems(annotation, images, ids, source.loads_masks is not False, decode=True)
-        if 'annotation-malformed' in problems:
-            tally.add('annotation-malformed', f'entry {index}')
-            continue
+    check = AnnotationFileCheck(
+        content,
+        source.classes,
+        tally,
+        masks_needed=source.loads_masks is not False,
+        polygons_only=any(each.polygons_only and not each.test_mode for each in sources),
+    )
+    check.check_categories()
+    check.check_images()
+    total = len(content['annotations'])
+    for annotation, problems in tqdm(check.annotations(), 'annotations', total=total, unit='', disable=not total):
         for kind in problems:
             tally.add(kind, f'annotation {annotation["id"]}')
-        if annotation['id'] in seen:
-            tally.add('duplicate-annotation-id', f'annotation {annotation["id"]}')
-        seen.add(annotation['id'])
 
-    if not os.path.isdir(source.image_folder or '.'):
-        raise InputError(
-            f"image folder '{source.image_folder}' does not exist: put the images or a link there, or set "
-            f'--cfg-options {source.option}.data_prefix.img=DIR'
-        )
+    source.require_image_folder()
+    images = check.images
     checked = _file_problems(source.image_folder, images.values(), workers)
     for image, kind in tqdm(checked, 'images', total=len(images), unit=''):
         if kind is not None:
@@ -107,5 +96,5 @@ def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> lis
     for sources in grouped.values():
         unlabelled = all(source.option.startswith('test_') for source in sources)
         content = load_coco(sources[0].ann_file, annotations_needed=not unlabelled)
-        reports.append(check_data_set(sources[0], [source.option for source in sources], content, workers))
+        reports.append(check_data_set(sources, content, workers))
     return reports

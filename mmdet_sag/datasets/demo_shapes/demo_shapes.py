@@ -9,9 +9,9 @@ import pycocotools.mask as mask_utils
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from ..errors import InputError
-from ..fileio import whole_folder
-from .panoptic import id_to_rgb
+from ...errors import InputError
+from ...fileio import whole_folder
+from ..panoptic import id_to_rgb
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
 

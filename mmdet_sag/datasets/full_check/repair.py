@@ -4,27 +4,19 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from pycocotools import mask as mask_api
 
-from ..errors import InputError
-from ..fileio import open_whole
-from .annotation_checks import annotation_problems, polygon_problem, usable_images
+from ...errors import InputError
+from ...fileio import open_whole
+from ..coco import PROBLEM_KINDS, Fix
+from ..coco.annotation_checks import annotation_problems, polygon_problem, usable_category_ids, usable_images
 
-_REMOVED_WHOLE = (
-    'unknown-category',
-    'bad-iscrowd',
-    'missing-mask',
-    'malformed-mask',
-    'rle-size-mismatch',
-    'undecodable-rle',
-    'empty-mask',
-)
-_BROKEN_POLYGON = ('odd-polygon', 'short-polygon', 'non-finite-polygon', 'polygon-outside-image')
-_BROKEN_BOX = ('missing-box', 'malformed-box', 'non-finite-box', 'empty-box', 'box-outside-image')
-_BROKEN_AREA = ('missing-area', 'bad-area', 'zero-area')
+
+def _with_fix(problems: Iterable[str], *fixes: Fix) -> list[str]:
+    return [kind for kind in problems if PROBLEM_KINDS[kind].fix in fixes]
 
 
 def _encoded(mask: Any, image: dict) -> dict:
@@ -48,7 +40,7 @@ def _repaired(
 ) -> Optional[dict]:
     """A repaired copy of an annotation, or None if it has to go; counts each repair in ``done``."""
     problems = annotation_problems(annotation, images, category_ids, with_masks, decode=True)
-    fatal = [kind for kind in problems if kind in ('annotation-malformed', 'unknown-image', *_REMOVED_WHOLE)]
+    fatal = _with_fix(problems, Fix.DROP_ANNOTATION)
     if fatal:
         done[f'annotations removed: {fatal[0]}'] += 1
         return None
@@ -57,10 +49,10 @@ def _repaired(
 
     annotation = dict(annotation)
     image = images[annotation['image_id']]
-    if 'missing-iscrowd' in problems:
+    for kind in _with_fix(problems, Fix.ADD_ISCROWD):
         annotation['iscrowd'] = 0
-        done['annotations repaired: missing-iscrowd'] += 1
-    if not set(_BROKEN_POLYGON).isdisjoint(problems):
+        done[f'annotations repaired: {kind}'] += 1
+    if _with_fix(problems, Fix.DROP_POLYGON):
         kept = []
         for polygon in annotation['segmentation']:
             kind = polygon_problem(polygon, image)
@@ -73,8 +65,8 @@ def _repaired(
             return None
         annotation['segmentation'] = kept
 
-    broken_box = [kind for kind in problems if kind in _BROKEN_BOX]
-    broken_area = [kind for kind in problems if kind in _BROKEN_AREA]
+    broken_box = _with_fix(problems, Fix.ADD_BOX, Fix.REPLACE_BOX)
+    broken_area = _with_fix(problems, Fix.ADD_AREA, Fix.REPLACE_AREA)
     if broken_box or broken_area:
         if not with_masks:
             done[f'annotations removed: {(broken_box + broken_area)[0]}'] += 1
@@ -90,9 +82,9 @@ def _repaired(
         if broken_area:
             annotation['area'] = area
             done[f'annotations repaired: {broken_area[0]}'] += 1
-    if 'box-over-border' in problems:
+    for kind in _with_fix(problems, Fix.CLIP_BOX):
         annotation['bbox'] = _clipped(annotation['bbox'], image)
-        done['annotations repaired: box-over-border'] += 1
+        done[f'annotations repaired: {kind}'] += 1
     return annotation
 
 
@@ -111,14 +103,13 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
     """
     done: Counter = Counter()
     images, problems = usable_images(content['images'])
-    for kind, _ in problems:
-        if kind != 'duplicate-file-name':
-            done[f'images removed: {kind}'] += 1
+    for kind in _with_fix((kind for kind, _ in problems), Fix.DROP_IMAGE, Fix.DROP_LATER_IMAGE):
+        done[f'images removed: {kind}'] += 1
     for image_id, kind in bad_images.items():
         done[f'images removed: {kind}'] += 1
         del images[image_id]
 
-    category_ids = {category.get('id') for category in content['categories'] if isinstance(category, dict)}
+    category_ids = usable_category_ids(content['categories'])
     kept: dict = {}
     taken = [a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int]
     free_id = max(taken, default=0) + 1

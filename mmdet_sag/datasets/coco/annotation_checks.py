@@ -57,6 +57,11 @@ def usable_images(entries: Sequence[Any]) -> tuple[dict, list[tuple[str, str]]]:
     return images, problems
 
 
+def usable_category_ids(entries: Sequence[Any]) -> set:
+    """The ids of a file's categories, without those that cannot be used."""
+    return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
+
+
 def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]]) -> list[tuple[str, str]]:
     """Checks the categories of a file, and them against the classes of a config.
 
@@ -187,20 +192,26 @@ def rle_problem(rle: dict, image: Optional[dict], decode: bool) -> Optional[str]
     return None
 
 
-def mask_problems(annotation: dict, image: Optional[dict], decode: bool) -> list[str]:
+def mask_problems(
+    annotation: dict, image: Optional[dict], decode: bool = False, polygons_only: bool = False
+) -> list[str]:
     """Kinds of problem in an annotation's ``segmentation``, each once.
 
     Args:
         annotation: Annotation of COCO.
         image: Its usable image entry, if there is one.
         decode: Whether to decode compressed run-length encodings.
+        polygons_only: Whether an object must be given as polygons.
     """
     mask = annotation.get('segmentation')
     if not mask:
         return ['missing-mask']
     if isinstance(mask, dict):
         problem = rle_problem(mask, image, decode)
-        return [problem] if problem else []
+        problems = [problem] if problem else []
+        if polygons_only and not annotation.get('iscrowd'):
+            problems.append('rle-object')
+        return problems
     if not isinstance(mask, list):
         return ['malformed-mask']
     problems = dict.fromkeys(polygon_problem(polygon, image) for polygon in mask)
@@ -216,6 +227,7 @@ def annotation_problems(
     category_ids: Collection,
     masks_needed: bool = True,
     decode: bool = False,
+    polygons_only: bool = False,
 ) -> list[str]:
     """Kinds of problem in one annotation.
 
@@ -225,6 +237,7 @@ def annotation_problems(
         category_ids: Ids of the file's categories.
         masks_needed: Whether masks are looked at.
         decode: Whether to decode compressed run-length encodings.
+        polygons_only: Whether an object's mask must be given as polygons.
     """
     if not isinstance(annotation, dict) or not all(
         _is_id(annotation.get(k)) for k in ('id', 'image_id', 'category_id')
@@ -242,5 +255,5 @@ def annotation_problems(
         problems.append('bad-iscrowd')
     problems += box_problems(annotation, image)
     if masks_needed:
-        problems += mask_problems(annotation, image, decode)
+        problems += mask_problems(annotation, image, decode, polygons_only)
     return problems

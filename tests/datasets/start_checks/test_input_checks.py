@@ -375,7 +375,7 @@ def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alon
 )
 def test_what_training_skips_is_noted_in_one_line_of_the_log(data, monkeypatch, key, value, noted):
     lines = []
-    monkeypatch.setattr('mmdet_sag.datasets.input_checks.print_log', lambda line, **_: lines.append(line))
+    monkeypatch.setattr('mmdet_sag.datasets.start_checks.data_checks.print_log', lambda line, **_: lines.append(line))
     data.annotation[key] = value
     data.write()
     check_inputs(data.config, 'train')
@@ -522,7 +522,7 @@ def test_a_subset_of_the_files_classes_passes(data):
 
 
 def test_the_published_configs_ask_for_coco_first():
-    path = Path(__file__).parents[2] / 'configs/centermask/centermask_v39_fpn_ms-3x_coco.py'
+    path = Path(__file__).parents[3] / 'configs/centermask/centermask_v39_fpn_ms-3x_coco.py'
     config = Config.fromfile(path)
     config.merge_from_dict({f'{split}_dataloader.dataset.data_root': 'nowhere/' for split in ('train', 'val')})
     with pytest.raises(InputError, match="data folder 'nowhere/' does not exist"):
