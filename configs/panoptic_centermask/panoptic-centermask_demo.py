@@ -33,11 +33,10 @@ model = dict(
     test_cfg=dict(panoptic=dict(score_thr=0.4, mask_overlap=0.5, stuff_area_limit=400)),
 )
 
-load_annotations = dict(type='LoadInstancesAndPanopticSeg', with_bbox=True, with_mask=True)
 train_pipeline = _base_.train_pipeline
-train_pipeline[1] = load_annotations
+train_pipeline[1].update(type='LoadInstancesAndPanopticSeg')
 test_pipeline = _base_.test_pipeline
-test_pipeline[2] = load_annotations
+test_pipeline[2].update(type='LoadInstancesAndPanopticSeg')
 
 dataset = dict(type='CocoInstancePanopticDataset', data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(

@@ -5,11 +5,10 @@ _base_ = './coco_instance_ms.py'
 dataset_type = 'CocoInstancePanopticDataset'
 data_root = _base_.data_root
 
-load_annotations = dict(type='LoadInstancesAndPanopticSeg', with_bbox=True, with_mask=True)
 train_pipeline = _base_.train_pipeline
-train_pipeline[1] = load_annotations
+train_pipeline[1].update(type='LoadInstancesAndPanopticSeg')
 test_pipeline = _base_.test_pipeline
-test_pipeline[2] = load_annotations
+test_pipeline[2].update(type='LoadInstancesAndPanopticSeg')
 
 train_dataloader = dict(
     dataset=dict(

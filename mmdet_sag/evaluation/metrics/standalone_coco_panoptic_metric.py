@@ -142,7 +142,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         matched = set()
         for (gt_id, pred_id), overlap in overlaps.items():
             truth, pred = truths.get(gt_id), preds.get(pred_id)
-            if truth is None or pred is None or truth['iscrowd'] or truth['category_id'] != pred['category_id']:
+            if truth is None or pred is None or truth.get('iscrowd', 0) or truth['category_id'] != pred['category_id']:
                 continue
             # Predicted pixels where nothing is annotated do not count against the prediction.
             union = pred['area'] + truth['area'] - overlap - overlaps.get((0, pred_id), 0)
@@ -154,7 +154,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         for gt_id, truth in truths.items():
             if ('truth', gt_id) in matched:
                 continue
-            if truth['iscrowd']:
+            if truth.get('iscrowd', 0):
                 crowds[truth['category_id']] = gt_id
             else:
                 counts[row[truth['category_id']], 3] += 1
