@@ -53,11 +53,23 @@ class CocoSource:
     panoptic: Optional[PanopticSource] = None
 
     def of_indices(self, images: list[dict]) -> list[dict]:
-        """Those of the images that ``indices`` selects, in its order."""
+        """Those of the images that ``indices`` selects, in its order.
+
+        Args:
+            images: Image entries that are left after the filter.
+
+        Raises:
+            InputError: There are fewer.
+        """
         if self.indices is None:
             return images
         if isinstance(self.indices, int):
             return images[: self.indices] if self.indices >= 0 else images[self.indices :]
+        if self.indices and not -len(images) <= min(self.indices) <= max(self.indices) < len(images):
+            raise InputError(
+                f"{self.option}.indices reach beyond the {len(images)} images of '{self.ann_file}' that its filter "
+                'leaves: name fewer'
+            )
         return [images[index] for index in self.indices]
 
     def require_image_folder(self) -> None:

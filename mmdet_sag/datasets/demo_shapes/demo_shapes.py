@@ -33,8 +33,9 @@ def make_demo_shapes(
 ) -> bool:
     """Make a small instance segmentation data set in COCO's layout: textured shapes that occlude each other.
 
-    The data set is written whole or not at all, and a second call with the same parameters finds it done. Objects are
-    annotated with polygons of their visible part, crowds (about every tenth image has one) with RLE.
+    The data set is written whole or not at all, and a second call with the same parameters finds it done. With others
+    it is replaced, unless there are files in it that were not made here. Objects are annotated with polygons of their
+    visible part, crowds (about every tenth image has one) with RLE.
 
     Args:
         out_dir: Directory of the data set. It gets ``train2017/``, ``val2017/``,
@@ -50,7 +51,7 @@ def make_demo_shapes(
         Whether the data set was made: False if it was there already.
 
     Raises:
-        InputError: If a parameter is out of range, or ``out_dir`` holds something else than such a data set.
+        InputError: If a parameter is out of range, or ``out_dir`` holds anything else than such a data set.
     """
     out_dir = Path(out_dir)
     for name, value, least in (
@@ -66,8 +67,15 @@ def make_demo_shapes(
         parameters['panoptic'] = True
     marker = out_dir / MARKER
     if marker.is_file():
-        if json.loads(marker.read_text()) == parameters:
+        previous = _read_parameters(marker)
+        if previous == parameters:
             return False
+        if foreign := _foreign_files(out_dir, previous):
+            names = ', '.join(foreign[:3]) + (', ...' if len(foreign) > 3 else '')
+            raise InputError(
+                f'{out_dir} is to be made anew with other parameters, but holds {len(foreign)} files or folders that '
+                f'were not made with it ({names}): move them elsewhere, or name another directory'
+            )
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f'{out_dir} exists and is no demo data set: remove it, or name another directory')
 
@@ -78,17 +86,59 @@ def make_demo_shapes(
     return True
 
 
+def _read_parameters(marker: Path) -> dict:
+    try:
+        parameters = json.loads(marker.read_text())
+        sizes = [parameters[key] for key in ('num_train', 'num_val')]
+    except (ValueError, TypeError, KeyError):
+        sizes = [None]
+    if not all(isinstance(size, int) for size in sizes):
+        raise InputError(
+            f'{marker} does not hold the parameters of a demo data set: remove {marker.parent}, or name another '
+            'directory'
+        )
+    return parameters
+
+
+def _foreign_files(root: Path, parameters: dict) -> list[str]:
+    """What a folder holds besides the data set of these parameters."""
+    made = {MARKER, 'annotations', *SPLITS}
+    for split, num_images in zip(SPLITS, (parameters['num_train'], parameters['num_val'])):
+        made.add(f'annotations/{_annotation_name(split)}')
+        made.update(f'{split}/{_image_name(i)}' for i in range(num_images))
+        if parameters.get('panoptic'):
+            folder = f'annotations/{_panoptic_name(split)}'
+            made |= {folder, f'{folder}.json'} | {f'{folder}/{_png_name(i)}' for i in range(num_images)}
+    return sorted({path.relative_to(root).as_posix() for path in root.rglob('*')} - made)
+
+
+def _image_name(index: int) -> str:
+    return f'{index + 1:06d}.jpg'
+
+
+def _png_name(index: int) -> str:
+    return f'{index + 1:06d}.png'
+
+
+def _annotation_name(split: str) -> str:
+    return f'instances_{split}.json'
+
+
+def _panoptic_name(split: str) -> str:
+    return f'panoptic_{split}'
+
+
 def _write_split(root: Path, split: str, num_images: int, image_size: int, seed: int, panoptic: bool) -> None:
     (root / split).mkdir(parents=True)
     scene_type = PanopticShapeScene if panoptic else ShapeScene
-    png_dir = root / 'annotations' / f'panoptic_{split}'
+    png_dir = root / 'annotations' / _panoptic_name(split)
     images: list[dict] = []
     annotations: list[dict] = []
     panoptic_annotations: list[dict] = []
     for i in range(num_images):
         # An image depends on nothing but its own numbers, so that a larger data set contains the smaller one.
         scene = scene_type(np.random.default_rng([seed, SPLITS.index(split), i]), image_size)
-        file_name = f'{i + 1:06d}.jpg'
+        file_name = _image_name(i)
         cv2.imwrite(str(root / split / file_name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         images.append(dict(id=i + 1, file_name=file_name, height=image_size, width=image_size))
         for instance in scene.instances:
@@ -96,10 +146,10 @@ def _write_split(root: Path, split: str, num_images: int, image_size: int, seed:
             ids = dict(id=len(annotations) + 1, image_id=i + 1, category_id=instance.label + 1)
             annotations.append(dict(**ids, iscrowd=int(instance.is_crowd), **annotation))
         if panoptic:
-            panoptic_annotations.append(_write_segments(scene.segments, i + 1, png_dir))
+            panoptic_annotations.append(_write_segments(scene.segments, i, png_dir))
 
     categories = [dict(id=i + 1, name=name, supercategory='shape') for i, name in enumerate(ShapeScene.classes)]
-    path = root / 'annotations' / f'instances_{split}.json'
+    path = root / 'annotations' / _annotation_name(split)
     path.parent.mkdir(exist_ok=True)
     info = dict(description=f'Demo shapes, seed {seed}', version=str(VERSION))
     path.write_text(json.dumps(dict(info=info, images=images, annotations=annotations, categories=categories)))
@@ -111,7 +161,7 @@ def _write_split(root: Path, split: str, num_images: int, image_size: int, seed:
         png_dir.with_suffix('.json').write_text(json.dumps(content))
 
 
-def _write_segments(segments: list[SceneSegment], image_id: int, png_dir: Path) -> dict:
+def _write_segments(segments: list[SceneSegment], index: int, png_dir: Path) -> dict:
     png_dir.mkdir(parents=True, exist_ok=True)
     ids = np.zeros(segments[0].mask.shape, np.int32)
     segments_info = []
@@ -128,9 +178,9 @@ def _write_segments(segments: list[SceneSegment], image_id: int, png_dir: Path) 
                 bbox=[x, y, width, height],
             )
         )
-    file_name = f'{image_id:06d}.png'
+    file_name = _png_name(index)
     cv2.imwrite(str(png_dir / file_name), id_to_rgb(ids)[..., ::-1])
-    return dict(image_id=image_id, file_name=file_name, segments_info=segments_info)
+    return dict(image_id=index + 1, file_name=file_name, segments_info=segments_info)
 
 
 def _polygons(region: BaseGeometry) -> dict:

@@ -69,6 +69,34 @@ def test_other_parameters_replace_the_data_set_and_leave_nothing_behind(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ['demo']
 
 
+def test_files_that_were_not_made_with_a_data_set_stay(tmp_path):
+    root = tmp_path / 'demo'
+    make_demo_shapes(root, 2, 1)
+    foreign = ['annotations/mine.json', 'train2017/000003.jpg', 'notes/today.txt']
+    for name in foreign:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text('mine')
+    before = content(root)
+    assert not make_demo_shapes(root, 2, 1)
+    with pytest.raises(InputError, match=r'4 files or folders .*annotations/mine\.json, notes.*: move them') as refusal:
+        make_demo_shapes(root, 1, 1)
+    assert '\n' not in str(refusal.value)
+    assert content(root) == before
+
+    for name in foreign:
+        (root / name).unlink()
+    (root / 'notes').rmdir()
+    assert make_demo_shapes(root, 1, 1)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"num_train": 1}', '{"num_train": "1", "num_val": 1}'])
+def test_a_folder_with_a_marker_of_something_else_is_left_alone(tmp_path, text):
+    (tmp_path / 'demo_shapes.json').write_text(text)
+    with pytest.raises(InputError, match='does not hold the parameters of a demo data set'):
+        make_demo_shapes(tmp_path, 1, 1)
+    assert (tmp_path / 'demo_shapes.json').read_text() == text
+
+
 def test_an_interrupted_call_leaves_no_data_set(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
