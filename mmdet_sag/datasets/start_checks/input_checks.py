@@ -18,6 +18,7 @@ from .panoptic_checks import (
     check_panoptic_evaluator,
     check_panoptic_model,
     check_panopticapi,
+    check_semantic_target,
 )
 
 
@@ -61,6 +62,8 @@ def check_inputs(cfg: Config, mode: str) -> None:
             continue
         check_loader(loader, f'{phase}_dataloader')
         check_panopticapi(loader.dataset, f'{phase}_dataloader.dataset')
+        if phase == 'train':
+            check_semantic_target(model, loader.dataset, 'train_dataloader.dataset')
         sources[phase] = list(coco_sources(loader.dataset, f'{phase}_dataloader.dataset'))
         for source in sources[phase]:
             check_class_count(model, source.classes, source.option)

@@ -75,6 +75,29 @@ def check_panoptic_model(model: dict, source: CocoSource, trained: bool) -> None
                 )
 
 
+def check_semantic_target(model: dict, dataset: dict, option: str) -> None:
+    """Checks that the pipeline of a panoptic model's training data loads a semantic segmentation.
+
+    Args:
+        model: Config of the model.
+        dataset: Config of the data set.
+        option: Its place in the whole config.
+
+    Raises:
+        InputError: It loads instances alone.
+    """
+    if 'semantic_head' not in model:
+        return
+    for transform in dataset.get('pipeline') or []:
+        kind = getattr(transform.get('type'), '__name__', transform.get('type'))
+        instances_alone = kind in ('LoadAnnotations', 'mmdet.LoadAnnotations')
+        if not transform.get('with_seg', not instances_alone):
+            raise InputError(
+                f'the model has a semantic head, but the pipeline of {option} loads no semantic segmentation: use '
+                'LoadInstancesAndPanopticSeg'
+            )
+
+
 def check_panoptic_evaluator(
     place: str, metric: dict, panoptic: Optional[PanopticSource], load: Callable[[str], dict]
 ) -> None:
