@@ -40,3 +40,5 @@ val_evaluator = [
     ),
 ]
 test_evaluator = val_evaluator
+
+tta_model = dict(type='PanopticCenterMaskTTAModel')

@@ -87,6 +87,10 @@ class CenterMask(SingleStageDetector):
         """
         return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
 
+    def instance_feats(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The FPN levels of the box head and the RoI branch: here all."""
+        return x
+
     def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
         """Compute the losses of :meth:`loss` from FPN features."""
         losses, results_list = self.bbox_head.loss_and_predict(
