@@ -17,9 +17,10 @@ class PanopticLocalVisualizer(DetLocalVisualizer):
         """Draw a data sample. Arguments are those of ``DetLocalVisualizer``."""
         if data_sample is not None and 'pred_panoptic_seg' in data_sample:
             data_sample = data_sample.clone()
-            data_sample.pop('pred_instances', None)
-            if 'gt_sem_seg' in data_sample:
-                data_sample.pop('gt_instances', None)
+            if 'pred_instances' in data_sample:
+                del data_sample.pred_instances
+            if 'gt_sem_seg' in data_sample and 'gt_instances' in data_sample:
+                del data_sample.gt_instances
         super().add_datasample(name, image, data_sample, **kwargs)
 
     def _draw_panoptic_seg(
