@@ -23,10 +23,23 @@ CONFIGS = {
     'centermask_lite_V_19_slim_dw_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py',
     'centermask_lite_V_39_eSE_FPN_ms_4x': 'centermask_lite/centermask-lite_v39_fpn_ms-4x_coco.py',
 }
+PANOPTIC_CONFIGS = {
+    f'panoptic_centermask_{name}_FPN_ms_3x': (
+        f'panoptic_centermask/panoptic-centermask_{backbone}_fpn_ms-3x_coco-panoptic.py'
+    )
+    for name, backbone in (
+        ('R_50', 'r50-caffe'),
+        ('R_101', 'r101-caffe'),
+        ('X_101', 'x101-32x8d'),
+        ('V_39_eSE', 'v39'),
+        ('V_57_eSE', 'v57'),
+        ('V_99_eSE', 'v99'),
+    )
+}
 SMALL = 'centermask_lite_V_19_slim_dw_eSE_FPN_ms_4x'
 
 
-def published_layout(name: str = SMALL, num_classes: int = 80) -> dict[str, torch.Tensor]:
+def published_layout(name: str = SMALL, num_classes: int = 80, num_stuff: int = 53) -> dict[str, torch.Tensor]:
     """A state dict with a published checkpoint's names and shapes, each tensor filled with a number of its own.
 
     The tensors have one element in memory, so that the largest model costs nothing.
@@ -35,6 +48,8 @@ def published_layout(name: str = SMALL, num_classes: int = 80) -> dict[str, torc
     for key, shape in shapes.items():
         if any(layer in key for layer in ('.cls_logits.', '.predictor.', '.maskiou.')) and 'sem_seg' not in key:
             shape[0] = num_classes
+        if 'sem_seg_head.predictor' in key:
+            shape[0] = num_stuff + 1
     return {key: torch.tensor(float(i + 1)).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
 
 

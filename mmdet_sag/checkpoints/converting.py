@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 import torch
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 from ..errors import InputError
@@ -22,6 +22,7 @@ from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, ren
 from .zoo import ZooModel, recognise_backbone, recognise_detector
 
 DETECTOR = 'CenterMask2 detector'
+PANOPTIC = 'CenterMask2 panoptic model'
 AUTHORS_BACKBONE = 'ImageNet backbone of the CenterMask2 authors'
 TIMM_BACKBONE = 'ImageNet VoVNet of timm'
 AUTHORS_LICENCE = (
@@ -81,10 +82,10 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint and write it as one of MMEngine.
 
-    The source is a CenterMask2 detector, an ImageNet backbone of its authors (VoVNetV2, MobileNetV2), or a timm
-    ``ese_vovnet*``: a file of PyTorch or safetensors, or a pickle of NumPy arrays. Which one, and which of the configs
-    it fits, follows from its names and shapes. A detector's checkpoint becomes one of the whole model, with the config
-    and the class names in its meta; a backbone's becomes one for the backbone's ``init_cfg``.
+    The source is a CenterMask2 detector or panoptic model, an ImageNet backbone of its authors (VoVNetV2,
+    MobileNetV2), or a timm ``ese_vovnet*``: a file of PyTorch or safetensors, or a pickle of NumPy arrays. Which one,
+    and which of the configs it fits, follows from its names and shapes. A model's checkpoint becomes one of the whole
+    model, with the config and the class names in its meta; a backbone's becomes one for the backbone's ``init_cfg``.
 
     Args:
         src: The checkpoint to convert. Nothing in it is run.
@@ -119,8 +120,8 @@ def convert_checkpoint(
     if conversion.num_classes:
         # As MMEngine names them: inference with no other config than the checkpoint's reads `cfg`.
         meta.update(config=model.name, cfg=model.config.pretty_text)
-        if conversion.num_classes == len(CocoDataset.METAINFO['classes']):
-            meta['dataset_meta'] = dict(CocoDataset.METAINFO)
+        if names := _class_names(model):
+            meta['dataset_meta'] = names
     _save(dict(meta=meta, state_dict=state_dict), dst)
     return conversion
 
@@ -177,12 +178,12 @@ def _convert(
         raise InputError(f'{_shortened(strange)}: holds no floating-point numbers, as weights do; get the file again')
     kind = _kind_of(state_dict)
     num_classes = 0
-    if kind == DETECTOR:
+    if kind in (DETECTOR, PANOPTIC):
         converted = _rename(state_dict)
         model = recognise_detector(converted)
         num_classes = model.config.model.bbox_head.num_classes
         notes = _preprocessing_notes(model, pixel_statistics)
-        if num_classes != len(CocoDataset.METAINFO['classes']):
+        if not _class_names(model):
             notes.append(f'{num_classes} classes are not those of COCO: no class names written')
     elif kind == AUTHORS_BACKBONE:
         state_dict = {re.sub(r'^(backbone\.)?bottom_up\.', '', key): value for key, value in state_dict.items()}
@@ -235,7 +236,7 @@ def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
         return any(re.match(pattern, key) for key in state_dict)
 
     if has(r'sem_seg_head\.'):
-        raise InputError('is a panoptic model (sem_seg_head), which is not supported yet; give an instance model')
+        return PANOPTIC
     if has(r'(proposal_generator|roi_heads)\.'):
         return DETECTOR
     if has(r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)'):
@@ -248,6 +249,16 @@ def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
     raise InputError(
         f'is neither a CenterMask2 detector nor a VoVNet or MobileNetV2 that can be converted (first keys: {first})'
     )
+
+
+def _class_names(model: ZooModel) -> dict:
+    """COCO's classes as MMDetection's data set has them, or nothing where the model has another number."""
+    config = model.config.model
+    num_things = config.bbox_head.num_classes
+    if 'semantic_head' in config:
+        info, counts = CocoPanopticDataset.METAINFO, (num_things, config.semantic_head.num_stuff_classes)
+        return dict(info) if counts == (len(info['thing_classes']), len(info['stuff_classes'])) else {}
+    return dict(CocoDataset.METAINFO) if num_things == len(CocoDataset.METAINFO['classes']) else {}
 
 
 def _preprocessing_notes(model: ZooModel, pixel_statistics: Mapping[str, Tensor]) -> list[str]:

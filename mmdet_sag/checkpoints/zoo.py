@@ -17,6 +17,11 @@ from ..errors import InputError
 from ..models.backbones import VoVNet
 from ..models.detectors import CenterMask
 
+SEMANTIC_LOGITS = 'semantic_head.conv_logits.weight'
+# Configs of the published models.
+_INSTANCES = 'centermask*/*_fpn_ms-?x_coco.py'
+_PANOPTIC = 'panoptic_centermask/*_fpn_ms-?x_coco-panoptic.py'
+
 
 @dataclass(frozen=True)
 class Differences:
@@ -79,7 +84,8 @@ def recognise_detector(state_dict: Mapping[str, Tensor]) -> ZooModel:
     """Find the published detector that has these parameters.
 
     Args:
-        state_dict: The parameters by their names here. Their class count may be any.
+        state_dict: The parameters by their names here. Their class count may be any, of panoptic models also that of
+            stuff.
 
     Returns:
         The model, its config set to the parameters' class count.
@@ -87,13 +93,16 @@ def recognise_detector(state_dict: Mapping[str, Tensor]) -> ZooModel:
     Raises:
         InputError: If no model has exactly these parameters. The message names the one that comes closest.
     """
-    names = sorted(
-        path.relative_to(config_root()).as_posix() for path in config_root().glob('centermask*/*_fpn_ms-?x_coco.py')
-    )
+    pattern = _PANOPTIC if SEMANTIC_LOGITS in state_dict else _INSTANCES
+    names = sorted(path.relative_to(config_root()).as_posix() for path in config_root().glob(pattern))
     logits = state_dict.get('bbox_head.conv_cls.weight')
     if logits is None or logits.ndim == 0:
         return _recognise(state_dict, map(_detector, names))
-    return _recognise(state_dict, (_with_class_count(_detector(name), len(logits)) for name in names))
+    models = (_with_class_count(_detector(name), len(logits)) for name in names)
+    semantic_logits = state_dict.get(SEMANTIC_LOGITS)
+    if semantic_logits is not None and semantic_logits.ndim and len(semantic_logits) > 1:
+        models = (_with_stuff_count(model, len(logits), len(semantic_logits) - 1) for model in models)
+    return _recognise(state_dict, models)
 
 
 def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
@@ -126,6 +135,16 @@ def _with_class_count(model: ZooModel, num_classes: int) -> ZooModel:
         for key, shape in model.shapes.items()
     }
     return ZooModel(model.name, config, shapes)
+
+
+def _with_stuff_count(model: ZooModel, num_things: int, num_stuff: int) -> ZooModel:
+    for head in (model.config.model.semantic_head, model.config.model.panoptic_fusion_head):
+        head.update(num_things_classes=num_things, num_stuff_classes=num_stuff)
+    shapes = {
+        key: Size((num_stuff + 1, *shape[1:])) if key.startswith('semantic_head.conv_logits.') else shape
+        for key, shape in model.shapes.items()
+    }
+    return model._replace(shapes=shapes)
 
 
 @cache

@@ -12,6 +12,10 @@ from mmengine.logging import print_log
 
 from ...errors import InputError
 from ...fileio import is_remote
+from ..coco_instance_panoptic import CocoInstancePanopticDataset
+from ..panoptic.panoptic_source import PanopticSource
+
+_LOADERS = ('LoadAnnotations', 'mmdet.LoadAnnotations', 'LoadInstancesAndPanopticSeg')
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class CocoSource:
         polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
         indices: Which images of the file are used, as MMEngine's data sets take it: the first so many, the last so
             many if negative, or those at certain places; None: all.
+        panoptic: The panoptic annotations beside the file, where there are any.
     """
 
     option: str
@@ -45,6 +50,7 @@ class CocoSource:
     poly2mask: Optional[str] = None
     polygons_only: bool = False
     indices: Union[int, Sequence[int], None] = None
+    panoptic: Optional[PanopticSource] = None
 
     def of_indices(self, images: list[dict]) -> list[dict]:
         """Those of the images that ``indices`` selects, in its order.
@@ -79,11 +85,32 @@ class CocoSource:
             )
 
 
+def _panoptic_source(dataset: CocoInstancePanopticDataset, option: str) -> PanopticSource:
+    if not os.path.isfile(dataset.panoptic_ann_file):
+        raise InputError(
+            f"panoptic file '{dataset.panoptic_ann_file}' does not exist: put it there, or set --cfg-options "
+            f'{option}.panoptic_ann_file=FILE'
+        )
+    info = dataset.metainfo
+    if tuple(info['classes']) != (*info['thing_classes'], *info['stuff_classes']):
+        raise InputError(
+            f'{option}.metainfo.classes are not its thing_classes and then its stuff_classes: set all three, the same '
+            'in every data set'
+        )
+    return PanopticSource(
+        option=option,
+        ann_file=dataset.panoptic_ann_file,
+        png_folder=dataset.data_prefix.get('seg', ''),
+        thing_classes=tuple(info['thing_classes']),
+        stuff_classes=tuple(info['stuff_classes']),
+    )
+
+
 def _mask_loading(pipeline: Optional[list], option: str) -> dict:
     """What a :class:`CocoSource` says about the masks of a pipeline."""
     for index, transform in enumerate(pipeline or []):
         kind = transform.get('type')
-        if getattr(kind, '__name__', kind) in ('LoadAnnotations', 'mmdet.LoadAnnotations'):
+        if getattr(kind, '__name__', kind) in _LOADERS:
             if not transform.get('with_mask', False):
                 return dict(loads_masks=False)
             return dict(
@@ -152,7 +179,9 @@ def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
         and kind.load_data_list is CocoDataset.load_data_list
         and kind.parse_data_info is CocoDataset.parse_data_info
     )
-    if not stock:
+    # Its instances are read as by CocoDataset.
+    is_panoptic = issubclass(kind, CocoInstancePanopticDataset)
+    if not stock and not is_panoptic:
         print_log(f'{option}: {kind.__name__} reads a format of its own and is not checked', logger='current')
         return None
     if 'img' not in dataset.data_prefix:
@@ -164,10 +193,11 @@ def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
         data_root=data_root,
         ann_file=dataset.ann_file,
         image_folder=dataset.data_prefix['img'],
-        classes=tuple(dataset.metainfo.get('classes', ())),
+        classes=tuple(dataset.metainfo.get('thing_classes' if is_panoptic else 'classes', ())),
         filter_cfg=dict(dataset.filter_cfg or {}),
         test_mode=dataset.test_mode,
         indices=cfg.get('indices'),
+        panoptic=_panoptic_source(dataset, option) if is_panoptic else None,
         **_mask_loading(pipeline, option),
     )
 

@@ -14,6 +14,7 @@ class Subject(enum.Enum):
     BOX = enum.auto()
     AREA = enum.auto()
     MASK = enum.auto()
+    SEGMENT = enum.auto()
 
 
 class Fix(enum.Enum):
@@ -172,5 +173,46 @@ PROBLEM_KINDS = {
         'objects whose mask is an RLE, which a pipeline of polygons (poly2mask=False) turns into background',
         True,
         remedy='set --cfg-options {poly2mask}=True, with which all masks are learnt as bitmaps,',
+    ),
+    'category-kind-unknown': ProblemKind(
+        Subject.CATEGORY, 'categories of the panoptic file without isthing', True, True
+    ),
+    'category-kind-differs': ProblemKind(
+        Subject.CATEGORY,
+        'categories of the panoptic file that are things there and stuff in the config, or the reverse',
+        True,
+        True,
+        remedy="correct the thing_classes and stuff_classes of the data set's metainfo",
+    ),
+    'panoptic-entry-malformed': ProblemKind(
+        Subject.SEGMENT, 'panoptic annotations that lack a key, or have a segment that does', True, True
+    ),
+    'duplicate-panoptic-entry': ProblemKind(Subject.SEGMENT, 'images with several panoptic annotations', True, True),
+    'missing-panoptic-entry': ProblemKind(Subject.SEGMENT, 'images without a panoptic annotation', True, True),
+    'unknown-segment-category': ProblemKind(Subject.SEGMENT, 'segments of a category that is not listed', True, True),
+    'impossible-segment-id': ProblemKind(Subject.SEGMENT, 'segments whose id no colour of a PNG can have', True, True),
+    'duplicate-segment-id': ProblemKind(Subject.SEGMENT, 'images with a segment id used more than once', True, True),
+    'missing-png': ProblemKind(
+        Subject.SEGMENT, 'panoptic PNG files that do not exist', True, True, remedy='complete the folder'
+    ),
+    'undecodable-png': ProblemKind(
+        Subject.SEGMENT, 'panoptic PNG files that cannot be decoded', True, True, remedy='replace the file'
+    ),
+    'png-size-mismatch': ProblemKind(
+        Subject.SEGMENT, 'panoptic PNG files of another size than their image', True, True, remedy='replace the file'
+    ),
+    'colour-without-segment': ProblemKind(
+        Subject.SEGMENT,
+        'panoptic PNG files with a colour that is the id of none of their segments',
+        True,
+        True,
+        remedy='take file and folder of the same annotations',
+    ),
+    'empty-segment': ProblemKind(
+        Subject.SEGMENT,
+        'segments without a pixel in their panoptic PNG',
+        False,
+        True,
+        remedy='take file and folder of the same annotations',
     ),
 }

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -133,7 +133,7 @@ class ShapeScene:
 
     def _render_ground(self) -> np.ndarray:
         rng, size = self._rng, self._size
-        base = _colour(rng.random(), rng.uniform(0.08, 0.4), rng.uniform(0.35, 0.8))
+        base = colour(rng.random(), rng.uniform(0.08, 0.4), rng.uniform(0.35, 0.8))
         pattern = self._pattern(0.06, 0.2)
         clouds = sum(self._noise(cells) / np.sqrt(cells / 3) for cells in (3, 8, 20, 50))
         brightness = 1 + 0.12 * rng.random() * pattern + rng.uniform(0.12, 0.3) * clouds
@@ -142,13 +142,15 @@ class ShapeScene:
     def _render_surface(self, label: int, shape: BaseGeometry) -> np.ndarray:
         rng = self._rng
         hue, value = rng.normal(self.hues[label], self.hue_std), rng.uniform(0.5, 0.95)
-        first = _colour(hue, rng.uniform(0.4, 0.9), value)
-        second = _colour(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.2, 0.9), value * rng.uniform(0.45, 0.85))
+        first = colour(hue, rng.uniform(0.4, 0.9), value)
+        second = colour(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.2, 0.9), value * rng.uniform(0.45, 0.85))
         mix = 0.5 + 0.5 * self._pattern(0.04, 0.1, shape.centroid.coords[0])
         grain = 1 + 0.07 * self._noise(60)
         return (first * mix[..., None] + second * (1 - mix[..., None])) * grain[..., None]
 
-    def _pattern(self, shortest: float, longest: float, centre: tuple[float, float] = (0, 0)) -> np.ndarray:
+    def _pattern(
+        self, shortest: float, longest: float, centre: tuple[float, float] = (0, 0), kind: Optional[str] = None
+    ) -> np.ndarray:
         """A texture in [-1, 1] whose period is drawn between two shares of the image's side."""
         rng, size = self._rng, self._size
         y, x = np.mgrid[:size, :size].astype(np.float32) + 0.5
@@ -156,7 +158,7 @@ class ShapeScene:
         angle = rng.uniform(0, np.pi)
         u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
         scale = np.float32(2 * np.pi / (rng.uniform(shortest, longest) * size))
-        kind = rng.choice(['stripes', 'waves', 'checks', 'dots', 'rings', 'gradient', 'marble'])
+        kind = kind or rng.choice(['stripes', 'waves', 'checks', 'dots', 'rings', 'gradient', 'marble'])
         if kind == 'stripes':
             wave = np.sin(scale * u)
         elif kind == 'waves':
@@ -233,7 +235,7 @@ def _circle(radius: float) -> np.ndarray:
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+def colour(hue: float, saturation: float, value: float) -> np.ndarray:
     """BGR in [0, 1]; the hue is one of a circle of length 1."""
     hsv = np.array([[[360 * (hue % 1), saturation, value]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0]

@@ -11,8 +11,16 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from ...errors import InputError
-from ..coco import AnnotationFileCheck, CocoSource, coco_sources, load_coco
+from ..coco import AnnotationFileCheck, CocoSource, ProblemTally, coco_sources, load_coco
 from ..coco.image_checks import image_problem
+from ..panoptic import PanopticSource
+from ..panoptic.panoptic_checks import (
+    category_kind_problems,
+    is_usable_entry,
+    missing_png_problems,
+    png_problems,
+    segment_problems,
+)
 from .data_set_report import DataSetReport
 
 # Enough to keep the workers busy, few enough not to queue all of COCO.
@@ -29,6 +37,24 @@ def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> I
     with ThreadPoolExecutor(max_workers=workers) as pool:
         while chunk := list(islice(images, workers * _PENDING_PER_WORKER)):
             yield from zip(chunk, pool.map(partial(_file_problem, image_folder), chunk))
+
+
+def _check_panoptic(source: PanopticSource, content: dict, images: dict, tally: ProblemTally, workers: int) -> None:
+    for kind, example in category_kind_problems(content['categories'], source):
+        tally.add(kind, example)
+    for kind, example in segment_problems(content, images):
+        tally.add(kind, example)
+    entries = [e for e in content['annotations'] if is_usable_entry(e) and e['image_id'] in images]
+    missing = set()
+    for kind, example in missing_png_problems(source, entries):
+        tally.add(kind, example)
+        missing.add(example)
+    entries = [entry for entry in entries if entry['file_name'] not in missing]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        found = pool.map(lambda entry: png_problems(source, entry, images[entry['image_id']]), entries)
+        for problems in tqdm(found, 'panoptic PNG files', total=len(entries), unit=''):
+            for kind, example in problems:
+                tally.add(kind, example)
 
 
 def check_data_set(sources: Sequence[CocoSource], content: dict, workers: int = 1) -> DataSetReport:
@@ -66,6 +92,8 @@ def check_data_set(sources: Sequence[CocoSource], content: dict, workers: int = 
         if kind is not None:
             tally.add(kind, image['file_name'])
             report.bad_images[image['id']] = kind
+    for panoptic in dict.fromkeys(each.panoptic for each in sources if each.panoptic is not None):
+        _check_panoptic(panoptic, load_coco(panoptic.ann_file), images, tally, workers)
     return report
 
 

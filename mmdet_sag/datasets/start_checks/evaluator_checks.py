@@ -5,27 +5,38 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, CocoPanopticMetric
 from mmdet.registry import METRICS
 
 from ...errors import InputError
+from ...evaluation import StandaloneCocoPanopticMetric
 from ...fileio import is_remote
 from ..coco import CocoSource
 from ..coco.annotation_checks import is_usable_image
 
 
-def _is_coco_metric(kind: Any) -> bool:
-    found = METRICS.get(kind) if isinstance(kind, str) else kind
-    return inspect.isclass(found) and issubclass(found, CocoMetric)
-
-
 def coco_metrics(evaluator: Any) -> list[tuple[str, dict]]:
     """COCO metrics of an evaluator's config, each with its place relative to the evaluator."""
+    return _metrics(evaluator, (CocoMetric,))
+
+
+def panoptic_metrics(evaluator: Any) -> list[tuple[str, dict]]:
+    """Panoptic metrics of an evaluator's config, each with its place relative to the evaluator."""
+    return _metrics(evaluator, (CocoPanopticMetric, StandaloneCocoPanopticMetric))
+
+
+def _metrics(evaluator: Any, kinds: tuple[type, ...]) -> list[tuple[str, dict]]:
     if isinstance(evaluator, dict):
         entries = [('', evaluator)]
     else:
         entries = [(f'.{index}', entry) for index, entry in enumerate(evaluator or [])]
-    return [(place, entry) for place, entry in entries if _is_coco_metric(entry.get('type'))]
+    found = []
+    for place, entry in entries:
+        kind = entry.get('type')
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        if inspect.isclass(kind) and issubclass(kind, kinds):
+            found.append((place, entry))
+    return found
 
 
 def _outline(content: dict) -> tuple[set, list]:

@@ -12,7 +12,14 @@ from ..config_checks import (
     has_mask_branch,
 )
 from .data_checks import check_data
-from .evaluator_checks import check_evaluator, coco_metrics
+from .evaluator_checks import check_evaluator, coco_metrics, panoptic_metrics
+from .panoptic_checks import (
+    check_panoptic_data,
+    check_panoptic_evaluator,
+    check_panoptic_model,
+    check_panopticapi,
+    check_semantic_target,
+)
 
 
 def check_inputs(cfg: Config, mode: str) -> None:
@@ -54,9 +61,13 @@ def check_inputs(cfg: Config, mode: str) -> None:
         if loader is None or cfg.get(f'{phase}_cfg') is None:
             continue
         check_loader(loader, f'{phase}_dataloader')
+        check_panopticapi(loader.dataset, f'{phase}_dataloader.dataset')
+        if phase == 'train':
+            check_semantic_target(model, loader.dataset, 'train_dataloader.dataset')
         sources[phase] = list(coco_sources(loader.dataset, f'{phase}_dataloader.dataset'))
         for source in sources[phase]:
             check_class_count(model, source.classes, source.option)
+            check_panoptic_model(model, source, trained=phase == 'train')
     if mode == 'train':
         check_pretrained(model)
     if cfg.get('load_from'):
@@ -68,6 +79,11 @@ def check_inputs(cfg: Config, mode: str) -> None:
         measured = [metric for _, metric in metrics if not metric.get('format_only', False)]
         for place, metric in metrics:
             check_evaluator(f'{phase}_evaluator{place}', metric, found, load)
+        if phase != 'train':
+            check_panopticapi(cfg.get(f'{phase}_evaluator'), f'{phase}_evaluator')
+            for place, metric in panoptic_metrics(cfg.get(f'{phase}_evaluator')):
+                panoptic = found[0].panoptic if len(found) == 1 else None
+                check_panoptic_evaluator(f'{phase}_evaluator{place}', metric, panoptic, load)
         for source in found:
             if phase == 'train' and source.loads_masks is False and has_mask_branch(model):
                 raise InputError(
@@ -83,6 +99,9 @@ def check_inputs(cfg: Config, mode: str) -> None:
                 masks_needed=bool(source.loads_masks) or measures_masks,
                 labels_needed=labels_needed,
             )
+            if source.panoptic is not None:
+                content = load(source.panoptic.ann_file, True)
+                check_panoptic_data(source.panoptic, content, used, evaluated=phase != 'train')
             images[source.option] = source.of_indices(used)
         if phase == 'train':
             check_full_batch(cfg.train_dataloader, 'train_dataloader', images, cfg.get('launcher', 'none'))

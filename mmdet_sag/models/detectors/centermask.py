@@ -4,7 +4,7 @@ from pathlib import Path
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -85,7 +85,14 @@ class CenterMask(SingleStageDetector):
         Returns:
             ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and ``loss_mask_iou``.
         """
-        x = self.extract_feat(batch_inputs)
+        return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def instance_feats(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The FPN levels of the box head and the RoI branch: here all."""
+        return x
+
+    def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
+        """Compute the losses of :meth:`loss` from FPN features."""
         losses, results_list = self.bbox_head.loss_and_predict(
             x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
         )
@@ -104,10 +111,15 @@ class CenterMask(SingleStageDetector):
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
             ``masks`` (n, H, W) and ``mask_scores`` (n, ), by which masks are to be ranked.
         """
-        x = self.extract_feat(batch_inputs)
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
-        results_list = self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
+        results_list = self.predict_by_feat(self.extract_feat(batch_inputs), batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results_list)
+
+    def predict_by_feat(
+        self, x: tuple[Tensor, ...], batch_data_samples: SampleList, rescale: bool = True
+    ) -> InstanceList:
+        """Detect objects and their masks in FPN features; see :meth:`predict`."""
+        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        return self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         # Fine-tuning on other classes: what is left out counts as missing, so that strict loading still fails.
@@ -129,6 +141,9 @@ class CenterMask(SingleStageDetector):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
-        x = self.extract_feat(batch_inputs)
+        return self.forward_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def forward_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> tuple:
+        """Run the heads on FPN features, without post-processing."""
         results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
         return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))

@@ -1,0 +1,3 @@
+from .load_instances_and_panoptic_seg import LoadInstancesAndPanopticSeg
+
+__all__ = ['LoadInstancesAndPanopticSeg']
