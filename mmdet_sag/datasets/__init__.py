@@ -1,3 +1,4 @@
+from . import transforms
 from .input_checks import check_inputs
 
-__all__ = ['check_inputs']
+__all__ = ['check_inputs', 'transforms']

@@ -8,7 +8,8 @@ from mmdet_sag.errors import InputError
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Convert a CenterMask2 checkpoint, or ImageNet weights of its authors or of timm, to MMDetection'
+        description='Convert a checkpoint of CenterMask2 or of the first CenterMask, or ImageNet weights of their authors '
+        'or of timm, to MMDetection'
     )
     parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); nothing in it is run')
     parser.add_argument('dst', help='checkpoint to write')

@@ -1,0 +1,3 @@
+from .short_side_resize import ShortSideResize
+
+__all__ = ['ShortSideResize']
