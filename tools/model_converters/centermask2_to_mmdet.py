@@ -8,7 +8,7 @@ from mmdet_sag.errors import InputError
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Convert a checkpoint of CenterMask2 or of the first CenterMask, or ImageNet weights of their authors '
+        description='Convert a checkpoint of CenterMask2, of the first CenterMask, or ImageNet weights of the authors '
         'or of timm, to MMDetection'
     )
     parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); nothing in it is run')
