@@ -1,5 +1,6 @@
 """Checkpoint files of others, read without running anything that is in them."""
 
+import functools
 import pickle
 import re
 import warnings
@@ -17,7 +18,7 @@ _ZIP = b'PK\x03\x04'
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
-def read_weights(path: Path) -> Any:
+def read_weights(path: Path, mmap: bool = False) -> Any:
     """Read a file of weights, whatever wrote it: PyTorch, safetensors, or pickle with NumPy arrays.
 
     Nothing in the file is run: PyTorch's files go through its weights-only loading, and a pickle may hold arrays,
@@ -25,6 +26,7 @@ def read_weights(path: Path) -> Any:
 
     Args:
         path: The file.
+        mmap: Leave the tensors on the disk until they are used, where PyTorch's format allows it.
 
     Returns:
         The object in the file, with tensors on the CPU or arrays.
@@ -40,7 +42,7 @@ def read_weights(path: Path) -> Any:
     if not head:
         raise InputError(f'{path}: is empty; get the file again')
     if head.startswith((_ZIP, _LEGACY_TORCH)):
-        return _read(path, _read_torch)
+        return _read(path, functools.partial(_read_torch, mmap=mmap and head.startswith(_ZIP)))
     # safetensors: the length of a JSON text in eight bytes, then that text.
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
         return _read(path, _read_safetensors)
@@ -65,11 +67,11 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, mmap: bool) -> Any:
     with warnings.catch_warnings():
         # PyTorch's own use of its storage classes, which older files bring about.
         warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
 
 def _read_safetensors(path: Path) -> Any:
