@@ -24,8 +24,9 @@ class LossGuardHook(Hook):
     Before each step of an optimizer, the gradients that it is about to apply are looked at, and the losses of all
     iterations since the last step. With gradient accumulation these are several. If one of them is not finite, the
     state after the last step is saved as a checkpoint: the weights, the statistics of batch normalisation and the
-    schedule as they were then. The message names the losses with the image files of their iteration, or, where all
-    losses are finite, the parameters whose gradients are not.
+    schedule as they were then; an average of the weights (EMA) has seen them once more for each iteration since. The
+    message names the losses with the image files of their iteration, or, where all losses are finite, the parameters
+    whose gradients are not.
 
     Under mixed precision with loss scaling, the scaler leaves out steps whose gradients overflow; that is part of its
     work, so only a series of such steps stops training. What they leave in the statistics is undone.
@@ -54,6 +55,8 @@ class LossGuardHook(Hook):
         self._runner = runner
         self._checkpoint_hook = WholeCheckpointHook.of(runner)
         self._undo = [runner.model.register_forward_hook(self._keep_losses).remove]
+        if not self._wrappers():
+            runner.logger.warning(f'LossGuardHook cannot see the steps of {type(runner.optim_wrapper).__name__}.')
         for wrapper in self._wrappers():
             before_step = functools.partial(self._before_step, wrapper)
             self._undo.append(wrapper.optimizer.register_step_pre_hook(before_step).remove)
@@ -95,7 +98,9 @@ class LossGuardHook(Hook):
 
     def _wrappers(self) -> list[OptimWrapper]:
         wrapper = self._runner.optim_wrapper
-        return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        # DeepSpeed's and ColossalAI's step by themselves.
+        return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
 
     def _schedulers(self) -> Iterable:
         schedulers = self._runner.param_schedulers or []
@@ -222,8 +227,13 @@ def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Optional[Tenso
     parameters = [parameter for parameter in parameters if parameter.grad is not None and parameter.grad.numel() > 0]
     if not parameters:
         return [], None
+    gradients = [parameter.grad for parameter in parameters]
     # Not the usual norm, whose squares overflow before the gradient does.
-    values = torch._foreach_norm([parameter.grad for parameter in parameters], math.inf)
+    if gradients[0].is_cuda:
+        values = torch._foreach_norm(gradients, math.inf)
+    else:
+        # What is one kernel there takes several times as long here.
+        values = [torch.maximum(-low, high) for low, high in (gradient.aminmax() for gradient in gradients)]
     return parameters, torch.stack([value.float() for value in values])
 
 

@@ -10,6 +10,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from tiny_training import HOOKS, FewWeights, few_weights_runner
+from torch import distributed as torch_dist
 
 from mmdet_sag.engine.launch import run_tool
 from mmdet_sag.engine.whole_file_backend import WholeFileBackend
@@ -30,24 +31,25 @@ class FullDisk(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if runner.iter == 2:
-            WholeFileBackend.put = self.put
+            WholeFileBackend.put = FullDisk.put
 
     @staticmethod
-    def put(obj, filepath) -> None:
+    def put(*args) -> None:
         raise OSError(28, 'No space left on device')
 
 
 def main() -> None:
+    torch_dist.init_process_group('gloo')
     init_default_scope('mmdet')
     torch.manual_seed(0)
     work_dir = Path(sys.argv[1])
+    wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     runner = few_weights_runner(
         work_dir,
         6,
         FewWeights(),
         launcher='pytorch',
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        cfg=Config(dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', broadcast_buffers=False))),
+        cfg=Config(dict(model_wrapper_cfg=wrapper_cfg)),
         optim_wrapper=dict(
             type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3), accumulative_counts=int(sys.argv[3])
         ),
