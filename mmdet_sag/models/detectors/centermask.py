@@ -1,9 +1,10 @@
 import logging
 from pathlib import Path
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
 from mmengine.logging import print_log
 from torch import Tensor
@@ -26,8 +27,10 @@ class CenterMask(SingleStageDetector):
         neck: Config of the neck.
         bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
-        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, and ``rcnn``,
-            the training config of the RoI branch.
+        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``,
+            the training config of the RoI branch, and maybe ``inclusive_boxes`` (default False): whether the model's
+            boxes end at their last pixel, and so do those that it learns from, as in CenterMask's first
+            implementation.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: Initialization config.
@@ -83,7 +86,8 @@ class CenterMask(SingleStageDetector):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and ``loss_mask_iou``.
+            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and, with a MaskIoU head,
+            ``loss_mask_iou``.
         """
         return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
 
@@ -93,6 +97,8 @@ class CenterMask(SingleStageDetector):
 
     def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
         """Compute the losses of :meth:`loss` from FPN features."""
+        if self.train_cfg.get('inclusive_boxes', False):
+            batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
         losses, results_list = self.bbox_head.loss_and_predict(
             x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
         )
@@ -109,7 +115,7 @@ class CenterMask(SingleStageDetector):
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
-            ``masks`` (n, H, W) and ``mask_scores`` (n, ), by which masks are to be ranked.
+            ``masks`` (n, H, W) and, with a MaskIoU head, ``mask_scores`` (n, ), by which masks are to be ranked.
         """
         results_list = self.predict_by_feat(self.extract_feat(batch_inputs), batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results_list)
@@ -147,3 +153,15 @@ class CenterMask(SingleStageDetector):
         """Run the heads on FPN features, without post-processing."""
         results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
         return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))
+
+
+def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
+    """A data sample whose ground-truth boxes end one pixel of the original image earlier."""
+    bboxes = data_sample.gt_instances.bboxes
+    pixel = bboxes.new_tensor(data_sample.get('scale_factor', (1.0, 1.0)))
+    data_sample = data_sample.clone()
+    data_sample.gt_instances = data_sample.gt_instances.clone()
+    data_sample.gt_instances.bboxes = torch.cat(
+        [bboxes[:, :2], torch.maximum(bboxes[:, 2:] - pixel, bboxes[:, :2])], dim=1
+    )
+    return data_sample

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Optional
+
 import torch
 from mmcv.ops import batched_nms
 from mmdet.models.test_time_augs import DetTTAModel
@@ -58,9 +61,10 @@ class CenterMaskTTAModel(DetTTAModel):
         mask_probs, mask_iou_preds = zip(
             *(self._predict_masks(self.module.instance_feats(feats), samples, merged) for feats, samples, _ in views)
         )
+        has_mask_iou = self.module.roi_head.mask_iou_head is not None
         return self.module.roi_head.predict_by_feat(
             (sum(mask_probs) / len(views)).logit(),
-            sum(mask_iou_preds) / len(views),
+            sum(mask_iou_preds) / len(views) if has_mask_iou else None,
             merged,
             batch_img_metas,
             rescale=True,
@@ -71,7 +75,7 @@ class CenterMaskTTAModel(DetTTAModel):
         bboxes, scores = self.merge_aug_bboxes(
             [results.bboxes / results.bboxes.new_tensor(sample.scale_factor * 2) for sample, results in views],
             [results.scores for _, results in views],
-            [sample.metainfo for sample, _ in views],
+            [dict(sample.metainfo, ori_shape=self._mirror(sample.ori_shape)) for sample, _ in views],
         )
         labels = torch.cat([results.labels for _, results in views])
         if len(bboxes) == 0:
@@ -82,13 +86,13 @@ class CenterMaskTTAModel(DetTTAModel):
 
     def _predict_masks(
         self, feats: tuple[Tensor, ...], data_samples: SampleList, merged: list[InstanceData]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Optional[Tensor]]:
         """Mask probabilities and IoUs that one view predicts for the merged boxes, upright."""
         view_results = []
         for sample, results in zip(data_samples, merged):
             bboxes = results.bboxes * results.bboxes.new_tensor(sample.scale_factor * 2)
             if sample.flip:
-                bboxes = bbox_flip(bboxes, sample.img_shape, sample.flip_direction)
+                bboxes = bbox_flip(bboxes, self._mirror(sample.img_shape), sample.flip_direction)
             view_results.append(InstanceData(bboxes=bboxes, labels=results.labels))
         mask_preds, mask_iou_preds = self.module.roi_head(feats, view_results, data_samples)
         upright = [
@@ -96,3 +100,8 @@ class CenterMaskTTAModel(DetTTAModel):
             for sample, probs in zip(data_samples, mask_preds.sigmoid().split([len(results) for results in merged]))
         ]
         return torch.cat(upright), mask_iou_preds
+
+    def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Height and width that flip boxes: coordinates of pixels, of inclusive boxes, lie between 0 and side - 1."""
+        extent = int(self.module.test_cfg.rcnn.get('inclusive_boxes', False))
+        return tuple(side - extent for side in shape[:2])
