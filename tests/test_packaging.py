@@ -15,6 +15,7 @@ from mmengine.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
 SOURCES = ('configs', 'mmdet_sag', 'requirements', 'tools')
+SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')
 SOURCES += ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'requirements.txt', 'setup.py')
 
 
@@ -88,7 +89,14 @@ def test_the_wheel_holds_every_module_and_none_that_was_removed_since_the_last_b
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdet_sag').rglob('*.py') if '.mim' not in path.parts}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.endswith('.py') and '/.mim/' not in name}
-    assert packed == modules
+    assert packed == modules | {'mmdet_sag_operators.py'}
+
+
+@pytest.mark.parametrize('kind', ['installed', 'editable'])
+def test_an_install_puts_the_line_into_site_packages_that_finds_the_operators(kind, request):
+    site = request.getfixturevalue(kind)
+    pth = (site[0] if kind == 'editable' else site) / 'mmdet_sag_operators.pth'
+    assert pth.read_bytes() == (ROOT / 'mmdet_sag_operators.pth').read_bytes()
 
 
 def test_the_wheel_asks_for_the_ranges_of_requirements_txt(wheel):
