@@ -8,6 +8,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from reference import CASES, load_case, make_batch, read_image, read_json
+from which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
 
@@ -18,6 +19,11 @@ LOSSES = {
     'loss_mask': 'loss_mask',
     'loss_mask_iou': 'loss_maskiou',
 }
+
+
+@pytest.fixture(params=OPERATORS, autouse=True)
+def operators(request, monkeypatch):
+    put_behind_mmcv(OPERATORS[request.param](), monkeypatch)
 
 
 @pytest.fixture(scope='module', params=CASES)

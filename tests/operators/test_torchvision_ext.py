@@ -1,9 +1,6 @@
 """Torchvision's operators in the place of mmcv's compiled ones: the same numbers, in every door of ``mmcv.ops``."""
 
 import math
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Callable
 
 import mmcv.ops
@@ -11,43 +8,26 @@ import pytest
 import torch
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from torch.nn.functional import one_hot
+from which_operators import compiled_operators, put_behind_mmcv, torchvision_operators
 
-import mmdet_sag
-
-FILE = Path(mmdet_sag.__file__).parent / 'operators/torchvision_ext.py'
 EXACT = dict(rtol=0, atol=0)
 GRADIENT = dict(rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def stand_in():
-    spec = spec_from_file_location('torchvision_ext', FILE)
-    module = module_from_spec(spec)
-    # Where torch.compile looks for the functions that it traces.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return torchvision_operators()
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def compiled():
-    module = sys.modules['mmcv._ext']
-    if Path(module.__file__).suffix == '.py':
-        pytest.skip('mmcv has no compiled operators here')
-    return module
+    return compiled_operators()
 
 
 @pytest.fixture
 def use(monkeypatch):
     """A function that puts operators behind ``mmcv.ops``."""
-
-    def put(operators) -> None:
-        for name, module in list(sys.modules.items()):
-            if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
-                monkeypatch.setattr(module, 'ext_module', operators)
-
-    return put
+    return lambda operators: put_behind_mmcv(operators, monkeypatch)
 
 
 def outputs_and_gradients(function: Callable, *tensors: torch.Tensor) -> tuple:
