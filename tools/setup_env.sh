@@ -205,8 +205,9 @@ pip_install() {
     shift
     beat "$what" >/dev/null 9>&- &
     heartbeat=$!
-    # Twice quiet: pip's warnings name every index that lacks a package.
-    TMPDIR="$scratch" "$python" -m pip install --disable-pip-version-check -qq "$@" >&2 ||
+    # Twice quiet: pip's warnings name every index that lacks a package. Modules are compiled when they are imported
+    # first: most of torch's never are.
+    TMPDIR="$scratch" "$python" -m pip install --disable-pip-version-check --no-compile -qq "$@" >&2 ||
         die "pip failed while $what (its message is above): check the network and pip's index, then run this again"
     kill "$heartbeat" 2>/dev/null || true
     wait "$heartbeat" 2>/dev/null || true
@@ -225,12 +226,17 @@ pair_in_words() {
 not_fitting="install a pair of one origin (docs/install.md), or compile mmcv's operators with MMDET_SAG_OPERATORS=mmcv"
 
 install_pair() {
-    pip_install 'installing torch' ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "torch==$torch_version" torchvision
-    if pair_works "$python"; then return; fi
-    # An index or a folder of wheels may have a torch that torchvision has no build for, like 2.13.0+cpu, and pip
-    # prefers it to the one that has. Three equal signs take no other.
-    say "$(pair_in_words "$python") do not fit each other: installing torch ${torch_version%%+*} as PyPI has it, 3 GB on Linux"
-    pip_install 'installing the torch that fits torchvision' -c "$constraints" "torch===${torch_version%%+*}" torchvision
+    local torch="torch==$torch_version"
+    if [ -z "${TORCH_INDEX_URL:-}" ] && "$python" -m pip index versions torch 2>/dev/null |
+        sed -n 's/^Available versions: //p' | tr -d ' ' | tr ',' '\n' | grep -qxF "$torch_version"; then
+        # A folder of wheels may also have a build like 2.13.0+cpu, which PyPI's torchvision does not fit, and pip
+        # prefers it. Three equal signs take no other than the one that is named.
+        torch="torch===$torch_version"
+    fi
+    if [ -n "$(installed_version "$python" torchvision)" ] && ! pair_works "$python"; then
+        say "$(pair_in_words "$python") do not fit each other: they are replaced"
+    fi
+    pip_install 'installing torch' ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "$torch" torchvision
     pair_works "$python" || die "$(pair_in_words "$python") do not fit each other: $not_fitting"
 }
 
