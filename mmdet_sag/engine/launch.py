@@ -17,6 +17,7 @@ from torch import distributed as torch_dist
 
 from ..command_line import exit_with_input_error
 from ..errors import InputError
+from ..operators import operators_in_use
 
 
 class ConfigOptions(DictAction):
@@ -74,11 +75,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with a process group that fits the machine."""
+    """Build the runner of a config, with a process group that fits the machine; its log names the operators."""
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
+    return runner
 
 
 def run_tool(main: Callable[[], None]) -> None:

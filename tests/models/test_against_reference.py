@@ -8,8 +8,14 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
+from which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
+
+
+@pytest.fixture(params=OPERATORS, autouse=True)
+def operators(request, monkeypatch):
+    put_behind_mmcv(OPERATORS[request.param](), monkeypatch)
 
 
 @pytest.fixture(scope='module', params=CASES)

@@ -13,7 +13,7 @@ from tiny_training import HOOKS, FewWeights, few_weights_runner
 from torch import distributed as torch_dist
 
 from mmdet_sag.engine.launch import run_tool
-from mmdet_sag.engine.whole_file_backend import WholeFileBackend
+from mmdet_sag.fileio import WholeFileBackend
 
 
 class SeenByRank1(Hook):

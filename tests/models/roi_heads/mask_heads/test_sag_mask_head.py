@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from cpu_autocast import cpu_autocast
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
@@ -80,7 +81,7 @@ def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
 def test_autocast_changes_the_precision_alone(dtype):
     head = build()
     x = torch.randn(2, 8, 14, 14)
-    with torch.autocast('cpu', dtype=dtype):
+    with cpu_autocast(dtype):
         out = head(x)
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), head(x), atol=2e-2, rtol=2e-2)
