@@ -64,10 +64,10 @@ class CenterMask(SingleStageDetector):
         Raises:
             InputError: If the file of the backbone's pretrained weights is missing.
         """
-        init_cfg = self.backbone.init_cfg
-        if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
-            path = init_cfg['checkpoint']
-            if '://' not in path and not Path(path).expanduser().is_file():
+        init_cfgs = self.backbone.init_cfg or []
+        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+            path = init_cfg.get('checkpoint')
+            if path and '://' not in path and not Path(path).expanduser().is_file():
                 raise InputError(
                     f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
                     'says, or set model.backbone.init_cfg=None to start without'
@@ -129,5 +129,7 @@ class CenterMask(SingleStageDetector):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
         x = self.extract_feat(batch_inputs)
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
-        return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))
+        outs = self.bbox_head(x)
+        batch_img_metas = [sample.metainfo for sample in batch_data_samples]
+        results_list = self.bbox_head.predict_by_feat(*outs, batch_img_metas=batch_img_metas, rescale=False)
+        return (*outs, *self.roi_head(x, results_list, batch_data_samples))
