@@ -1,3 +1,5 @@
 from .centermask_tta import CenterMaskTTAModel
+from .mask_tta import MaskTTAModel
+from .two_stage_mask_tta import TwoStageMaskTTAModel
 
-__all__ = ['CenterMaskTTAModel']
+__all__ = ['CenterMaskTTAModel', 'MaskTTAModel', 'TwoStageMaskTTAModel']
