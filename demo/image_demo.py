@@ -1,11 +1,10 @@
 """Detect objects in an image, or in each image of a folder, and draw them."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from mmdet.apis import DetInferencer
-
+from mmdet_sag.apis import PanopticInferencer
+from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
 
 
@@ -22,15 +21,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        for path in (args.img, args.config, args.checkpoint):
-            if not Path(path).exists():
-                raise InputError(f'{path} does not exist: check the path')
-        inferencer = DetInferencer(args.config, args.checkpoint, device=args.device)
-        inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr, no_save_pred=False)
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    for path in (args.img, args.config, args.checkpoint):
+        if not Path(path).exists():
+            raise InputError(f'{path} does not exist: check the path')
+    inferencer = PanopticInferencer(args.config, args.checkpoint, device=args.device)
+    inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr, no_save_pred=False)
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -1,6 +1,6 @@
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
-    The message is one line that names the thing and the remedy; the command-line tools print it alone, without a
-    stack trace, and exit with status 1.
+    The message is one line that names the thing and the remedy; every command line prints it alone, without a stack
+    trace, and exits with :attr:`mmdet_sag.command_line.ExitStatus.INPUT_ERROR`.
     """

@@ -64,7 +64,10 @@ def rectangles_config(data: Path) -> Config:
         data_prefix=dict(img='images/'),
         metainfo=dict(classes=CLASSES),
     )
-    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
+    load = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
+    ]
     train_pipeline = [
         *load,
         dict(type='RandomChoiceResize', scales=[(64, 64), (80, 80)], keep_ratio=True),

@@ -22,6 +22,9 @@ else
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
 
+# Seconds that torchrun, once it got SIGTERM, leaves to the processes for their checkpoint. Not every torch knows it.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --nproc_per_node="$2" \

@@ -7,9 +7,10 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 
+from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool, speaks_for_machine
+from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
 
 

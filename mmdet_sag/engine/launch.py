@@ -4,7 +4,6 @@ import argparse
 import datetime
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Callable
 
@@ -12,15 +11,18 @@ from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import barrier, is_distributed
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 
+from ..command_line import exit_with_input_error
 from ..errors import InputError
 from ..operators import operators_in_use
 
 
-class _ConfigOptions(DictAction):
+class ConfigOptions(DictAction):
+    """``--cfg-options``: settings that replace those of the config."""
+
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
         try:
             super().__call__(parser, namespace, values, *args)
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_ConfigOptions,
+        action=ConfigOptions,
         help='settings that replace those of the config, e.g. train_cfg.max_iters=1000 model.backbone.arch=V-39; '
         'lists as key="[a,b]" or key=a,b, without white space',
     )
@@ -83,23 +85,25 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 1."""
+    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 2."""
     try:
         main()
-        if is_distributed():
-            # A process that ends while gloo's threads still run may abort, and the job would count as failed.
-            torch_dist.barrier()
-            torch_dist.destroy_process_group()
+        barrier()
+        _end_process_group()
     except InputError as e:
-        if speaks_for_machine():
-            print(f'error: {e}', file=sys.stderr)
-        sys.exit(1)
+        _end_process_group(failed=True)
+        exit_with_input_error(e)
+    except SystemExit:
+        # PreemptionHook's: it has waited for the other processes.
+        _end_process_group()
+        raise
 
 
-def speaks_for_machine() -> bool:
-    """Whether this is the first process of a job on its machine, whatever launched it."""
-    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in names)
+def _end_process_group(failed: bool = False) -> None:
+    """End the process group before the process, which may abort while gloo's threads still run."""
+    # Other groups may wait for processes that failed elsewhere, or went on.
+    if is_distributed() and (not failed or torch_dist.get_backend() == 'gloo'):
+        torch_dist.destroy_process_group()
 
 
 def _one_line(error: Exception) -> str:

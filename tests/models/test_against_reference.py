@@ -7,18 +7,10 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
-from reference import CASES, load_case, make_batch, read_image, read_json
+from reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
 from which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
-
-LOSSES = {
-    'loss_cls': 'loss_fcos_cls',
-    'loss_bbox': 'loss_fcos_loc',
-    'loss_centerness': 'loss_fcos_ctr',
-    'loss_mask': 'loss_mask',
-    'loss_mask_iou': 'loss_maskiou',
-}
 
 
 @pytest.fixture(params=OPERATORS, autouse=True)

@@ -26,12 +26,12 @@ def run(tool, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=arguments[0].parent)
 
 
-def assert_one_line(finished, status, *parts):
+def assert_one_line(finished, *parts):
     errors = [line for line in finished.stderr.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1, finished.stderr
     assert all(part in errors[0] for part in parts), errors[0]
     assert 'Traceback' not in finished.stderr
-    assert finished.returncode == status
+    assert finished.returncode == 2
 
 
 def test_a_broken_data_set_is_listed_and_its_repaired_copy_passes(data):
@@ -65,27 +65,36 @@ def test_a_broken_data_set_is_listed_and_its_repaired_copy_passes(data):
     assert 'nothing found' in finished.stdout
 
 
-def test_a_data_set_that_cannot_be_checked_gives_status_2(data):
+def test_a_data_set_that_cannot_be_checked_is_refused(data):
     config = data.write_config()
     data.ann_file.write_text('{"images": [')
-    assert_one_line(run('misc/check_dataset.py', config), 2, 'is not valid JSON', 'copy or export it again')
+    assert_one_line(run('misc/check_dataset.py', config), 'is not valid JSON', 'copy or export it again')
 
 
 def test_training_stops_before_it_starts_on_data_that_would_hang_it(data):
     data.annotation['segmentation'] = [[1, 2, 9, 2, 9, math.nan]]
     data.write()
     finished = run('train.py', data.write_config())
-    assert_one_line(finished, 1, 'polygons with NaN', 'annotation 1', 'check_dataset.py', '--fix')
+    assert_one_line(finished, 'polygons with NaN', 'annotation 1', 'check_dataset.py', '--fix')
     assert not (data.root / 'work_dirs').exists()
+
+
+def test_training_on_polygons_stops_before_it_loses_an_object_given_as_rle(data):
+    data.train_set.pipeline[1].poly2mask = False
+    data.annotation['segmentation'] = dict(size=[48, 64], counts=[480, 384, 2208])
+    data.write()
+    option = 'train_dataloader.dataset.pipeline.1.poly2mask=True'
+    finished = run('train.py', data.write_config())
+    assert_one_line(finished, '1 objects whose mask is an RLE', 'annotation 1', f'set --cfg-options {option}')
 
 
 def test_testing_stops_on_a_truncated_checkpoint(data):
     checkpoint = data.root / 'weights.pth'
     checkpoint.write_bytes(b'PK\x03\x04' + bytes(1000))
-    assert_one_line(run('test.py', data.write_config(), checkpoint), 1, 'weights.pth')
+    assert_one_line(run('test.py', data.write_config(), checkpoint), 'weights.pth')
 
 
 def test_a_foreign_checkpoint_that_is_none_is_refused(data):
     source = data.root / 'model.pkl'
     source.write_text('<html>404</html>')
-    assert_one_line(run('model_converters/centermask2_to_mmdet.py', source, data.root / 'out.pth'), 1, 'model.pkl')
+    assert_one_line(run('model_converters/centermask2_to_mmdet.py', source, data.root / 'out.pth'), 'model.pkl')

@@ -183,7 +183,7 @@ def error_of(tool: str, *arguments: object, folder: Path, monkeypatch, capsys) -
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(TOOLS / tool), run_name='__main__')
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('error: ')
     return line

@@ -6,17 +6,14 @@ Exit status: 0 all clean, 1 problems found, 2 cannot check.
 import argparse
 import json
 import os
-import sys
-from pathlib import Path
 
-from mmengine.config import DictAction
 from terminaltables import AsciiTable
 
-from mmdet_sag.datasets.data_set_report import DataSetReport
-from mmdet_sag.datasets.full_check import check_data_sets
-from mmdet_sag.datasets.repair import repair_coco, write_coco
-from mmdet_sag.engine.launch import load_config
+from mmdet_sag.command_line import ExitStatus, run_command
+from mmdet_sag.datasets.full_check import DataSetReport, check_data_sets, repair_coco, write_coco
+from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import open_whole
 
 _EXAMPLES_SHOWN = 3
 
@@ -32,7 +29,9 @@ def parse_args() -> argparse.Namespace:
         '--fix', metavar='OUT', help='write a repaired copy of the annotation file, of which there must be one'
     )
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode images')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings that replace those of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, help='settings that replace those of the config'
+    )
     # What only a run needs.
     parser.set_defaults(launcher='none', work_dir=None, local_rank=0)
     return parser.parse_args()
@@ -64,7 +63,7 @@ def fix(reports: list[DataSetReport], path: str) -> None:
         print(AsciiTable([['done', 'count'], *sorted(done.items())]).table)
 
 
-def main() -> int:
+def main() -> ExitStatus:
     args = parse_args()
     reports = check_data_sets(load_config(args), args.splits, max(1, args.workers))
     for report in reports:
@@ -73,17 +72,14 @@ def main() -> int:
     if args.json:
         found = dict(config=args.config, clean=clean, data_sets=[report.as_dict() for report in reports])
         try:
-            Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
+            with open_whole(args.json, 'w') as file:
+                file.write(json.dumps(found, indent=2) + '\n')
         except OSError as error:
             raise InputError(f"'{args.json}' cannot be written: {error.strerror}") from error
     if args.fix:
         fix(reports, args.fix)
-    return 0 if clean else 1
+    return ExitStatus.DONE if clean else ExitStatus.PROBLEMS_FOUND
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except InputError as e:
-        print(f'error: {e}', file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

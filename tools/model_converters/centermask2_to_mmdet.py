@@ -1,14 +1,14 @@
 import argparse
-import sys
 
 from mmdet_sag.checkpoints import convert_checkpoint
 from mmdet_sag.checkpoints.timm_vovnet import IMAGENET_MEAN, IMAGENET_STD
-from mmdet_sag.errors import InputError
+from mmdet_sag.command_line import run_command
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Convert a CenterMask2 checkpoint, or ImageNet weights of its authors or of timm, to MMDetection'
+        description='Convert a checkpoint of CenterMask2, of the first CenterMask, or ImageNet weights of the authors '
+        'or of timm, to MMDetection'
     )
     parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); nothing in it is run')
     parser.add_argument('dst', help='checkpoint to write')
@@ -27,13 +27,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        conversion = convert_checkpoint(args.src, args.dst, args.force, args.timm_mean, args.timm_std)
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    conversion = convert_checkpoint(args.src, args.dst, args.force, args.timm_mean, args.timm_std)
     print(conversion)
     print(f'written: {args.dst}')
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -3,7 +3,7 @@ _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 # Pillow's bilinear filter is the one that the published models were trained and tested with.
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
     dict(
         type='RandomChoiceResize',
         scales=[(1333, 640), (1333, 672), (1333, 704), (1333, 736), (1333, 768), (1333, 800)],
@@ -16,7 +16,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True, backend='pillow'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
@@ -42,7 +42,7 @@ tta_pipeline = [
                 for side in (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
             ],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+            [dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)],
             [
                 dict(
                     type='PackDetInputs',

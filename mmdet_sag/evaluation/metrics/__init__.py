@@ -1,3 +1,4 @@
+from .standalone_coco_panoptic_metric import StandaloneCocoPanopticMetric
 from .unrounded_coco_metric import UnroundedCocoMetric
 
-__all__ = ['UnroundedCocoMetric']
+__all__ = ['StandaloneCocoPanopticMetric', 'UnroundedCocoMetric']

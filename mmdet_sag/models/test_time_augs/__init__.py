@@ -1,3 +1,4 @@
 from .centermask_tta import CenterMaskTTAModel
+from .panoptic_centermask_tta import PanopticCenterMaskTTAModel
 
-__all__ = ['CenterMaskTTAModel']
+__all__ = ['CenterMaskTTAModel', 'PanopticCenterMaskTTAModel']

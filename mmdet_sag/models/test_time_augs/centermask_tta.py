@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Optional
+
 import torch
 from mmcv.ops import batched_nms
 from mmdet.models.test_time_augs import DetTTAModel
@@ -7,7 +10,7 @@ from mmdet.structures.bbox import bbox_flip
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-_FLIPPED_DIMS = {'horizontal': [-1], 'vertical': [-2], 'diagonal': [-2, -1]}
+FLIPPED_DIMS = {'horizontal': [-1], 'vertical': [-2], 'diagonal': [-2, -1]}
 
 
 @MODELS.register_module()
@@ -32,38 +35,47 @@ class CenterMaskTTAModel(DetTTAModel):
         Returns:
             One data sample per image, as :meth:`CenterMask.predict` returns it with ``rescale=True``.
         """
+        views = self._predict_views(data)
+        return self.module.add_pred_to_datasample(views[0][1], self._merge_instances(views))
+
+    def _predict_views(self, data: dict) -> list[tuple]:
+        """FPN features, data samples and detections of each view."""
         views = []
         for inputs, data_samples in zip(data['inputs'], data['data_samples']):
             batch = self.module.data_preprocessor(dict(inputs=inputs, data_samples=data_samples), False)
             feats = self.module.extract_feat(batch['inputs'])
-            results_list = self.module.bbox_head.predict(feats, batch['data_samples'])
+            results_list = self.module.bbox_head.predict(self.module.instance_feats(feats), batch['data_samples'])
             views.append((feats, batch['data_samples'], results_list))
+        return views
 
+    def _merge_instances(self, views: list[tuple]) -> list[InstanceData]:
+        """Instances of each image, in the original image's frame."""
         num_imgs = len(views[0][1])
         merged = [
             self._merge_boxes([(samples[i], results[i]) for _, samples, results in views]) for i in range(num_imgs)
         ]
-        batch_data_samples = views[0][1]
         batch_img_metas = [
             dict(ori_shape=sample.ori_shape, img_shape=sample.ori_shape, scale_factor=(1.0, 1.0))
-            for sample in batch_data_samples
+            for sample in views[0][1]
         ]
-        mask_probs, mask_iou_preds = zip(*(self._predict_masks(feats, samples, merged) for feats, samples, _ in views))
-        results_list = self.module.roi_head.predict_by_feat(
+        mask_probs, mask_iou_preds = zip(
+            *(self._predict_masks(self.module.instance_feats(feats), samples, merged) for feats, samples, _ in views)
+        )
+        has_mask_iou = self.module.roi_head.mask_iou_head is not None
+        return self.module.roi_head.predict_by_feat(
             (sum(mask_probs) / len(views)).logit(),
-            sum(mask_iou_preds) / len(views),
+            sum(mask_iou_preds) / len(views) if has_mask_iou else None,
             merged,
             batch_img_metas,
             rescale=True,
         )
-        return self.module.add_pred_to_datasample(batch_data_samples, results_list)
 
     def _merge_boxes(self, views: list[tuple]) -> InstanceData:
         """Merge the detections of one image's views, in the original image's frame."""
         bboxes, scores = self.merge_aug_bboxes(
             [results.bboxes / results.bboxes.new_tensor(sample.scale_factor * 2) for sample, results in views],
             [results.scores for _, results in views],
-            [sample.metainfo for sample, _ in views],
+            [dict(sample.metainfo, ori_shape=self._mirror(sample.ori_shape)) for sample, _ in views],
         )
         labels = torch.cat([results.labels for _, results in views])
         if len(bboxes) == 0:
@@ -74,17 +86,22 @@ class CenterMaskTTAModel(DetTTAModel):
 
     def _predict_masks(
         self, feats: tuple[Tensor, ...], data_samples: SampleList, merged: list[InstanceData]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Optional[Tensor]]:
         """Mask probabilities and IoUs that one view predicts for the merged boxes, upright."""
         view_results = []
         for sample, results in zip(data_samples, merged):
             bboxes = results.bboxes * results.bboxes.new_tensor(sample.scale_factor * 2)
             if sample.flip:
-                bboxes = bbox_flip(bboxes, sample.img_shape, sample.flip_direction)
+                bboxes = bbox_flip(bboxes, self._mirror(sample.img_shape), sample.flip_direction)
             view_results.append(InstanceData(bboxes=bboxes, labels=results.labels))
         mask_preds, mask_iou_preds = self.module.roi_head(feats, view_results, data_samples)
         upright = [
-            probs.flip(_FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs
+            probs.flip(FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs
             for sample, probs in zip(data_samples, mask_preds.sigmoid().split([len(results) for results in merged]))
         ]
         return torch.cat(upright), mask_iou_preds
+
+    def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Height and width that flip boxes: coordinates of pixels, of inclusive boxes, lie between 0 and side - 1."""
+        extent = int(self.module.test_cfg.rcnn.get('inclusive_boxes', False))
+        return tuple(side - extent for side in shape[:2])

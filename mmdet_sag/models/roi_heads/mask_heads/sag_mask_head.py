@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
@@ -20,6 +21,9 @@ class SAGMaskHead(FCNMaskHead):
 
     ``train_cfg.rcnn`` may hold ``clip_mask_targets`` (default True, as in MMDetection): whether an RoI is clipped to
     the image before its target is cropped. CenterMask's configs set it to False, like the reference.
+
+    ``test_cfg.rcnn`` may hold ``inclusive_boxes`` (default False): whether boxes end at their last pixel, and masks are
+    pasted into whole pixels, as in CenterMask's first implementation.
 
     Args:
         *args: As in ``FCNMaskHead``.
@@ -64,3 +68,37 @@ class SAGMaskHead(FCNMaskHead):
             )
             targets.append(torch.from_numpy(cropped.to_ndarray()).to(rois))
         return torch.cat(targets)
+
+    def _predict_by_feat_single(
+        self,
+        mask_preds: Tensor,
+        bboxes: Tensor,
+        labels: Tensor,
+        img_meta: dict,
+        rcnn_test_cfg: ConfigDict,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> Tensor:
+        if rcnn_test_cfg.get('inclusive_boxes', False):
+            if rescale:
+                # In place, as in the method that this one replaces.
+                bboxes /= bboxes.new_tensor(img_meta['scale_factor']).repeat(2)
+            img_meta = dict(ori_shape=img_meta['ori_shape' if rescale else 'img_shape'], scale_factor=(1.0, 1.0))
+            rescale = False
+            mask_preds, bboxes = _ring_with_zeros(mask_preds, 0.0 if activate_map else -float('inf'), bboxes)
+        return super()._predict_by_feat_single(
+            mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=rescale, activate_map=activate_map
+        )
+
+
+def _ring_with_zeros(mask_preds: Tensor, zero: float, bboxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Surround masks by a ring of ``zero`` and enlarge their boxes alike, to the whole pixels that they touch.
+
+    Sampled at the centres of these pixels, the masks are what resizing each of them to its box gives.
+    """
+    height, width = mask_preds.shape[-2:]
+    scale = bboxes.new_tensor([(width + 2) / width, (height + 2) / height])
+    half_size = (bboxes[:, 2:] - bboxes[:, :2]) * 0.5 * scale
+    center = (bboxes[:, 2:] + bboxes[:, :2]) * 0.5
+    first, last = (center - half_size).trunc(), (center + half_size).trunc()
+    return F.pad(mask_preds, (1, 1, 1, 1), value=zero), torch.cat([first, last + 1], dim=1)

@@ -1,0 +1,48 @@
+"""How every command line of this package ends."""
+
+import enum
+import os
+import sys
+from typing import Callable, NoReturn, Optional
+
+from .errors import InputError
+
+
+class ExitStatus(enum.IntEnum):
+    """What the exit status of a command says.
+
+    Beyond these there are 1 with a stack trace for a defect of the program, and 128 + the number of the signal that
+    ended a command early.
+    """
+
+    DONE = 0
+    # Of a command that checks: it did so, and something is wrong.
+    PROBLEMS_FOUND = 1
+    # What was given cannot be used; argparse exits with it too.
+    INPUT_ERROR = 2
+
+
+def run_command(main: Callable[[], Optional[int]]) -> NoReturn:
+    """Run a command and exit; an :class:`InputError` is printed as one line.
+
+    Args:
+        main: The command. It returns its exit status, or None when it is done.
+    """
+    try:
+        status = main()
+    except InputError as error:
+        exit_with_input_error(error)
+    sys.exit(ExitStatus.DONE if status is None else status)
+
+
+def exit_with_input_error(error: InputError) -> NoReturn:
+    """Print one line, once on each machine, and exit."""
+    if speaks_for_machine():
+        print(f'error: {error}', file=sys.stderr)
+    sys.exit(ExitStatus.INPUT_ERROR)
+
+
+def speaks_for_machine() -> bool:
+    """Whether this is the first process of a job on its machine, whatever launched it."""
+    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    return all(os.environ.get(name, '0') == '0' for name in names)

@@ -1,0 +1,16 @@
+from pathlib import Path
+from typing import Optional, Union
+
+# Those of MMEngine's storage backends that read and write the local disk under plain paths.
+_LOCAL_BACKENDS = ('local', 'whole_file')
+
+
+def is_remote(path: Union[str, Path], backend_args: Optional[dict] = None) -> bool:
+    """Whether a path is read or written through something else than the local disk.
+
+    Args:
+        path: Path of a file or folder, or an address as MMEngine knows them (``https://...``, ``s3://...``,
+            ``open-mmlab://...``).
+        backend_args: The storage backend that a config names for it, if any.
+    """
+    return '://' in str(path) or (backend_args or {}).get('backend', 'local') not in _LOCAL_BACKENDS

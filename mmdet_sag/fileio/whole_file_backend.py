@@ -1,0 +1,35 @@
+from pathlib import Path
+from typing import Union
+
+from mmengine.fileio import LocalBackend, register_backend
+
+from .whole_file import open_whole
+
+
+class WholeFileBackend(LocalBackend):
+    """Local disk, where a file is written whole or not at all (:func:`open_whole`).
+
+    Registered in MMEngine as ``whole_file``.
+    """
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes to a file.
+
+        Args:
+            obj: The bytes.
+            filepath: Path of the file. Its folder is made if it does not exist.
+
+        Raises:
+            OSError: The disk is full or not writable. The file is as it was before.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_whole(path) as file:
+            file.write(obj)
+
+    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+        """Write text to a file, see :meth:`put`."""
+        self.put(obj.encode(encoding), filepath)
+
+
+register_backend('whole_file', WholeFileBackend)

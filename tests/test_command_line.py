@@ -1,0 +1,67 @@
+"""Every command line answers bad input with one line and one exit status."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmdet_sag.command_line import ExitStatus, run_command
+from mmdet_sag.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def refuse():
+    raise InputError('no.txt does not exist: check the path')
+
+
+@pytest.mark.parametrize(
+    ('main', 'status'), [(lambda: None, 0), (lambda: ExitStatus.PROBLEMS_FOUND, 1), (refuse, 2)], ids=[0, 1, 2]
+)
+def test_the_exit_status_says_how_it_ended(main, status):
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    assert stop.value.code == status
+
+
+def test_a_defect_keeps_its_stack_trace():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize('name', ['LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'])
+@pytest.mark.parametrize(('rank', 'lines'), [('0', 1), ('1', 0)])
+def test_one_process_of_a_machine_prints_the_line(monkeypatch, capsys, name, rank, lines):
+    monkeypatch.setenv(name, rank)
+    with pytest.raises(SystemExit) as stop:
+        run_command(refuse)
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+    ('command', 'what'),
+    [
+        (['tools/train.py', 'no.py'], 'no.py'),
+        (['tools/test.py', 'no.py', 'no.pth'], 'no.py'),
+        (['tools/misc/check_dataset.py', 'no.py'], 'no.py'),
+        (['tools/misc/check_dataset.py', 'no.py', '--cfg-options', 'no_value'], 'no_value'),
+        (['tools/dataset_converters/make_demo_dataset.py', '--num-train', '0'], 'number of training images'),
+        (['tools/model_converters/centermask2_to_mmdet.py', 'no.pth', 'out.pth'], 'no.pth'),
+        (['demo/image_demo.py', 'no.jpg', 'no.py', 'no.pth'], 'no.jpg'),
+        (['demo/run_demo.py', '--data-root', 'my data', '--quick', '--work-dir', 'a b'], 'holds a space'),
+    ],
+    ids=lambda value: Path(value[0]).stem if isinstance(value, list) else '',
+)
+def test_every_tool_and_demo_exits_with_2_on_bad_input(monkeypatch, capsys, tmp_path, command, what):
+    monkeypatch.chdir(tmp_path)
+    tool, *arguments = command
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    monkeypatch.syspath_prepend(str((ROOT / tool).parent))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert 'error: ' in last
+    assert what in last
