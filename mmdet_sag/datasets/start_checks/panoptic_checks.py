@@ -8,6 +8,7 @@ from typing import Any, Optional
 from mmengine.logging import print_log
 
 from ...errors import InputError
+from ...fileio import is_remote
 from ..coco import PROBLEM_KINDS, CocoSource, ProblemTally
 from ..panoptic import PanopticSource
 from ..panoptic.panoptic_checks import category_kind_problems, missing_png_problems, png_problems, segment_problems
@@ -113,7 +114,7 @@ def check_panoptic_evaluator(
         InputError: A file or folder does not exist, or the file lists other images.
     """
     path, folder = metric.get('ann_file'), metric.get('seg_prefix')
-    if path is None or '://' in path or metric.get('backend_args'):
+    if path is None or is_remote(path, metric.get('backend_args')):
         return
     if not os.path.isfile(path):
         remedy = panoptic.ann_file if panoptic else 'FILE'

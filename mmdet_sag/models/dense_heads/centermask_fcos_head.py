@@ -107,7 +107,9 @@ class CenterMaskFCOSHead(FCOSHead):
         for cls_score, bbox_pred, centerness, priors in zip(
             cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors
         ):
-            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels).sigmoid()
+            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
+            # The last channel of a softmax is the background.
+            cls_score = cls_score.sigmoid() if self.use_sigmoid_cls else cls_score.softmax(-1)[:, :-1]
             joint = cls_score * centerness.reshape(-1, 1).float().sigmoid()
             rank = joint if cfg.get('rank_by_centerness', True) else cls_score
             # The threshold is one of the class score, whatever ranks: the rest goes below all ranks.

@@ -68,10 +68,10 @@ class CenterMask(SingleStageDetector):
         Raises:
             InputError: If the file of the backbone's pretrained weights is missing.
         """
-        init_cfg = self.backbone.init_cfg
-        if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
-            path = init_cfg['checkpoint']
-            if not is_remote(path) and not Path(path).expanduser().is_file():
+        init_cfgs = self.backbone.init_cfg or []
+        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+            path = init_cfg.get('checkpoint')
+            if path and not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
                     f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
                     'says, or set model.backbone.init_cfg=None to start without'
@@ -151,8 +151,10 @@ class CenterMask(SingleStageDetector):
 
     def forward_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> tuple:
         """Run the heads on FPN features, without post-processing."""
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
-        return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))
+        outs = self.bbox_head(x)
+        batch_img_metas = [sample.metainfo for sample in batch_data_samples]
+        results_list = self.bbox_head.predict_by_feat(*outs, batch_img_metas=batch_img_metas, rescale=False)
+        return (*outs, *self.roi_head(x, results_list, batch_data_samples))
 
 
 def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:

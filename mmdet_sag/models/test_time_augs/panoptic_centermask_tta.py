@@ -3,7 +3,8 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from torch import Tensor
 
-from .centermask_tta import FLIPPED_DIMS, CenterMaskTTAModel
+from .centermask_tta import CenterMaskTTAModel
+from .mask_tta import FLIPPED_DIMS
 
 
 @MODELS.register_module()

@@ -1,6 +1,8 @@
+from typing import Union
+
 import torch
 import torch.nn.functional as F
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
@@ -8,7 +10,19 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from ....errors import InputError
 from ...layers import SpatialAttention
+
+# Options of mask heads that an FCN head does not stand in for, and what to do where they are met.
+_OTHER_HEADS = {
+    'with_conv_res': "HTCMaskHead has one: write type='SAGHTCMaskHead'",
+    'conv_to_res': "SCNetMaskHead has one: write type='SAGSCNetMaskHead'",
+    **dict.fromkeys(
+        ('num_fcs', 'fc_out_channels', 'downsample_factor'),
+        "PointRend's CoarseMaskHead has one, which is no FCN head: keep it, it has no convs to put attention behind",
+    ),
+    'dynamic_conv_cfg': "QueryInst's DynamicMaskHead has one, which is no FCN head: keep it",
+}
 
 
 @MODELS.register_module()
@@ -17,6 +31,7 @@ class SAGMaskHead(FCNMaskHead):
 
     An :class:`FCNMaskHead` whose convs end in a spatial attention module, so it works wherever that head does:
     RoI features -> ``num_convs`` convs with ReLU -> spatial attention -> upsampling -> one logit map per class.
+    Subclasses of that head are combined with it by inheritance, as :class:`SAGHTCMaskHead` is.
     Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.3.
 
     ``train_cfg.rcnn`` may hold ``clip_mask_targets`` (default True, as in MMDetection): whether an RoI is clipped to
@@ -29,9 +44,15 @@ class SAGMaskHead(FCNMaskHead):
         *args: As in ``FCNMaskHead``.
         attention_kernel_size: Kernel size of the spatial attention, 3 or 7.
         **kwargs: As in ``FCNMaskHead``.
+
+    Raises:
+        InputError: An option belongs to a mask head that is none, or needs a subclass of this one.
     """
 
     def __init__(self, *args, attention_kernel_size: int = 3, **kwargs) -> None:
+        if type(self) is SAGMaskHead:
+            for option in kwargs.keys() & _OTHER_HEADS.keys():
+                raise InputError(f'mask_head: SAGMaskHead has no option {option}; {_OTHER_HEADS[option]}')
         super().__init__(*args, **kwargs)
         # As the last of the convs, it is part of every path that runs them.
         self.convs.append(SpatialAttention(kernel_size=attention_kernel_size))
@@ -40,6 +61,27 @@ class SAGMaskHead(FCNMaskHead):
     def spatial_attention(self) -> SpatialAttention:
         """The head's attention module."""
         return self.convs[-1]
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Union[Tensor, list[Tensor]]:
+        """Predict masks.
+
+        Args:
+            x: RoI features of shape (n, in_channels, h, w).
+            *args: What the head that this one is combined with takes.
+            **kwargs: What the head that this one is combined with takes.
+
+        Returns:
+            Logits of shape (n, num_classes, 2h, 2w), or what the head that this one is combined with returns.
+
+        Raises:
+            InputError: The RoI head gives more than features, as that of HTC or QueryInst does.
+        """
+        if (args or kwargs) and not isinstance(self, HTCMaskHead):
+            raise InputError(
+                f'mask_head: this RoI head gives {type(self).__name__} more than RoI features; in HTC and DetectoRS-HTC'
+                " write type='SAGHTCMaskHead', in QueryInst keep DynamicMaskHead, which is no FCN head"
+            )
+        return super().forward(x, *args, **kwargs)
 
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict

@@ -88,6 +88,7 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
                 roi_feats[inds] = roi_layer(feat.float(), rois[inds]).to(feat.dtype)
             else:
-                # Every process of a distributed job must see the same graph, with or without RoIs on a level.
-                roi_feats = roi_feats + feat.sum() * 0
+                # Every process of a distributed job must see the same graph, with or without RoIs on a level. The sum
+                # of nothing is 0 in any precision; that of a level overflows in half, and infinity times 0 is NaN.
+                roi_feats = roi_feats + feat[:0].sum()
         return roi_feats
