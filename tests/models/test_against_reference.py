@@ -67,8 +67,8 @@ def test_final_masks_and_mask_scores_are_those_of_the_reference(case):
     np.testing.assert_allclose(results.scores, case.arrays['scores'], rtol=0, atol=1e-4)
     for mask, rle in zip(results.masks.numpy(), case.facts['rles'], strict=True):
         expected = mask_utils.decode(rle).astype(bool)
-        union = (mask | expected).sum()
-        assert union == 0 or (mask & expected).sum() / union >= 0.99
+        # One pixel, where another PyTorch rounds otherwise, is more than 1 % of a small mask.
+        assert (mask != expected).sum() <= max(1, 0.01 * (mask | expected).sum())
 
 
 @torch.no_grad()
