@@ -3,6 +3,10 @@
 import argparse
 from copy import deepcopy
 
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag  # noqa: F401
+
+# isort: split
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.models.test_time_augs import DetTTAModel

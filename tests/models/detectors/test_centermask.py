@@ -77,7 +77,7 @@ def test_a_crowd_is_neither_target_nor_crash():
 def test_it_trains_on_bitmap_masks():
     batch = make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40), (30, 20, 60, 50))])
     gt_instances = batch['data_samples'][0].gt_instances
-    gt_instances.masks = BitmapMasks(gt_instances.masks.to_ndarray(), 64, 64)
+    gt_instances.masks = BitmapMasks(gt_instances.masks.to_ndarray().astype(np.uint8), 64, 64)
     train_step(build_tiny(), batch)
 
 
