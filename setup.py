@@ -1,4 +1,4 @@
-"""Puts configs, tools and the model index into the package's ``.mim`` folder; the rest is in pyproject.toml."""
+"""Adds what pyproject.toml cannot: the package's ``.mim`` folder, and the ``.pth`` file beside the package."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,28 +9,34 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmdet_sag'
+# Imports mmdet_sag_operators at the start of Python; pip removes it together with the package.
+PTH = 'mmdet_sag_operators.pth'
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
 # setup_env.sh makes the environment of a clone; an installed package has nothing for it to work on.
 NOT_INSTALLED = ('__pycache__', 'setup_env.sh')
 
 
 class BuildPyWithMim(build_py):
-    """Adds ``<package>/.mim``, where MIM looks for the configs and tools of an installed package."""
+    """Adds ``<package>/.mim``, where MIM looks for the configs and tools of an installed package, and the .pth file."""
 
     def run(self) -> None:
         if self.editable_mode:
             # The commands' install folder is the content of the editable wheel.
-            self._add_mim(Path(self.get_finalized_command('install').install_lib, PACKAGE, '.mim'), self._forward)
+            site_packages = Path(self.get_finalized_command('install').install_lib)
+            self._add_mim(site_packages / PACKAGE / '.mim', self._forward)
+            shutil.copy2(ROOT / PTH, site_packages / PTH)
             return
         # setuptools never empties build/: a file that was removed since the last build would be packed again.
         shutil.rmtree(Path(self.build_lib, PACKAGE), ignore_errors=True)
         super().run()
         self._add_mim(self._mim_folder(), shutil.copy2)
+        shutil.copy2(ROOT / PTH, Path(self.build_lib, PTH))
 
     def get_outputs(self, include_bytecode: bool = True) -> list:
         outputs = super().get_outputs(include_bytecode)
         if not self.editable_mode:
             outputs += [str(path) for path in self._mim_folder().rglob('*') if path.is_file()]
+            outputs.append(str(Path(self.build_lib, PTH)))
         return outputs
 
     def _mim_folder(self) -> Path:

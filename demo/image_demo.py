@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmdet.apis import DetInferencer
-
+from mmdet_sag.apis import PanopticInferencer
 from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
 
@@ -25,7 +24,7 @@ def main() -> None:
     for path in (args.img, args.config, args.checkpoint):
         if not Path(path).exists():
             raise InputError(f'{path} does not exist: check the path')
-    inferencer = DetInferencer(args.config, args.checkpoint, device=args.device)
+    inferencer = PanopticInferencer(args.config, args.checkpoint, device=args.device)
     inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr, no_save_pred=False)
 
 

@@ -5,4 +5,6 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 python="$("$root/tools/setup_env.sh")"
+# Of the packages beneath, which warn each other of what they will change.
+export PYTHONWARNINGS="${PYTHONWARNINGS-ignore}"
 exec "$python" "$root/demo/run_demo.py" "$@"

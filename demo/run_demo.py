@@ -1,4 +1,4 @@
-"""Make the demo data set, train CenterMask-Lite on it, evaluate the result and draw it."""
+"""Make the demo data set, train CenterMask-Lite or Panoptic-CenterMask on it, evaluate the result and draw it."""
 
 import argparse
 import json
@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
+from panoptic_grid import draw_panoptic_grid
 from result_grid import draw_result_grid
 from training_curve import draw_training_curve, read_scalars, training_minutes
 
@@ -22,7 +24,6 @@ from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import WholeFileBackend
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
 METRICS = (
     ('mask AP', 'coco/segm_mAP'),
     ('mask AP50', 'coco/segm_mAP_50'),
@@ -31,12 +32,45 @@ METRICS = (
     ('box AP50', 'coco/bbox_mAP_50'),
     ('box AP75', 'coco/bbox_mAP_75'),
 )
+PANOPTIC_METRICS = (
+    ('PQ', 'coco_panoptic/PQ'),
+    ('SQ', 'coco_panoptic/SQ'),
+    ('RQ', 'coco_panoptic/RQ'),
+    ('PQ things', 'coco_panoptic/PQ_th'),
+    ('PQ stuff', 'coco_panoptic/PQ_st'),
+    *METRICS,
+)
+
+
+class Demo(NamedTuple):
+    """A variant of the demo: its config, the config that it inherits, its folders' name, and what it shows."""
+
+    config: Path
+    base: Path
+    name: str
+    metrics: Sequence[tuple[str, str]]
+    panoptic: bool
+
+    @property
+    def settings(self) -> str:
+        """The text of its configs."""
+        return '\n'.join(path.read_text() for path in dict.fromkeys((self.config, self.base)))
+
+
+INSTANCES = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
+INSTANCE_DEMO = Demo(INSTANCES, INSTANCES, 'demo', METRICS, False)
+PANOPTIC_DEMO = Demo(
+    ROOT / 'configs/panoptic_centermask/panoptic-centermask_demo.py', INSTANCES, 'demo_panoptic', PANOPTIC_METRICS, True
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo', help='folder of all results')
-    parser.add_argument('--data-root', type=Path, default=ROOT / 'data/demo', help='folder of the data set')
+    parser.add_argument('--panoptic', action='store_true', help='Panoptic-CenterMask, on images with stuff')
+    parser.add_argument(
+        '--work-dir', type=Path, help='folder of all results; default: work_dirs/demo, or demo_panoptic there'
+    )
+    parser.add_argument('--data-root', type=Path, help='folder of the data set; default: data/demo, or demo_panoptic')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='settings that override the config: key=value ...')
     parser.add_argument('--quick', action='store_true', help='a few images and steps: shows that everything runs')
     parser.add_argument('--retrain', action='store_true', help='train again, even if a finished training is there')
@@ -53,17 +87,23 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    data_root, work_dir = args.data_root.resolve(), args.work_dir.resolve()
+    demo = PANOPTIC_DEMO if args.panoptic else INSTANCE_DEMO
+    data_root = (args.data_root or ROOT / 'data' / demo.name).resolve()
+    work_dir = (args.work_dir or ROOT / 'work_dirs' / demo.name).resolve()
     say(f'1/4 Data set: {data_root}')
-    made = make_demo_shapes(data_root, **(dict(num_train=16, num_val=8) if args.quick else {}))
+    made = make_demo_shapes(data_root, panoptic=demo.panoptic, **(dict(num_train=16, num_val=8) if args.quick else {}))
     print('made' if made else 'is there already')
 
     # The work folder is checked here too, and not only after the training.
     data_option, _ = path_option(data_root), path_option(work_dir)
-    options = [
-        *(f'{split}_dataloader.dataset.data_root={data_option}/' for split in ('train', 'val', 'test')),
-        *(f'{split}_evaluator.ann_file={data_option}/annotations/instances_val2017.json' for split in ('val', 'test')),
-    ]
+    options = [f'{split}_dataloader.dataset.data_root={data_option}/' for split in ('train', 'val', 'test')]
+    annotations = f'{data_option}/annotations'
+    for split in ('val', 'test'):
+        place = f'{split}_evaluator.0' if demo.panoptic else f'{split}_evaluator'
+        options.append(f'{place}.ann_file={annotations}/instances_val2017.json')
+        if demo.panoptic:
+            options.append(f'{split}_evaluator.1.ann_file={annotations}/panoptic_val2017.json')
+            options.append(f'{split}_evaluator.1.seg_prefix={annotations}/panoptic_val2017/')
     if args.quick:
         options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=2']
         options += ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=2']
@@ -72,26 +112,27 @@ def run(args: argparse.Namespace) -> None:
     options += args.cfg_options
 
     say(f'2/4 Training: {work_dir / "train"}')
-    checkpoint = train(work_dir, options, data_root, args.retrain)
+    checkpoint = train(demo, work_dir, options, data_root, args.retrain)
     say(f'3/4 Evaluation of {checkpoint}')
-    metrics, predictions = evaluate(work_dir, options, checkpoint)
+    metrics, predictions = evaluate(demo, work_dir, options, checkpoint)
     say('4/4 Pictures')
     scalars = read_scalars(work_dir / 'train')
     draw_training_curve(scalars, work_dir / 'training_curve.png')
-    palette = Config.fromfile(CONFIG).metainfo.palette
-    draw_result_grid(data_root, predictions, palette, work_dir / 'results.png')
+    palette = Config.fromfile(demo.config).metainfo.palette
+    draw_grid = draw_panoptic_grid if demo.panoptic else draw_result_grid
+    draw_grid(data_root, predictions, palette, work_dir / 'results.png')
     print(f'{work_dir / "training_curve.png"}\n{work_dir / "results.png"}')
-    print_table(metrics, training_minutes(scalars))
+    print_table(demo, metrics, training_minutes(scalars))
 
 
 def say(text: str) -> None:
     print(f'\n=== {text}', flush=True)
 
 
-def train(work_dir: Path, options: list[str], data_root: Path, retrain: bool) -> Path:
+def train(demo: Demo, work_dir: Path, options: list[str], data_root: Path, retrain: bool) -> Path:
     """Train, go on with a training, or find it done: whatever the work folder holds of the same settings."""
     train_dir, state_file = work_dir / 'train', work_dir / 'state.json'
-    settings = dict(config=CONFIG.read_text(), options=options, data=(data_root / 'demo_shapes.json').read_text())
+    settings = dict(config=demo.settings, options=options, data=(data_root / 'demo_shapes.json').read_text())
     state = json.loads(state_file.read_text()) if state_file.is_file() else {}
     if retrain or state.get('settings') != settings:
         if train_dir.exists():
@@ -102,22 +143,23 @@ def train(work_dir: Path, options: list[str], data_root: Path, retrain: bool) ->
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
-    run_tool('train.py', CONFIG, '--resume', work_dir=train_dir, options=options)
+    run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=options)
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
     WholeFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
 
 
-def evaluate(work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
-    """Evaluate a checkpoint; returns the metrics and the file of the predicted masks in COCO's result format."""
+def evaluate(demo: Demo, work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
+    """Evaluate a checkpoint; returns the metrics and the file of the predictions in COCO's result format."""
     test_dir = work_dir / 'test'
     shutil.rmtree(test_dir, ignore_errors=True)
     prefix = test_dir / 'predictions'
-    options = [*options, f'test_evaluator.outfile_prefix={path_option(prefix)}']
-    run_tool('test.py', CONFIG, checkpoint, work_dir=test_dir, options=options)
+    place = 'test_evaluator.1' if demo.panoptic else 'test_evaluator'
+    options = [*options, f'{place}.outfile_prefix={path_option(prefix)}']
+    run_tool('test.py', demo.config, checkpoint, work_dir=test_dir, options=options)
     # MMEngine writes the metrics to <work dir>/<time stamp>/<time stamp>.json.
     (metrics_file,) = test_dir.glob('*/*.json')
-    return json.loads(metrics_file.read_text()), Path(f'{prefix}.segm.json')
+    return json.loads(metrics_file.read_text()), Path(f'{prefix}.{"panoptic" if demo.panoptic else "segm"}.json')
 
 
 def path_option(path: Path) -> str:
@@ -140,9 +182,11 @@ def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None
         raise InputError(f'tools/{name} stopped with status {status}: see its message above')
 
 
-def print_table(metrics: dict, minutes: float) -> None:
+def print_table(demo: Demo, metrics: dict, minutes: float) -> None:
+    # Panoptic quality is in percent.
+    metrics = {key: value / 100 if key.startswith('coco_panoptic') else value for key, value in metrics.items()}
     # MMDetection gives no metrics where the model found nothing at all.
-    rows = [(name, f'{metrics[key]:.3f}' if key in metrics else 'no detections') for name, key in METRICS]
+    rows = [(name, f'{metrics[key]:.3f}' if key in metrics else 'no detections') for name, key in demo.metrics]
     rows += [('training', f'{minutes:.1f} min'), ('machine', machine())]
     width = max(len(value) for _, value in rows)
     line = f'+{"-" * 12}+{"-" * (width + 2)}+'

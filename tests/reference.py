@@ -16,7 +16,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from mmdet_sag.checkpoints import zoo
 from mmdet_sag.checkpoints.centermask2 import rename_state_dict
+from mmdet_sag.checkpoints.first_centermask import rename_to_centermask2
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DATA = Path(__file__).parent / 'data' / 'golden'
@@ -35,7 +37,13 @@ LOSSES = {
     'loss_mask_iou': 'loss_maskiou',
 }
 # Gains away from He's 2, chosen so that logits, masks and mask IoUs stay in a lively but sane range.
-GAINS = {'cls_logits.weight': 4.0, 'mask_head.predictor': 0.1, 'maskiou_head.maskiou.': 2e-4, 'conv_offset': 0.02}
+GAINS = {
+    'cls_logits.weight': 4.0,
+    'mask_head.predictor': 0.1,
+    'maskiou_head.maskiou.': 2e-4,
+    'maskiou.predictor.maskiou.weight': 2e-4,
+    'conv_offset': 0.02,
+}
 
 
 class Case(NamedTuple):
@@ -67,18 +75,38 @@ def read_json(name: str) -> dict:
 
 def load_case(name: str) -> Case:
     """Build our model of a case and load the reference's checkpoint into it, strictly."""
-    init_default_scope('mmdet')
     facts = read_json(f'{name}.json.gz')
-    with np.load(DATA / f'{name}.npz') as file:
-        arrays = dict(file)
-    config = Config.fromfile(CONFIGS / CASES[name])
-    model = MODELS.build(config.model)
+    arrays = read_arrays(DATA / f'{name}.npz')
+    state_dict, unknown = rename_state_dict(checkpoint(facts, arrays))
+    assert not unknown
+    return _load(arrays, facts, Config.fromfile(CONFIGS / CASES[name]), state_dict)
+
+
+def load_first_case(arrays: dict, facts: dict) -> Case:
+    """Build our model of a case of the first implementation, which its parameters tell, and load them, strictly."""
+    state_dict, unknown = rename_state_dict(rename_to_centermask2(checkpoint(facts, arrays)))
+    assert not unknown
+    return _load(arrays, facts, zoo.recognise_detector(state_dict, zoo.FIRST_CONFIGS).config, state_dict)
+
+
+def checkpoint(facts: dict, arrays: dict) -> dict:
+    """The reference's checkpoint of a case, by the names there."""
     state_dict = {key: synthetic_weight(key, shape) for key, shape in facts['parameters'].items()}
     for key in [key for key in arrays if key.startswith('override/')]:
-        state_dict[key[len('override/') :]] = torch.from_numpy(arrays.pop(key))
-    renamed, unknown = rename_state_dict(state_dict)
-    assert not unknown
-    result = model.load_state_dict(renamed, strict=False)
+        state_dict[key[len('override/') :]] = torch.from_numpy(arrays[key])
+    return state_dict
+
+
+def read_arrays(path: Path) -> dict:
+    """Read the arrays of a case."""
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _load(arrays: dict, facts: dict, config: Config, state_dict: dict) -> Case:
+    init_default_scope('mmdet')
+    model = MODELS.build(config.model)
+    result = model.load_state_dict(state_dict, strict=False)
     assert not result.unexpected_keys
     # The reference's frozen norm layers count no batches.
     assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)

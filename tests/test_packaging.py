@@ -15,6 +15,7 @@ from mmengine.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
 SOURCES = ('configs', 'mmdet_sag', 'requirements', 'tools')
+SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')
 SOURCES += ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'requirements.txt', 'setup.py')
 
 
@@ -88,7 +89,14 @@ def test_the_wheel_holds_every_module_and_none_that_was_removed_since_the_last_b
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdet_sag').rglob('*.py') if '.mim' not in path.parts}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.endswith('.py') and '/.mim/' not in name}
-    assert packed == modules
+    assert packed == modules | {'mmdet_sag_operators.py'}
+
+
+@pytest.mark.parametrize('kind', ['installed', 'editable'])
+def test_an_install_puts_the_line_into_site_packages_that_finds_the_operators(kind, request):
+    site = request.getfixturevalue(kind)
+    pth = (site[0] if kind == 'editable' else site) / 'mmdet_sag_operators.pth'
+    assert pth.read_bytes() == (ROOT / 'mmdet_sag_operators.pth').read_bytes()
 
 
 def test_the_wheel_asks_for_the_ranges_of_requirements_txt(wheel):
@@ -167,7 +175,7 @@ def make_command(folder: Path, name: str, script: str) -> Path:
 
 def refusal(venv: Path, **variables: object) -> str:
     """The one line with which the set-up stops, before it makes anything."""
-    names = ('TORCH_VERSION', 'TORCH_INDEX_URL', 'USE_ACTIVE_ENV')
+    names = ('MMDET_SAG_OPERATORS', 'TORCH_VERSION', 'TORCH_INDEX_URL', 'USE_ACTIVE_ENV')
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {'PYTHON': sys.executable, 'MMDET_SAG_VENV': str(venv)}
     environment |= {name: str(value) for name, value in variables.items()}
@@ -184,24 +192,29 @@ def refusal(venv: Path, **variables: object) -> str:
 def test_set_up_refuses_another_python(tmp_path):
     python = make_command(tmp_path, 'python3.8', 'if [ "$1" = --version ]; then echo Python 3.8.18; else exit 1; fi')
     line = refusal(tmp_path / 'venv', PYTHON=python)
-    assert line == f'error: PYTHON={python} is Python 3.8.18, but Python 3.11 or 3.12 is needed: set PYTHON to one'
+    assert line == f'error: PYTHON={python} is Python 3.8.18, but Python 3.10 to 3.13 is needed: set PYTHON to one'
 
 
 set_up_python = pytest.mark.skipif(
-    not (3, 11) <= sys.version_info[:2] <= (3, 12), reason='the set-up makes environments of Python 3.11 and 3.12 only'
+    not (3, 10) <= sys.version_info[:2] <= (3, 13), reason='the set-up makes environments of Python 3.10 to 3.13 only'
+)
+compiling_python = pytest.mark.skipif(
+    not (3, 10) <= sys.version_info[:2] <= (3, 12), reason='mmcv is compiled by Python 3.10 to 3.12 only'
 )
 
 
-@set_up_python
-def test_set_up_refuses_to_start_without_a_compiler(tmp_path):
-    line = refusal(tmp_path / 'venv', CXX='no-such-compiler')
+@compiling_python
+def test_set_up_refuses_to_compile_without_a_compiler(tmp_path):
+    line = refusal(tmp_path / 'venv', CXX='no-such-compiler', MMDET_SAG_OPERATORS='mmcv')
     assert line.startswith("error: no C++ compiler ('no-such-compiler')")
     assert 'apt install g++' in line
+    assert line.endswith('or leave MMDET_SAG_OPERATORS out')
 
 
-@set_up_python
+@compiling_python
 def test_set_up_refuses_a_compiler_that_knows_no_cxx17(tmp_path):
-    line = refusal(tmp_path / 'venv', CXX=make_command(tmp_path, 'old-c++', 'cat >/dev/null; exit 1'))
+    compiler = make_command(tmp_path, 'old-c++', 'cat >/dev/null; exit 1')
+    line = refusal(tmp_path / 'venv', CXX=compiler, MMDET_SAG_OPERATORS='mmcv')
     assert 'cannot compile C++17' in line
     assert 'GCC 9 or newer' in line
 
@@ -209,7 +222,8 @@ def test_set_up_refuses_a_compiler_that_knows_no_cxx17(tmp_path):
 @set_up_python
 def test_set_up_refuses_to_start_on_a_full_disk(tmp_path):
     make_command(tmp_path, 'df', 'printf "Filesystem 1024-blocks Used Available\\n/dev/x 9 9 1572864\\n"')
-    line = refusal(tmp_path / 'venv', PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    index = 'https://example.org/cpu'
+    line = refusal(tmp_path / 'venv', PATH=f'{tmp_path}:{os.environ["PATH"]}', TORCH_INDEX_URL=index)
     assert line == (
         f'error: 1 GB free in {tmp_path}, but 4 GB are needed: make room, or set MMDET_SAG_VENV to a folder elsewhere'
     )
@@ -223,9 +237,19 @@ def test_set_up_leaves_a_folder_alone_that_is_no_virtual_environment(tmp_path):
     assert refusal(folder).startswith(f'error: {folder} exists and is no virtual environment')
 
 
+def test_set_up_refuses_a_torch_that_it_does_not_know(tmp_path):
+    line = refusal(tmp_path / 'venv', TORCH_VERSION='2.16.0')
+    assert line == 'error: TORCH_VERSION=2.16.0 is not supported: name one from 2.1 to 2.15'
+
+
 def test_set_up_refuses_a_torch_that_mmcv_cannot_be_compiled_for(tmp_path):
-    line = refusal(tmp_path / 'venv', TORCH_VERSION='2.14.1')
-    assert line == 'error: TORCH_VERSION=2.14.1 is not supported: name one from 2.1 to 2.13'
+    line = refusal(tmp_path / 'venv', TORCH_VERSION='2.14.1', MMDET_SAG_OPERATORS='mmcv')
+    assert 'cannot be compiled for torch 2.14.1; take torch 2.13 or older' in line
+
+
+def test_set_up_refuses_an_unknown_choice_of_operators(tmp_path):
+    line = refusal(tmp_path / 'venv', MMDET_SAG_OPERATORS='tv')
+    assert line == 'error: MMDET_SAG_OPERATORS=tv is not known: set it to auto, mmcv or torchvision'
 
 
 def test_set_up_does_not_take_an_active_environment_without_torch(tmp_path):

@@ -10,9 +10,9 @@ from mmengine.registry import init_default_scope
 CONFIG = Path(__file__).parents[1] / 'configs/centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py'
 
 
-def tiny_config(num_classes: int = 3, channels: int = 32) -> Config:
-    """CenterMask-Lite with narrow heads and without pretrained weights."""
-    config = Config.fromfile(CONFIG)
+def tiny_config(num_classes: int = 3, channels: int = 32, path: Path = CONFIG) -> Config:
+    """CenterMask-Lite, or the config at ``path``, with narrow heads and without pretrained weights."""
+    config = Config.fromfile(path)
     heads = dict(in_channels=channels, conv_out_channels=channels, num_classes=num_classes)
     config.merge_from_dict(
         dict(
@@ -29,18 +29,19 @@ def tiny_config(num_classes: int = 3, channels: int = 32) -> Config:
                 roi_head=dict(
                     mask_roi_extractor=dict(out_channels=channels),
                     mask_head=heads,
-                    mask_iou_head=dict(fc_out_channels=64, **heads),
                 ),
             )
         )
     )
+    if config.model.roi_head.mask_iou_head is not None:
+        config.model.roi_head.mask_iou_head.update(fc_out_channels=64, **heads)
     return config
 
 
-def build_tiny(seed: int = 0, **options) -> torch.nn.Module:
+def build_tiny(seed: int = 0, path: Path = CONFIG, **options) -> torch.nn.Module:
     """Build and initialize the model of :func:`tiny_config`, with ``options`` merged into its config."""
     init_default_scope('mmdet')
-    config = tiny_config()
+    config = tiny_config(path=path)
     config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
     torch.manual_seed(seed)
     model = MODELS.build(config.model)

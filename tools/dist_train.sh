@@ -22,6 +22,11 @@ else
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
 
+# What a new torchrun needs to be told, and an old one does not know: which signals it hands on to the processes, and
+# how many seconds they then have for their checkpoint.
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --nproc_per_node="$2" \

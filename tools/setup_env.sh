@@ -3,12 +3,14 @@
 # standard error. A finished environment is only checked, within a second; an interrupted set-up goes on where it was.
 #
 # Environment variables:
-#   PYTHON            the Python to make the environment with (3.11 or 3.12); searched for in PATH by default
+#   PYTHON            the Python to make the environment with (3.10 to 3.13); searched for in PATH by default
 #   MMDET_SAG_VENV    where the environment lies; default: .venv in this clone
-#   TORCH_VERSION     another torch than the pinned one, 2.1 or newer and older than 2.14
-#   TORCH_INDEX_URL   pip's index for torch, e.g. https://download.pytorch.org/whl/cpu for a build without CUDA
+#   TORCH_VERSION     another torch than the pinned one, 2.1 or newer and older than 2.16
+#   TORCH_INDEX_URL   pip's index for torch and torchvision, e.g. https://download.pytorch.org/whl/cpu for builds
+#                     without CUDA
 #   USE_ACTIVE_ENV=1  no new environment: add what is missing to that of the `python` in PATH (or PYTHON), and leave
 #                     the torch and mmcv in it as they are
+#   MMDET_SAG_OPERATORS=mmcv  compile mmcv's operators, for torch older than 2.14, instead of using torchvision's
 #   MAX_JOBS          how many compilers run at a time to build mmcv's operators
 set -euo pipefail
 
@@ -19,8 +21,9 @@ mmcv_version="$(pinned_version mmcv)"
 torch_version="${TORCH_VERSION:-$(pinned_version torch)}"
 venv="${MMDET_SAG_VENV:-$root/.venv}"
 use_active_env="${USE_ACTIVE_ENV:-0}"
-# Seen for the pinned CPU builds: 1.6 GB of packages, 0.5 GB while mmcv is compiled. A CUDA build of torch takes 6 GB.
-needed_gb=4
+operators="${MMDET_SAG_OPERATORS:-auto}"
+# Seen: 1.6 GB of packages with the CPU builds, 6 GB with those for CUDA, which PyPI has for Linux.
+if [ -z "${TORCH_INDEX_URL:-}" ] && [ "$(uname)" = Linux ]; then needed_gb=8; else needed_gb=4; fi
 # On the CPU; a CUDA build has more.
 mmcv_files=77
 heartbeat=
@@ -47,6 +50,10 @@ case "${1:-}" in
     ;;
 *) die "unknown argument '$1': options are environment variables, see $0 --help" ;;
 esac
+case "$operators" in
+auto | torchvision | mmcv) ;;
+*) die "MMDET_SAG_OPERATORS=$operators is not known: set it to auto, mmcv or torchvision" ;;
+esac
 
 # What the environment depends on, in one string: another torch, Python, place or list of packages means another set-up.
 stamp_of() {
@@ -65,23 +72,28 @@ PY
 
 # Looks at files only: importing torch and mmcv would take seconds.
 looks_complete() {
-    "$1" - "$root" 2>/dev/null <<'PY'
+    "$1" - "$root" "$operators" 2>/dev/null <<'PY'
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'pycocotools', 'pytest', 'ruff'):
+for name in ('torch', 'mmengine', 'mmdet', 'pycocotools', 'pytest', 'ruff'):
     version(name)
-mmcv = Path(find_spec('mmcv').origin).parent
+compiled = any(Path(find_spec('mmcv').origin).parent.glob('_ext.*'))
+if not compiled:
+    version('torchvision')
 package = Path(find_spec('mmdet_sag').origin).resolve()
-sys.exit(not any(mmcv.glob('_ext.*')) or package.parents[1] != Path(sys.argv[1]))
+sys.exit((sys.argv[2] == 'mmcv' and not compiled) or package.parents[1] != Path(sys.argv[1]))
 PY
 }
 
+# Those that MMDET_SAG_OPERATORS asks for.
 operators_work() {
-    "$1" - 2>/dev/null <<'PY'
+    PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" MMDET_SAG_OPERATORS="$operators" "$1" - 2>/dev/null <<'PY'
 import torch
+
+import mmdet_sag_operators
 from mmcv.ops import nms
 
 boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 30.0, 30.0]])
@@ -95,23 +107,34 @@ installed_version() {
 
 supported_torch() {
     case "$1" in
-    2.[1-9] | 2.[1-9].* | 2.1[0-3] | 2.1[0-3].*) ;;
+    2.[1-9] | 2.[1-9].* | 2.1[0-5] | 2.1[0-5].*) ;;
     *) return 1 ;;
     esac
 }
 
+# mmcv compiles its operators as C++17, which the headers of a newer torch refuse.
+compilable_torch() {
+    case "$1" in
+    2.1[4-9] | 2.1[4-9].*) return 1 ;;
+    esac
+}
+
+refuse_compiling() {
+    die "MMDET_SAG_OPERATORS=mmcv: mmcv $mmcv_version cannot be compiled for torch $1; take torch 2.13 or older, or leave MMDET_SAG_OPERATORS out"
+}
+
 find_python() {
     local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3.10 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
         if [ -n "${PYTHON:-}" ]; then
-            die "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 | head -n 1 || true), but Python 3.11 or 3.12 is needed: set PYTHON to one"
+            die "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 | head -n 1 || true), but Python 3.10 to 3.13 is needed: set PYTHON to one"
         fi
     done
-    die "no Python 3.11 or 3.12 found in PATH: install one, or name it with PYTHON=/path/to/python3.11"
+    die "no Python 3.10 to 3.13 found in PATH: install one, or name it with PYTHON=/path/to/python3.11"
 }
 
 check_python_packages() {
@@ -120,11 +143,13 @@ check_python_packages() {
 }
 
 check_compiler() {
+    "$1" -c 'import sys; sys.exit(sys.version_info >= (3, 13))' ||
+        die "MMDET_SAG_OPERATORS=mmcv: mmcv $mmcv_version cannot be compiled by Python 3.13 and newer; set PYTHON to an older one, or leave MMDET_SAG_OPERATORS out"
     "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
-        die "$1 has no C headers (Python.h), which compiling mmcv's operators needs: install them (Debian and Ubuntu: apt install python3-dev)"
+        die "$1 has no C headers (Python.h), which compiling mmcv's operators needs: install them (Debian and Ubuntu: apt install python3-dev), or leave MMDET_SAG_OPERATORS out"
     local compiler="${CXX:-c++}"
     command -v "${compiler%% *}" >/dev/null ||
-        die "no C++ compiler ('$compiler'), which mmcv's operators are compiled with: install one (Debian and Ubuntu: apt install g++), or name it with CXX"
+        die "no C++ compiler ('$compiler'), which mmcv's operators are compiled with: install one (Debian and Ubuntu: apt install g++), name it with CXX, or leave MMDET_SAG_OPERATORS out"
     # shellcheck disable=SC2086 # CXX may hold flags
     printf '#include <filesystem>\n#include <optional>\nint main() { return std::optional<int>(0).value(); }\n' |
         $compiler -std=c++17 -x c++ -fsyntax-only - 2>/dev/null ||
@@ -137,6 +162,16 @@ check_disk() {
     free=$(($(df -Pk "$folder" | awk 'NR == 2 {print $4}') / 1024 / 1024))
     [ "$free" -ge "$needed_gb" ] ||
         die "$free GB free in $folder, but $needed_gb GB are needed: make room, or set MMDET_SAG_VENV to a folder elsewhere"
+}
+
+has_compiled_mmcv() {
+    "$1" - 2>/dev/null <<'PY'
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.exit(not any(Path(find_spec('mmcv').origin).parent.glob('_ext.*')))
+PY
 }
 
 # A CUDA torch on a machine with a GPU makes mmcv compile CUDA code.
@@ -170,12 +205,39 @@ pip_install() {
     shift
     beat "$what" >/dev/null 9>&- &
     heartbeat=$!
-    # Twice quiet: pip's warnings name every index that lacks a package.
-    TMPDIR="$scratch" "$python" -m pip install --disable-pip-version-check -qq "$@" >&2 ||
+    # Twice quiet: pip's warnings name every index that lacks a package. Modules are compiled when they are imported
+    # first: most of torch's never are.
+    TMPDIR="$scratch" "$python" -m pip install --disable-pip-version-check --no-compile -qq "$@" >&2 ||
         die "pip failed while $what (its message is above): check the network and pip's index, then run this again"
     kill "$heartbeat" 2>/dev/null || true
     wait "$heartbeat" 2>/dev/null || true
     heartbeat=
+}
+
+# torchvision's operators load only with the build of torch that they were made for.
+pair_works() {
+    "$1" -c 'import sys, torchvision.extension; sys.exit(not torchvision.extension._has_ops())' 2>/dev/null
+}
+
+pair_in_words() {
+    printf 'torch %s and torchvision %s' "$(installed_version "$1" torch)" "$(installed_version "$1" torchvision)"
+}
+
+not_fitting="install a pair of one origin (docs/install.md), or compile mmcv's operators with MMDET_SAG_OPERATORS=mmcv"
+
+install_pair() {
+    local torch="torch==$torch_version"
+    if [ -z "${TORCH_INDEX_URL:-}" ] && "$python" -m pip index versions torch 2>/dev/null |
+        sed -n 's/^Available versions: //p' | tr -d ' ' | tr ',' '\n' | grep -qxF "$torch_version"; then
+        # A folder of wheels may also have a build like 2.13.0+cpu, which PyPI's torchvision does not fit, and pip
+        # prefers it. Three equal signs take no other than the one that is named.
+        torch="torch===$torch_version"
+    fi
+    if [ -n "$(installed_version "$python" torchvision)" ] && ! pair_works "$python"; then
+        say "$(pair_in_words "$python") do not fit each other: they are replaced"
+    fi
+    pip_install 'installing torch' ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "$torch" torchvision
+    pair_works "$python" || die "$(pair_in_words "$python") do not fit each other: $not_fitting"
 }
 
 install_mmcv() {
@@ -198,10 +260,11 @@ if [ "$use_active_env" = 1 ]; then
     [ -n "$torch_version" ] ||
         die "USE_ACTIVE_ENV=1, but $python has no torch: install it first (docs/install.md), or leave USE_ACTIVE_ENV out"
     supported_torch "$torch_version" ||
-        die "USE_ACTIVE_ENV=1, but $python has torch $torch_version: install one from 2.1 to 2.13, or leave USE_ACTIVE_ENV out"
+        die "USE_ACTIVE_ENV=1, but $python has torch $torch_version: install one from 2.1 to 2.15, or leave USE_ACTIVE_ENV out"
     stamp_file="$("$python" -c 'import sys; print(sys.prefix)')/.mmdet_sag_setup"
 else
-    supported_torch "$torch_version" || die "TORCH_VERSION=$torch_version is not supported: name one from 2.1 to 2.13"
+    supported_torch "$torch_version" || die "TORCH_VERSION=$torch_version is not supported: name one from 2.1 to 2.15"
+    if [ "$operators" = mmcv ] && ! compilable_torch "$torch_version"; then refuse_compiling "$torch_version"; fi
     python="$venv/bin/python"
     stamp_file="$venv/.mmdet_sag_setup"
 fi
@@ -214,11 +277,14 @@ fi
 if [ "$use_active_env" = 1 ]; then
     say "adding what is missing to the active environment ($python, torch $torch_version)"
     if ! operators_work "$python"; then
-        if [ -n "$(installed_version "$python" mmcv)" ]; then
-            die "the active environment's mmcv $(installed_version "$python" mmcv) has no operators that work with torch $torch_version: uninstall it (pip uninstall mmcv) to have it built here, or install a matching one (docs/install.md)"
+        if has_compiled_mmcv "$python"; then
+            die "the active environment's mmcv $(installed_version "$python" mmcv) has no operators that work with torch $torch_version: uninstall it (pip uninstall mmcv) to do without, or install a matching one (docs/install.md)"
         fi
-        check_compiler "$python"
-        check_cuda_compiler "$python"
+        if [ "$operators" = mmcv ]; then
+            compilable_torch "$torch_version" || refuse_compiling "$torch_version"
+            check_compiler "$python"
+            check_cuda_compiler "$python"
+        fi
     fi
 else
     if [ -d "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ] && [ -n "$(find "$venv" -mindepth 1 ! -name .setup_lock -print -quit)" ]; then
@@ -229,10 +295,10 @@ else
         base_python="$(find_python)"
         check_python_packages "$base_python"
         check_disk "$venv"
-        check_compiler "$base_python"
+        if [ "$operators" = mmcv ]; then check_compiler "$base_python"; fi
     elif ! operators_work "$python"; then
         check_disk "$venv"
-        check_compiler "$python"
+        if [ "$operators" = mmcv ]; then check_compiler "$python"; fi
     fi
     mkdir -p "$venv"
     # Two set-ups of one environment at the same time would spoil it.
@@ -269,35 +335,46 @@ if [ "$use_active_env" = 1 ]; then
     "$python" - >"$constraints" <<'PY'
 from importlib.metadata import PackageNotFoundError, version
 
-for name in ('torch', 'torchvision', 'numpy', 'mmcv', 'mmengine', 'mmdet'):
+for name in ('torch', 'torchvision', 'numpy', 'mmcv', 'mmcv-lite', 'mmengine', 'mmdet'):
     try:
         print(f'{name}=={version(name)}')
     except PackageNotFoundError:
         pass
 PY
 else
-    if [ "$torch_version" = "$(pinned_version torch)" ]; then
+    if [ "$torch_version" = "$(pinned_version torch)" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         cat "$pinned" >"$constraints"
     else
-        printf 'torch==%s\nmmcv==%s\n' "$torch_version" "$mmcv_version" >"$constraints"
+        # The other pinned versions are not to be had for every Python, nor fit every torch.
+        grep -E '^(mmcv|mmcv-lite|mmengine|mmdet)==' "$pinned" >"$constraints"
+        echo "torch==$torch_version" >>"$constraints"
         case "$torch_version" in
-        # Compiled against NumPy 1, and cannot use NumPy 2.
-        2.[12] | 2.[12].*) echo 'numpy<2' >>"$constraints" ;;
+        # Compiled against NumPy 1, and cannot use NumPy 2; opencv-python 4.12 and newer ask for it.
+        2.[12] | 2.[12].*) printf '%s\n' 'numpy<2' 'opencv-python<4.12' >>"$constraints" ;;
         esac
     fi
-    if [ "$(installed_version "$python" torch | sed 's/+.*//')" != "${torch_version%%+*}" ]; then
-        say "installing torch $torch_version: a download of 0.2 GB, or 3 GB where pip's index has the CUDA build (TORCH_INDEX_URL names another index)"
-        pip_install 'installing torch' ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c "$constraints" "torch==$torch_version"
+    if ! pair_works "$python" || [ "$(installed_version "$python" torch | sed 's/+.*//')" != "${torch_version%%+*}" ]; then
+        say "installing torch $torch_version and its torchvision: a download of 0.2 GB, or 3 GB where they are for CUDA (TORCH_INDEX_URL names another index)"
+        install_pair
     fi
 fi
 
 say "installing the other packages: a download of up to 0.2 GB"
-# mmcv comes last: its build needs the others.
-grep -v '^mmcv' "$root/requirements.txt" >"$scratch/requirements.txt"
-pip_install 'installing the other packages' -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt" ninja psutil
+if has_compiled_mmcv "$python" || [ -n "$(installed_version "$python" mmcv)" ]; then
+    grep -v '^mmcv' "$root/requirements.txt" >"$scratch/requirements.txt"
+else
+    cp "$root/requirements.txt" "$scratch/requirements.txt"
+fi
+if [ "$use_active_env" = 1 ] && operators_work "$python"; then
+    # Their own operators are enough.
+    grep -v '^torchvision' "$scratch/requirements.txt" >"$scratch/others.txt"
+    mv "$scratch/others.txt" "$scratch/requirements.txt"
+fi
+pip_install 'installing the other packages' -c "$constraints" -r "$scratch/requirements.txt" -r "$root/requirements/tests.txt"
 
-if ! operators_work "$python"; then
+if [ "$operators" = mmcv ] && ! operators_work "$python"; then
     check_cuda_compiler "$python"
+    pip_install 'installing what compiles mmcv' -c "$constraints" ninja psutil
     install_mmcv
     if ! operators_work "$python"; then
         say "pip had an mmcv that was built for another torch; building it anew"
@@ -306,6 +383,7 @@ if ! operators_work "$python"; then
         operators_work "$python" || die "mmcv's operators do not work after they were built: run '$python -c \"import mmcv.ops\"' to see why"
     fi
 fi
+operators_work "$python" || die "$(pair_in_words "$python") do not fit each other: $not_fitting"
 
 pip_install 'installing mmdet_sag' --no-build-isolation --no-deps -e "$root"
 stamp="$(stamp_of "$python")"

@@ -4,7 +4,14 @@ import argparse
 from copy import deepcopy
 
 import torch
+
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag  # noqa: F401
+
+# isort: split
 from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.command_line import speaks_for_machine
@@ -13,6 +20,9 @@ from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkp
 from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
 from mmdet_sag.evaluation import DumpRLEResults
+from mmdet_sag.models import TwoStageMaskTTAModel
+
+_DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,8 +43,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _predicts_masks(cfg: Config) -> bool:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    metrics = [evaluator.get('metric') or [] for evaluator in evaluators]
+    return (
+        'mask_head' in cfg.model
+        or 'mask_head' in (cfg.model.get('roi_head') or {})
+        or any('segm' in ([metric] if isinstance(metric, str) else metric) for metric in metrics)
+    )
+
+
 def use_tta(cfg: Config) -> None:
-    """Put the model and the data through test-time augmentation."""
+    """Put the model and the data through test-time augmentation.
+
+    Raises:
+        InputError: The model predicts masks that no model of test-time augmentation merges.
+    """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -43,10 +67,17 @@ def use_tta(cfg: Config) -> None:
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    tta_model = cfg.get(
-        'tta_model',
-        dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
-    )
+    tta_model = cfg.get('tta_model', dict(type='DetTTAModel', tta_cfg=_DEFAULT_TTA_CFG))
+    if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
+        if not TwoStageMaskTTAModel.supports(cfg.model):
+            raise InputError(
+                f'--tta: the masks of {cfg.model.type} cannot be merged; set tta_model in {cfg.filename} to a model '
+                'that can, or test without --tta'
+            )
+        rcnn = cfg.model.test_cfg.rcnn
+        if 'tta_model' not in cfg:
+            tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
+        tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 
@@ -57,11 +88,11 @@ def main() -> None:
         raise InputError(f'--out {args.out} must end in .pkl or .pickle')
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    if args.tta:
+        use_tta(cfg)
     checkpoint = load_checkpoint_file(args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-    if args.tta:
-        use_tta(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     options = dict(fuse_conv_bn=args.fuse_conv_bn, channels_last=args.channels_last, compile=args.compile)

@@ -42,17 +42,20 @@ def main() -> None:
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        resume_from = newest_whole_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        resume_from = args.resume
+        if resume_from == 'auto':
+            resume_from = newest_whole_checkpoint(cfg.work_dir, cfg.get('default_hooks', {}).get('checkpoint'))
         cfg.resume = resume_from is not None
         if cfg.resume:
             cfg.load_from = resume_from
-            checkpoint = load_checkpoint_file(resume_from)
+            # A mistake is to be told at once; its tensors are not kept.
+            load_checkpoint_file(resume_from, mmap=True)
 
     if speaks_for_machine():
         check_inputs(cfg, 'train')
     runner = build_runner(cfg)
     if args.resume and cfg.resume:
-        check_checkpoint_fits(checkpoint, resume_from, runner.model)
+        check_checkpoint_fits(load_checkpoint_file(resume_from, mmap=True), resume_from, runner.model)
     runner.train()
 
 

@@ -23,6 +23,10 @@ def _mobilenet_block(match: re.Match) -> str:
     return f'backbone.layer{layer}.{block}.{names[index // 3]}.{("conv", "bn")[index % 3]}.'
 
 
+def _semantic_block(match: re.Match) -> str:
+    return f'semantic_head.conv_upsample_layers.{int(match[1]) - 2}.conv.{int(match[2]) // 2}.conv'
+
+
 # Applied in this order, each to the result of those before it.
 _RULES = (
     # VoVNet
@@ -70,15 +74,20 @@ _RULES = (
     (r'^roi_heads\.maskiou_head\.maskiou_fcn(\d)', lambda m: f'roi_head.mask_iou_head.convs.{int(m[1]) - 1}'),
     (r'^roi_heads\.maskiou_head\.maskiou_fc(\d)', lambda m: f'roi_head.mask_iou_head.fcs.{int(m[1]) - 1}'),
     (r'^roi_heads\.maskiou_head\.maskiou\.', r'roi_head.mask_iou_head.fc_mask_iou.'),
+    # Semantic branch: a level is conv with norm, upsampling, conv with norm, ...
+    (r'^sem_seg_head\.p(\d)\.(\d)', _semantic_block),
+    (r'^(semantic_head\.conv_upsample_layers\.\d\.conv\.\d\.)conv\.norm', r'\1gn'),
+    (r'^sem_seg_head\.predictor', r'semantic_head.conv_logits'),
 )
 
 
-def rename_key(key: str, num_mask_convs: int = 4) -> Optional[str]:
+def rename_key(key: str, num_mask_convs: int = 4, first_level: int = 3) -> Optional[str]:
     """Name of a CenterMask2 parameter here.
 
     Args:
-        key: Its name in a CenterMask2 detector.
+        key: Its name in a CenterMask2 detector or panoptic model.
         num_mask_convs: Number of convs of the mask head; the spatial attention follows them.
+        first_level: The lowest FPN level: 3, and 2 in panoptic models.
 
     Returns:
         Its name here, or None if it has none.
@@ -86,11 +95,17 @@ def rename_key(key: str, num_mask_convs: int = 4) -> Optional[str]:
     new_key = re.sub(r'^roi_heads\.mask_head\.spatialAtt\.', f'roi_head.mask_head.convs.{num_mask_convs}.', key)
     for pattern, replacement in _RULES:
         new_key = re.sub(pattern, replacement, new_key)
-    return new_key if re.match(r'(backbone(?!\.bottom_up)|neck|bbox_head|roi_head)\.', new_key) else None
+    new_key = re.sub(
+        r'^(neck\.(?:lateral|fpn)_convs)\.(-?\d)', lambda m: f'{m[1]}.{int(m[2]) + 3 - first_level}', new_key
+    )
+    parts = 'backbone(?!\\.bottom_up)|neck|bbox_head|roi_head|semantic_head'
+    return new_key if re.match(rf'({parts})\.', new_key) else None
 
 
 def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename the parameters of a CenterMask2 detector.
+    """Rename the parameters of a CenterMask2 detector or panoptic model.
+
+    The semantic logits of all things, the first there, become the last.
 
     Args:
         state_dict: The parameters by their names there.
@@ -99,11 +114,14 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         The parameters by their names here, and the names that have none here.
     """
     num_mask_convs = sum(bool(re.match(r'roi_heads\.mask_head\.mask_fcn\d\.weight', key)) for key in state_dict)
+    first_level = 2 if 'backbone.fpn_lateral2.weight' in state_dict else 3
     renamed, unknown = {}, []
     for key, value in state_dict.items():
-        new_key = rename_key(key, num_mask_convs)
+        new_key = rename_key(key, num_mask_convs, first_level)
         if new_key is None:
             unknown.append(key)
+        elif new_key.startswith('semantic_head.conv_logits.'):
+            renamed[new_key] = value.roll(-1, dims=0)
         else:
             # The reference keeps a level's scale as a vector of one element.
             renamed[new_key] = value.reshape(()) if new_key.endswith('.scale') and value.numel() == 1 else value

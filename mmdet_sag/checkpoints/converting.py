@@ -10,25 +10,33 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 import torch
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 from ..errors import InputError
 from ..fileio import open_whole
 from ..version import __version__
 from .centermask2 import rename_state_dict
+from .first_centermask import is_first_implementation, rename_to_centermask2
 from .reading import read_weights
 from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
-from .zoo import ZooModel, recognise_backbone, recognise_detector
+from .zoo import CONFIGS, FIRST_CONFIGS, PANOPTIC_CONFIGS, ZooModel, recognise_backbone, recognise_detector
 
 DETECTOR = 'CenterMask2 detector'
+PANOPTIC = 'CenterMask2 panoptic model'
+FIRST_DETECTOR = 'CenterMask detector of the first implementation'
 AUTHORS_BACKBONE = 'ImageNet backbone of the CenterMask2 authors'
 TIMM_BACKBONE = 'ImageNet VoVNet of timm'
 AUTHORS_LICENCE = (
     "the CenterMask2 authors' weights are CC BY-NC 4.0 (no commercial use); converting them does not change that"
 )
+FIRST_LICENCE = (
+    "the first implementation is under BSD 2-Clause, with FCOS's notice that limits it to non-commercial purposes; "
+    'converting its weights does not change that'
+)
 TIMM_LICENCE = 'the weights keep the licence that timm gives them (see the model card); converting does not change that'
 
+_DUPLICATES = 'two of its keys mean the same parameter; get the file again'
 _IS_TRAINING_STATE = 'state or note of the training, not weights'
 # What is left out of a state dict, and why.
 _DROPPED = (
@@ -81,10 +89,11 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint and write it as one of MMEngine.
 
-    The source is a CenterMask2 detector, an ImageNet backbone of its authors (VoVNetV2, MobileNetV2), or a timm
-    ``ese_vovnet*``: a file of PyTorch or safetensors, or a pickle of NumPy arrays. Which one, and which of the configs
-    it fits, follows from its names and shapes. A detector's checkpoint becomes one of the whole model, with the config
-    and the class names in its meta; a backbone's becomes one for the backbone's ``init_cfg``.
+    The source is a CenterMask2 detector or panoptic model, a CenterMask detector of the first implementation, an
+    ImageNet backbone of the authors (VoVNetV2, MobileNetV2), or a timm ``ese_vovnet*``: a file of PyTorch or
+    safetensors, or a pickle of NumPy arrays. Which one, and which of the configs it fits, follows from its names and
+    shapes. A model's checkpoint becomes one of the whole model, with the config and the class names in its meta; a
+    backbone's becomes one for the backbone's ``init_cfg``.
 
     Args:
         src: The checkpoint to convert. Nothing in it is run.
@@ -119,8 +128,8 @@ def convert_checkpoint(
     if conversion.num_classes:
         # As MMEngine names them: inference with no other config than the checkpoint's reads `cfg`.
         meta.update(config=model.name, cfg=model.config.pretty_text)
-        if conversion.num_classes == len(CocoDataset.METAINFO['classes']):
-            meta['dataset_meta'] = dict(CocoDataset.METAINFO)
+        if names := _class_names(model):
+            meta['dataset_meta'] = names
     _save(dict(meta=meta, state_dict=state_dict), dst)
     return conversion
 
@@ -177,12 +186,19 @@ def _convert(
         raise InputError(f'{_shortened(strange)}: holds no floating-point numbers, as weights do; get the file again')
     kind = _kind_of(state_dict)
     num_classes = 0
-    if kind == DETECTOR:
-        converted = _rename(state_dict)
-        model = recognise_detector(converted)
+    if kind in (DETECTOR, PANOPTIC, FIRST_DETECTOR):
+        if kind == FIRST_DETECTOR:
+            converted = rename_to_centermask2(state_dict)
+            if len(converted) != len(state_dict):
+                raise InputError(_DUPLICATES)
+            converted = _rename(converted)
+            converted, model, notes = _recognise_first_detector(converted, dropped)
+        else:
+            converted = _rename(state_dict)
+            model, notes = recognise_detector(converted, PANOPTIC_CONFIGS if kind == PANOPTIC else CONFIGS), []
         num_classes = model.config.model.bbox_head.num_classes
-        notes = _preprocessing_notes(model, pixel_statistics)
-        if num_classes != len(CocoDataset.METAINFO['classes']):
+        notes += _preprocessing_notes(model, pixel_statistics)
+        if not _class_names(model):
             notes.append(f'{num_classes} classes are not those of COCO: no class names written')
     elif kind == AUTHORS_BACKBONE:
         state_dict = {re.sub(r'^(backbone\.)?bottom_up\.', '', key): value for key, value in state_dict.items()}
@@ -204,15 +220,35 @@ def _convert(
 
     mapped = Counter(key.split('.')[0] for key in converted)
     added = _load_strictly(model, converted)
-    licence = TIMM_LICENCE if kind == TIMM_BACKBONE else AUTHORS_LICENCE
+    licence = {TIMM_BACKBONE: TIMM_LICENCE, FIRST_DETECTOR: FIRST_LICENCE}.get(kind, AUTHORS_LICENCE)
     return converted, model, Conversion(kind, model.name, num_classes, mapped, dropped, added, notes, licence)
+
+
+def _recognise_first_detector(
+    state_dict: dict[str, Tensor], dropped: dict[str, list[str]]
+) -> tuple[dict[str, Tensor], ZooModel, list[str]]:
+    """Find the model of the first implementation; what it has no use for is left out."""
+    notes = ['the background, channel 0 of the masks and of their IoU, which no detection is of, was left out']
+    try:
+        return state_dict, recognise_detector(state_dict, FIRST_CONFIGS), notes
+    except InputError:
+        mask_iou = [key for key in state_dict if key.startswith('roi_head.mask_iou_head.')]
+        without = {key: value for key, value in state_dict.items() if key not in mask_iou}
+        try:
+            model = recognise_detector(without, FIRST_CONFIGS)
+        except InputError:
+            model = None
+        if model is None or model.config.model.roi_head.mask_iou_head is not None:
+            raise
+    dropped['the published results of this model were made without a MaskIoU head'] = mask_iou
+    return without, model, notes
 
 
 def _rename(state_dict: Mapping[str, Tensor], prefix: str = '', new_prefix: str = '') -> dict[str, Tensor]:
     """Rename with both prefixes left out; what has no name here keeps its own."""
     renamed, unknown = rename_state_dict({prefix + key: value for key, value in state_dict.items()})
     if len(renamed) + len(unknown) != len(state_dict):
-        raise InputError('two of its keys mean the same parameter; get the file again')
+        raise InputError(_DUPLICATES)
     renamed = {key[len(new_prefix) :]: value for key, value in renamed.items()}
     return {**renamed, **{key[len(prefix) :]: state_dict[key[len(prefix) :]] for key in unknown}}
 
@@ -235,7 +271,9 @@ def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
         return any(re.match(pattern, key) for key in state_dict)
 
     if has(r'sem_seg_head\.'):
-        raise InputError('is a panoptic model (sem_seg_head), which is not supported yet; give an instance model')
+        return PANOPTIC
+    if is_first_implementation(state_dict):
+        return FIRST_DETECTOR
     if has(r'(proposal_generator|roi_heads)\.'):
         return DETECTOR
     if has(r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)'):
@@ -246,8 +284,18 @@ def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
         raise InputError('has the names of MMDetection already; load it as it is')
     first = ', '.join(list(state_dict)[:3]) or 'none'
     raise InputError(
-        f'is neither a CenterMask2 detector nor a VoVNet or MobileNetV2 that can be converted (first keys: {first})'
+        f'is neither a CenterMask detector nor a VoVNet or MobileNetV2 that can be converted (first keys: {first})'
     )
+
+
+def _class_names(model: ZooModel) -> dict:
+    """COCO's classes as MMDetection's data set has them, or nothing where the model has another number."""
+    config = model.config.model
+    num_things = config.bbox_head.num_classes
+    if 'semantic_head' in config:
+        info, counts = CocoPanopticDataset.METAINFO, (num_things, config.semantic_head.num_stuff_classes)
+        return dict(info) if counts == (len(info['thing_classes']), len(info['stuff_classes'])) else {}
+    return dict(CocoDataset.METAINFO) if num_things == len(CocoDataset.METAINFO['classes']) else {}
 
 
 def _preprocessing_notes(model: ZooModel, pixel_statistics: Mapping[str, Tensor]) -> list[str]:

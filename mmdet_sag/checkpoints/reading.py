@@ -1,24 +1,24 @@
 """Checkpoint files of others, read without running anything that is in them."""
 
+import functools
 import pickle
 import re
 import warnings
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
 import torch
 
 from ..errors import InputError
+from .allowed_calls import NotAllowed
+from .listed_unpickler import ListedUnpickler
 
 _ZIP = b'PK\x03\x04'
 # What torch.save wrote before its files were zip archives begins with this number, pickled.
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-_FLOAT_INT_BOOL = 'fiub'
 
 
-def read_weights(path: Path) -> Any:
+def read_weights(path: Path, mmap: bool = False) -> Any:
     """Read a file of weights, whatever wrote it: PyTorch, safetensors, or pickle with NumPy arrays.
 
     Nothing in the file is run: PyTorch's files go through its weights-only loading, and a pickle may hold arrays,
@@ -26,6 +26,7 @@ def read_weights(path: Path) -> Any:
 
     Args:
         path: The file.
+        mmap: Leave the tensors on the disk until they are used, where PyTorch's format allows it.
 
     Returns:
         The object in the file, with tensors on the CPU or arrays.
@@ -41,7 +42,7 @@ def read_weights(path: Path) -> Any:
     if not head:
         raise InputError(f'{path}: is empty; get the file again')
     if head.startswith((_ZIP, _LEGACY_TORCH)):
-        return _read(path, _read_torch)
+        return _read(path, functools.partial(_read_torch, mmap=mmap and head.startswith(_ZIP)))
     # safetensors: the length of a JSON text in eight bytes, then that text.
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
         return _read(path, _read_safetensors)
@@ -53,21 +54,24 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except InputError:
         raise
-    except _NotAllowed as error:
-        raise InputError(f'{path}: refused, it wants to use {error}, which no file of weights needs') from None
+    except NotAllowed as error:
+        raise InputError(f'{path}: refused, it wants {error.what}, which no file of weights needs') from None
     except Exception as error:  # A damaged file can make a reader fail in any way.
-        # PyTorch names what it does not allow only inside its message.
+        # PyTorch names what is not allowed only inside its message.
+        wanted = re.search(r'the checkpoint wants (.+?), which is not allowed', str(error))
+        if wanted:
+            raise InputError(f'{path}: refused, it wants {wanted[1]}, which no file of weights needs') from None
         found = re.search(r'(?:GLOBAL|class|function) ((?:\w+\.)+\w+)', str(error))
         if isinstance(error, pickle.UnpicklingError) and found:
             raise InputError(f'{path}: refused, it wants to use {found[1]}, which no file of weights needs') from None
         raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, mmap: bool) -> Any:
     with warnings.catch_warnings():
         # PyTorch's own use of its storage classes, which older files bring about.
         warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -83,42 +87,4 @@ def _read_safetensors(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     with path.open('rb') as file:
         # latin1: the texts and arrays of Python 2's pickles.
-        return _ArrayUnpickler(file, encoding='latin1').load()
-
-
-class _NotAllowed(Exception):
-    """A pickle names something that is not on the list."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable:
-        if (module, name) not in _ALLOWED:
-            raise _NotAllowed(f'{module}.{name}')
-        return _ALLOWED[module, name]
-
-
-def _plain_dtype(code: str, *_: object) -> np.dtype:
-    # A copy, always: pickle sets the byte order of what it gets, which must not be NumPy's own object.
-    dtype = np.dtype(code, copy=True) if isinstance(code, str) else np.dtype('O')
-    if dtype.kind not in _FLOAT_INT_BOOL:
-        raise _NotAllowed(f'an array of type {code!r}')
-    return dtype
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    if encoding not in ('latin1', 'latin-1'):
-        raise _NotAllowed(f'the codec {encoding!r}')
-    return text.encode('latin1')
-
-
-_RECONSTRUCT = np.empty(1).__reduce__()[0]
-_FROM_BUFFER = np.empty(1).__reduce_ex__(5)[0]
-_ALLOWED = {
-    ('collections', 'OrderedDict'): OrderedDict,
-    ('_codecs', 'encode'): _encode_latin1,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): _plain_dtype,
-    # NumPy 2 renamed the package; a file may come from either side of it.
-    **{(f'numpy.{core}.multiarray', '_reconstruct'): _RECONSTRUCT for core in ('core', '_core')},
-    **{(f'numpy.{core}.numeric', '_frombuffer'): _FROM_BUFFER for core in ('core', '_core')},
-}
+        return ListedUnpickler(file, encoding='latin1').load()

@@ -1,7 +1,7 @@
 """The configs of the published models, and which of them a set of parameters belongs to."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,12 @@ from torch import Size, Tensor, nn
 from ..errors import InputError
 from ..models.backbones import VoVNet
 from ..models.detectors import CenterMask
+
+SEMANTIC_LOGITS = 'semantic_head.conv_logits.weight'
+# Folders below configs/ and names in them.
+CONFIGS = ('centermask', 'centermask_lite'), '*_fpn_ms-?x_coco.py'
+PANOPTIC_CONFIGS = ('panoptic_centermask',), '*_fpn_ms-?x_coco-panoptic.py'
+FIRST_CONFIGS = ('centermask_first',), '*_fpn_*x_coco.py'
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,13 @@ def config_root() -> Path:
     raise InputError(f'{package}: no configs beside the package; install mmdet_sag again, or use a clone')
 
 
-def recognise_detector(state_dict: Mapping[str, Tensor]) -> ZooModel:
+def recognise_detector(state_dict: Mapping[str, Tensor], configs: tuple[Sequence[str], str] = CONFIGS) -> ZooModel:
     """Find the published detector that has these parameters.
 
     Args:
-        state_dict: The parameters by their names here. Their class count may be any.
+        state_dict: The parameters by their names here. Their class count may be any, of panoptic models also that of
+            stuff.
+        configs: Folders below ``configs/`` and pattern of the configs to look at, the longest schedule first.
 
     Returns:
         The model, its config set to the parameters' class count.
@@ -87,13 +95,18 @@ def recognise_detector(state_dict: Mapping[str, Tensor]) -> ZooModel:
     Raises:
         InputError: If no model has exactly these parameters. The message names the one that comes closest.
     """
-    names = sorted(
-        path.relative_to(config_root()).as_posix() for path in config_root().glob('centermask*/*_fpn_ms-?x_coco.py')
-    )
+    root = config_root()
+    folders, pattern = configs
+    paths = [path for folder in folders for path in (root / folder).glob(pattern)]
+    names = sorted((path.relative_to(root).as_posix() for path in paths), reverse=True)
     logits = state_dict.get('bbox_head.conv_cls.weight')
     if logits is None or logits.ndim == 0:
         return _recognise(state_dict, map(_detector, names))
-    return _recognise(state_dict, (_with_class_count(_detector(name), len(logits)) for name in names))
+    models = (_with_class_count(_detector(name), len(logits)) for name in names)
+    semantic_logits = state_dict.get(SEMANTIC_LOGITS)
+    if semantic_logits is not None and semantic_logits.ndim and len(semantic_logits) > 1:
+        models = (_with_stuff_count(model, len(logits), len(semantic_logits) - 1) for model in models)
+    return _recognise(state_dict, models)
 
 
 def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
@@ -120,12 +133,23 @@ def _detector(name: str) -> ZooModel:
 def _with_class_count(model: ZooModel, num_classes: int) -> ZooModel:
     config = copy.deepcopy(model.config)
     for head in (config.model.bbox_head, config.model.roi_head.mask_head, config.model.roi_head.mask_iou_head):
-        head.num_classes = num_classes
+        if head is not None:
+            head.num_classes = num_classes
     shapes = {
         key: Size((num_classes, *shape[1:])) if key.rpartition('.')[0] in CenterMask.class_layers else shape
         for key, shape in model.shapes.items()
     }
     return ZooModel(model.name, config, shapes)
+
+
+def _with_stuff_count(model: ZooModel, num_things: int, num_stuff: int) -> ZooModel:
+    for head in (model.config.model.semantic_head, model.config.model.panoptic_fusion_head):
+        head.update(num_things_classes=num_things, num_stuff_classes=num_stuff)
+    shapes = {
+        key: Size((num_stuff + 1, *shape[1:])) if key.startswith('semantic_head.conv_logits.') else shape
+        for key, shape in model.shapes.items()
+    }
+    return model._replace(shapes=shapes)
 
 
 @cache

@@ -1,3 +1,5 @@
-from .input_checks import check_inputs
+from .coco_instance_panoptic import CocoInstancePanopticDataset
+from .start_checks import check_inputs
+from .transforms import *
 
-__all__ = ['check_inputs']
+__all__ = ['CocoInstancePanopticDataset', 'check_inputs']

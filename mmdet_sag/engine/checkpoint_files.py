@@ -1,6 +1,11 @@
+import itertools
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
+from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
@@ -8,24 +13,26 @@ from torch import nn
 
 from ..checkpoints.reading import read_weights
 from ..errors import InputError
+from ..fileio import is_remote
 from .safe_globals import LOADS_SAFELY
 
 
-def load_checkpoint_file(path: str) -> dict:
+def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     """Read a model's checkpoint onto the CPU.
 
     With PyTorch 2.6 or newer, no code in the file is run.
 
     Args:
         path: Path of the file, or an address as MMEngine knows them (``https://...``).
+        mmap: Leave the tensors of a local file on the disk until they are used.
 
     Raises:
         InputError: There is no such file, or it is not a whole checkpoint.
     """
-    if '://' in path:
+    if is_remote(path):
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
     if LOADS_SAFELY or not Path(path).is_file():
-        checkpoint = read_weights(Path(path))
+        checkpoint = read_weights(Path(path), mmap)
     else:
         # MMEngine will load it like this, and PyTorch's safe loading knows nothing of MMEngine yet.
         try:
@@ -37,33 +44,102 @@ def load_checkpoint_file(path: str) -> dict:
     return checkpoint
 
 
-def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
-    """Find the checkpoint of a work folder with the most iterations from which training can go on.
+def newest_whole_checkpoint(work_dir: str, checkpoint_hook: Optional[dict] = None) -> Optional[str]:
+    """Find the newest checkpoint of a run from which its training can go on.
 
-    Files that are cut off or damaged are passed over, whatever ``last_checkpoint`` says.
+    The run's own checkpoints are the file that ``last_checkpoint`` names, and those with the names that the run's
+    checkpoint hook gives, unless they say that they were saved into another folder than that file. Of each kind of
+    name, the highest number that is whole is taken; of these, the one with the most epochs and iterations. Files that
+    are cut off or damaged are passed over. Tensors are not loaded.
 
     Args:
-        work_dir: The work folder of a run.
+        work_dir: The work folder of the run.
+        checkpoint_hook: Config of its checkpoint hook.
 
     Returns:
         Its path, or None if there is none.
+
+    Raises:
+        InputError: The hook writes to another storage than the local disk, and there are checkpoints, or they cannot
+            be listed.
     """
-    folders = {Path(work_dir)}
-    pointer = Path(work_dir, 'last_checkpoint')
+    hook = checkpoint_hook or {}
+    templates = dict.fromkeys(['iter_{}.pth', 'epoch_{}.pth', *filter(None, [hook.get('filename_tmpl')])])
+    folder = work_dir
+    if hook.get('out_dir') and hook['out_dir'] != work_dir:
+        # As MMEngine joins them.
+        folder = f'{str(hook["out_dir"]).rstrip("/")}/{Path(work_dir).resolve().name}'
+    if is_remote(folder, hook.get('backend_args')):
+        _check_empty(folder, hook.get('backend_args'), templates)
+        return None
+    named, pointer = None, Path(work_dir, 'last_checkpoint')
     if pointer.is_file():
-        # CheckpointHook may have been told to write elsewhere.
-        folders.add(Path(pointer.read_text().strip()).parent)
-    done = {}
-    for path in (path for folder in folders for path in folder.glob('*.pth')):
-        try:
-            checkpoint = load_checkpoint_file(str(path))
-        except InputError as e:
-            print_log(f'Not resumed from {e}', logger='current')
-            continue
-        # Weights alone, such as those of the best checkpoint, are no state of a training.
-        if 'optimizer' in checkpoint:
-            done[str(path)] = checkpoint['meta']['iter']
-    return max(done, key=done.get, default=None)
+        named = _training_state(Path(pointer.read_text().strip()))
+    found = [named] if named else []
+    for template in templates:
+        states = map(_training_state, _numbered(Path(folder), template))
+        found += itertools.islice((state for state in states if state and _same_run(state, named)), 1)
+    return max(found, key=lambda state: state.progress).path if found else None
+
+
+class _TrainingState(NamedTuple):
+    path: str
+    progress: tuple[int, int]
+    # Where the run believed to save it: a moved folder changes nothing about it.
+    saved_into: Optional[str]
+
+
+def _training_state(path: Path) -> Optional[_TrainingState]:
+    """What a file says about the training that it belongs to, or None if training cannot go on from it."""
+    try:
+        checkpoint = load_checkpoint_file(str(path), mmap=True)
+    except InputError as e:
+        print_log(f'Not resumed from {e}', logger='current')
+        return None
+    meta = checkpoint.get('meta')
+    progress = (meta.get('epoch'), meta.get('iter')) if isinstance(meta, dict) else (None, None)
+    # Weights alone, such as those of the best checkpoint, are no state of a training.
+    if 'optimizer' not in checkpoint or not all(isinstance(number, int) for number in progress):
+        print_log(f'Not resumed from {path}: holds weights, but no state of a training', logger='current')
+        return None
+    hub = checkpoint.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    saved_as = info.get('last_ckpt') if isinstance(info, dict) else None
+    return _TrainingState(str(path), progress, os.path.dirname(saved_as) if isinstance(saved_as, str) else None)
+
+
+def _same_run(state: _TrainingState, named: Optional[_TrainingState]) -> bool:
+    if named is None or None in (state.saved_into, named.saved_into) or state.saved_into == named.saved_into:
+        return True
+    print_log(f'Not resumed from {state.path}: it was saved into {state.saved_into}, by another run', logger='current')
+    return False
+
+
+def _number(name: str, template: str) -> Optional[int]:
+    before, _, after = template.partition('{}')
+    match = re.fullmatch(f'{re.escape(before)}([0-9]+){re.escape(after)}', name)
+    return int(match[1]) if match else None
+
+
+def _numbered(folder: Path, template: str) -> list[Path]:
+    """Files whose names fit a template, the highest number first."""
+    numbers = {path: _number(path.name, template) for path in folder.glob('*')}
+    return sorted((path for path in numbers if numbers[path] is not None), key=numbers.get, reverse=True)
+
+
+def _check_empty(folder: str, backend_args: Optional[dict], templates: Iterable[str]) -> None:
+    remedy = 'name the file to go on from (--resume ADDRESS), or leave out --resume to start from the beginning'
+    try:
+        backend = get_file_backend(folder, backend_args=backend_args)
+        names = list(backend.list_dir_or_file(folder, list_dir=False))
+    except FileNotFoundError:
+        return
+    # A storage can fail in every way.
+    except Exception as e:
+        reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+        raise InputError(f'the checkpoints in {folder} cannot be listed ({reason}): {remedy}') from e
+    if any(_number(name, template) is not None for name in names for template in templates):
+        raise InputError(f'{folder} holds checkpoints, but the newest is looked for on local disks only: {remedy}')
 
 
 def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:

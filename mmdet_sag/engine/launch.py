@@ -11,12 +11,13 @@ from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import barrier, is_distributed
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 
 from ..command_line import exit_with_input_error
 from ..errors import InputError
+from ..operators import operators_in_use
 
 
 class ConfigOptions(DictAction):
@@ -74,23 +75,35 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with a process group that fits the machine."""
+    """Build the runner of a config, with a process group that fits the machine; its log names the operators."""
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
+    return runner
 
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 2."""
     try:
         main()
-        if is_distributed():
-            # A process that ends while gloo's threads still run may abort, and the job would count as failed.
-            torch_dist.barrier()
-            torch_dist.destroy_process_group()
+        barrier()
+        _end_process_group()
     except InputError as e:
+        _end_process_group(failed=True)
         exit_with_input_error(e)
+    except SystemExit:
+        # PreemptionHook's: it has waited for the other processes.
+        _end_process_group()
+        raise
+
+
+def _end_process_group(failed: bool = False) -> None:
+    """End the process group before the process, which may abort while gloo's threads still run."""
+    # Other groups may wait for processes that failed elsewhere, or went on.
+    if is_distributed() and (not failed or torch_dist.get_backend() == 'gloo'):
+        torch_dist.destroy_process_group()
 
 
 def _one_line(error: Exception) -> str:

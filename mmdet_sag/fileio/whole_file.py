@@ -60,7 +60,7 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
 
     Args:
         path: Path of the folder. If it exists, it is replaced, with all that it holds, when the ``with`` block ends
-            without an error.
+            without an error. A link stays a link.
 
     Yields:
         The folder to fill, which lies beside the place of the one to come.
@@ -68,7 +68,7 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     Raises:
         OSError: The disk is full or not writable. The folder is as it was before.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'{path.name}.', dir=path.parent) as temporary:
         new, old = Path(temporary, 'new'), Path(temporary, 'old')

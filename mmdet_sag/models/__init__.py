@@ -4,4 +4,5 @@ from .detectors import *
 from .layers import *
 from .losses import *
 from .roi_heads import *
+from .seg_heads import *
 from .test_time_augs import *

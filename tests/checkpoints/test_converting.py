@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import CONFIGS, SMALL, backbone_of, published_layout
+from layouts import CONFIGS, LAYOUTS, PANOPTIC_CONFIGS, SMALL, backbone_of, published_layout
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -54,9 +54,45 @@ def test_a_published_checkpoint_fits_its_config_strictly(layout, tmp_path):
     build_and_load(checkpoint)
 
 
-@pytest.mark.parametrize('layout', ['panoptic_centermask_R_50_FPN_ms_3x', 'panoptic_centermask_V_39_eSE_FPN_ms_3x'])
-def test_panoptic_models_are_not_supported_yet(layout, tmp_path):
-    assert 'panoptic' in refusal(tmp_path, {'model': published_layout(layout)})
+def test_no_published_layout_is_left_out():
+    assert set(LAYOUTS) == set(CONFIGS) | set(PANOPTIC_CONFIGS)
+
+
+@pytest.mark.parametrize('layout', PANOPTIC_CONFIGS)
+def test_a_published_panoptic_checkpoint_fits_its_config_strictly(layout, tmp_path):
+    source = published_layout(layout)
+    conversion, checkpoint = convert(tmp_path, {'model': source, 'iteration': 270000})
+    assert conversion.kind == 'CenterMask2 panoptic model'
+    assert conversion.model == checkpoint['meta']['config'] == PANOPTIC_CONFIGS[layout]
+    assert values(checkpoint['state_dict']) == values(source)
+    assert len(checkpoint['meta']['dataset_meta']['classes']) == 133
+    build_and_load(checkpoint)
+
+
+def test_the_semantic_logits_of_things_become_the_last(tmp_path):
+    source = published_layout('panoptic_centermask_R_50_FPN_ms_3x')
+    source['sem_seg_head.predictor.bias'] = torch.arange(54.0)
+    _, checkpoint = convert(tmp_path, source)
+    assert checkpoint['state_dict']['semantic_head.conv_logits.bias'].tolist() == [*range(1, 54), 0]
+
+
+def test_a_panoptic_model_may_have_other_class_counts(tmp_path):
+    conversion, checkpoint = convert(tmp_path, published_layout('panoptic_centermask_V_39_eSE_FPN_ms_3x', 7, 4))
+    assert conversion.num_classes == 7
+    assert 'dataset_meta' not in checkpoint['meta']
+    assert any('no class names' in note for note in conversion.notes)
+    model = Config.fromstring(checkpoint['meta']['cfg'], '.py').model
+    for head in (model.semantic_head, model.panoptic_fusion_head):
+        assert (head.num_things_classes, head.num_stuff_classes) == (7, 4)
+    build_and_load(checkpoint)
+
+
+def test_missing_parameters_of_a_panoptic_model_are_listed(tmp_path):
+    source = published_layout('panoptic_centermask_V_39_eSE_FPN_ms_3x')
+    del source['sem_seg_head.p5.4.norm.bias']
+    message = refusal(tmp_path, source)
+    assert PANOPTIC_CONFIGS['panoptic_centermask_V_39_eSE_FPN_ms_3x'] in message
+    assert '1 missing: semantic_head.conv_upsample_layers.3.conv.2.gn.bias' in message
 
 
 def test_the_meta_tells_where_the_weights_are_from(tmp_path):

@@ -78,6 +78,10 @@ class TinyDataSet:
         )
         for split in ('train', 'val', 'test'):
             config.merge_from_dict({f'{split}_dataloader.dataset': dataset})
+        # RLE is to be broken too, which a pipeline of polygons does not take at all.
+        for transform in config.train_dataloader.dataset.pipeline:
+            if transform.type == 'LoadAnnotations':
+                transform.poly2mask = True
         for split in ('val', 'test'):
             config[f'{split}_evaluator'].ann_file = str(self.ann_file)
         return config

@@ -32,5 +32,18 @@ def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
     assert table(second) == table(first)
 
 
+def test_the_panoptic_demo_trains_evaluates_and_draws(tmp_path):
+    output = run(tmp_path, '--panoptic')
+    assert cv2.imread(str(tmp_path / 'work/results.png')).std() > 10
+    assert cv2.imread(str(tmp_path / 'work/training_curve.png')).std() > 1
+    (metrics_file,) = (tmp_path / 'work/test').glob('*/*.json')
+    metrics = json.loads(metrics_file.read_text())
+    rows = [line.split('|')[1:3] for line in table(output)]
+    assert [float(value) for name, value in rows if name.strip() == 'PQ'] == [
+        round(metrics['coco_panoptic/PQ'] / 100, 3)
+    ]
+    assert len(list((tmp_path / 'work/test/predictions.panoptic').iterdir())) == 8
+
+
 def table(output):
     return [line for line in output.splitlines() if line.startswith('| ')]

@@ -3,6 +3,10 @@
 import sys
 from pathlib import Path
 
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag  # noqa: F401
+
+# isort: split
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks

@@ -129,6 +129,16 @@ def test_a_folder_appears_when_it_is_whole_and_replaces_the_previous_one(tmp_pat
     assert os.listdir(path.parent) == ['folder']
 
 
+def test_a_link_stays_a_link_to_the_folder_that_is_replaced(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'disk/old').touch()
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+    with whole_folder(tmp_path / 'link') as folder:
+        (folder / 'new').touch()
+    assert os.readlink(tmp_path / 'link') == str(tmp_path / 'disk')
+    assert os.listdir(tmp_path / 'disk') == ['new']
+
+
 def test_an_error_leaves_the_previous_folder_and_nothing_else(tmp_path):
     path = tmp_path / 'folder'
     path.mkdir()

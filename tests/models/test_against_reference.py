@@ -8,8 +8,14 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
+from which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
+
+
+@pytest.fixture(params=OPERATORS, autouse=True)
+def operators(request, monkeypatch):
+    put_behind_mmcv(OPERATORS[request.param](), monkeypatch)
 
 
 @pytest.fixture(scope='module', params=CASES)
@@ -61,8 +67,8 @@ def test_final_masks_and_mask_scores_are_those_of_the_reference(case):
     np.testing.assert_allclose(results.scores, case.arrays['scores'], rtol=0, atol=1e-4)
     for mask, rle in zip(results.masks.numpy(), case.facts['rles'], strict=True):
         expected = mask_utils.decode(rle).astype(bool)
-        union = (mask | expected).sum()
-        assert union == 0 or (mask & expected).sum() / union >= 0.99
+        # One pixel of a small mask, at 0.5, is within rounding whatever its share.
+        assert (mask ^ expected).sum() <= max(1, 0.01 * (mask | expected).sum())
 
 
 @torch.no_grad()

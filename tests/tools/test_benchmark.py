@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 from test_train_and_test import TOOLS
@@ -9,8 +10,9 @@ from tiny import tiny_config
 
 from mmdet_sag.command_line import ExitStatus
 
-sys.path.insert(0, str(TOOLS / 'analysis_tools'))
-import benchmark
+_SPEC = spec_from_file_location('benchmark', TOOLS / 'analysis_tools/benchmark.py')
+benchmark = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(benchmark)
 
 
 @pytest.fixture(scope='module')

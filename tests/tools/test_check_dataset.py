@@ -79,6 +79,15 @@ def test_training_stops_before_it_starts_on_data_that_would_hang_it(data):
     assert not (data.root / 'work_dirs').exists()
 
 
+def test_training_on_polygons_stops_before_it_loses_an_object_given_as_rle(data):
+    data.train_set.pipeline[1].poly2mask = False
+    data.annotation['segmentation'] = dict(size=[48, 64], counts=[480, 384, 2208])
+    data.write()
+    option = 'train_dataloader.dataset.pipeline.1.poly2mask=True'
+    finished = run('train.py', data.write_config())
+    assert_one_line(finished, '1 objects whose mask is an RLE', 'annotation 1', f'set --cfg-options {option}')
+
+
 def test_testing_stops_on_a_truncated_checkpoint(data):
     checkpoint = data.root / 'weights.pth'
     checkpoint.write_bytes(b'PK\x03\x04' + bytes(1000))

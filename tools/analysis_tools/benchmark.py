@@ -24,6 +24,11 @@ from typing import Any, Callable, NamedTuple, Optional
 import matplotlib
 import numpy as np
 import torch
+
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag  # noqa: F401
+
+# isort: split
 from mmcv.transforms import Compose
 from mmdet.models.dense_heads import base_dense_head, rpn_head
 from mmdet.models.layers import bbox_nms
@@ -313,7 +318,7 @@ def _watch(model: torch.nn.Module, timer: StageTimer) -> None:
     if isinstance(roi_head.mask_head, SAGMaskHead):
         timer.watch(roi_head.mask_head, 'forward_of_class', 'mask head')
     timer.watch(roi_head.mask_head, 'predict_by_feat', 'post-processing')
-    if hasattr(roi_head, 'mask_iou_head'):
+    if getattr(roi_head, 'mask_iou_head', None) is not None:
         timer.watch(roi_head.mask_iou_head, 'forward', 'MaskIoU')
     for module, name in (
         (base_dense_head, 'batched_nms'),

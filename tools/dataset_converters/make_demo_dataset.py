@@ -14,12 +14,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-val', type=int, default=80, help='number of validation images')
     parser.add_argument('--image-size', type=int, default=128, help='side of the images in pixels')
     parser.add_argument('--seed', type=int, default=0, help='seed of all random choices')
+    parser.add_argument(
+        '--panoptic', action='store_true', help='backgrounds of stuff classes, and panoptic annotations'
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed)
+    made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed, args.panoptic)
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')
     else:

@@ -10,9 +10,7 @@ import os
 from terminaltables import AsciiTable
 
 from mmdet_sag.command_line import ExitStatus, run_command
-from mmdet_sag.datasets.data_set_report import DataSetReport
-from mmdet_sag.datasets.full_check import check_data_sets
-from mmdet_sag.datasets.repair import repair_coco, write_coco
+from mmdet_sag.datasets.full_check import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import open_whole

@@ -7,7 +7,8 @@ from mmdet_sag.command_line import run_command
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Convert a CenterMask2 checkpoint, or ImageNet weights of its authors or of timm, to MMDetection'
+        description='Convert a checkpoint of CenterMask2, of the first CenterMask, or ImageNet weights of the authors '
+        'or of timm, to MMDetection'
     )
     parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); nothing in it is run')
     parser.add_argument('dst', help='checkpoint to write')

@@ -1,11 +1,14 @@
-from collections.abc import Iterable
-from typing import NoReturn, Optional
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, NoReturn, Optional, Union
 
 import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce
-from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,41 +19,65 @@ from .whole_checkpoint_hook import WholeCheckpointHook
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
-    """Stops training when the loss turns NaN or infinite, before the weights do.
+    """Stops training before a step that would make the weights NaN or infinite.
 
-    The loss is looked at before the optimizer's step. The state before the iteration is saved as a checkpoint, and the
-    message names the losses and the image files of the batch.
+    Before each step of an optimizer, the gradients that it is about to apply are looked at, and the losses of all
+    iterations since the last step. With gradient accumulation these are several. If one of them is not finite, the
+    state after the last step is saved as a checkpoint: the weights, the statistics of batch normalisation and the
+    schedule as they were then; an average of the weights (EMA) has seen them once more for each iteration since. The
+    message names the losses with the image files of their iteration, or, where all losses are finite, the parameters
+    whose gradients are not.
 
     Under mixed precision with loss scaling, the scaler leaves out steps whose gradients overflow; that is part of its
-    work, so only a series of such iterations stops training.
+    work, so only a series of such steps stops training. What they leave in the statistics is undone.
+
+    A step costs one reduction of the gradients and one value that the host waits for.
 
     Args:
-        patience: Number of iterations in a row, left out by the loss scaler, whose loss is not finite.
+        patience: Number of steps in a row that the loss scaler may leave out.
     """
+
+    # Before hooks that average the weights, wherever they stand: a step that was left out is undone first.
+    priority = 'HIGH'
 
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
-        self._losses = {}
         self._num_left_out = 0
+        # Since the last step: the images of each iteration, and the iteration, names and values of the losses.
+        self._images: list[list[str]] = []
+        self._losses: list[tuple[int, list[str], Tensor]] = []
+        self._stepped = True
+        self._largest: dict[OptimWrapper, tuple[list[Tensor], Optional[Tensor]]] = {}
+        self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Watch the model's losses and the optimizer's steps."""
         self._runner = runner
         self._checkpoint_hook = WholeCheckpointHook.of(runner)
-        runner.model.register_forward_hook(self._keep_losses)
-        wrapper = runner.optim_wrapper
-        for optim_wrapper in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-            optim_wrapper.optimizer.register_step_pre_hook(self._before_step)
+        self._undo = [runner.model.register_forward_hook(self._keep_losses).remove]
+        if not self._wrappers():
+            runner.logger.warning(f'LossGuardHook cannot see the steps of {type(runner.optim_wrapper).__name__}.')
+        for wrapper in self._wrappers():
+            before_step = functools.partial(self._before_step, wrapper)
+            self._undo.append(wrapper.optimizer.register_step_pre_hook(before_step).remove)
+            if wrapper.clip_grad_kwargs:
+                # Clipping spreads a NaN over all gradients: those that it came from can be named before only.
+                self._undo.append(functools.partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
+                wrapper.clip_func = functools.partial(self._clip, wrapper, wrapper.clip_func)
+
+    def after_train(self, runner: Runner) -> None:
+        """Let go of them."""
+        for undo in self._undo:
+            undo()
+        self._undo = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
-        """Remember the batch and what a forward pass changes."""
-        self._batch = data_batch
-        self._statistics = [
-            (buffer, buffer.clone())
-            for module in runner.model.modules()
-            if isinstance(module, _BatchNorm) and module.training
-            for buffer in module.buffers()
-        ]
+        """Remember the images, and after a step what will change until the next one."""
+        if self._stepped:
+            self._stepped = False
+            self._images, self._losses, self._largest = [], [], {}
+            self._remember()
+        self._images.append(_image_paths(data_batch.get('data_samples', ())) if isinstance(data_batch, dict) else [])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
@@ -60,44 +87,162 @@ class LossGuardHook(Hook):
         Raises:
             InputError: There were too many in a row.
         """
-        if isinstance(runner.optim_wrapper, AmpOptimWrapper):
-            self._num_left_out = 0 if self._all_finite() else self._num_left_out + 1
+        if self._stepped:
+            self._num_left_out = 0
+        elif any(_scales(wrapper) and wrapper.should_update() for wrapper in self._wrappers()):
+            self._num_left_out += 1
+            self._restore_statistics()
             if self._num_left_out >= self.patience:
                 self._stop()
+            self._stepped = True
+
+    def _wrappers(self) -> list[OptimWrapper]:
+        wrapper = self._runner.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        # DeepSpeed's and ColossalAI's step by themselves.
+        return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
+
+    def _schedulers(self) -> Iterable:
+        schedulers = self._runner.param_schedulers or []
+        return itertools.chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers
+
+    def _remember(self) -> None:
+        """Keep what a forward pass changes, and, if more than one comes before the step, what hooks change then."""
+        runner = self._runner
+        self._at = runner.epoch, runner.iter
+        statistics = _statistics(module for module in runner.model.modules() if module.training)
+        self._schedule, self._groups = [], []
+        if not all(wrapper.should_sync() for wrapper in self._wrappers()):
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    statistics += _statistics(hook.ema_model.modules())
+            self._schedule = [(scheduler, scheduler.state_dict()) for scheduler in self._schedulers()]
+            self._groups = [
+                (group, {key: value for key, value in group.items() if key != 'params'})
+                for wrapper in self._wrappers()
+                for group in wrapper.param_groups
+            ]
+        self._before = [(buffer, buffer.clone()) for buffer in statistics]
+
+    @torch.no_grad()
+    def _restore_statistics(self) -> None:
+        for buffer, before in self._before:
+            buffer.copy_(before)
 
     def _keep_losses(self, model: nn.Module, args: tuple, outputs: object) -> None:
-        if isinstance(outputs, dict):
-            self._losses = {key: _total(value) for key, value in outputs.items() if 'loss' in key}
+        if isinstance(outputs, dict) and model.training:
+            losses = {key: _total(value) for key, value in outputs.items() if 'loss' in key}
+            if losses:
+                self._losses.append((len(self._images) - 1, list(losses), torch.stack(list(losses.values()))))
 
-    def _before_step(self, *args: object) -> None:
-        if not self._all_finite():
-            self._stop()
+    def _clip(self, wrapper: OptimWrapper, clip: Callable, parameters: list[Tensor], **kwargs: Any) -> Any:
+        self._largest[wrapper] = _largest(parameters)
+        return clip(parameters, **kwargs)
 
-    def _all_finite(self) -> bool:
-        """Whether the losses of all processes are finite."""
-        finite = torch.stack(list(self._losses.values())).isfinite().all().int()
+    def _before_step(self, wrapper: OptimWrapper, *args: object) -> None:
+        if wrapper not in self._largest:
+            self._largest[wrapper] = _largest(
+                parameter for group in wrapper.optimizer.param_groups for parameter in group['params']
+            )
+        _, largest = self._largest[wrapper]
+        values = [largest] if largest is not None else []
+        values += [losses for _, _, losses in self._losses]
+        if not values:
+            self._stepped = True
+            return
+        finite = torch.cat(values).isfinite().all().int()
         all_reduce(finite, 'min')
-        return bool(finite)
+        if finite:
+            self._stepped = True
+        elif not _scales(wrapper):
+            self._stop()
 
     def _stop(self) -> NoReturn:
         runner = self._runner
-        with torch.no_grad():
-            for buffer, before in self._statistics:
-                buffer.copy_(before)
-        path = self._checkpoint_hook.save_now(runner, runner.epoch, runner.iter)
-        culprits = ''
-        if not all(bool(value.isfinite()) for value in self._losses.values()):
-            losses = ', '.join(f'{key}={value.item():.4g}' for key, value in self._losses.items())
-            images = ', '.join(str(sample.get('img_path')) for sample in self._batch['data_samples'])
-            culprits = f'{losses} on {images}'
-        culprits = '; '.join(filter(None, all_gather_object(culprits)))
+        self._restore_statistics()
+        for scheduler, state in self._schedule:
+            scheduler.load_state_dict(state)
+        for group, values in self._groups:
+            group.update(values)
+        try:
+            state = f'The state before it is saved in {self._checkpoint_hook.save_now(runner, *self._at)}'
+        except InputError as e:
+            state = f'The state before it is not saved: {e}'
+        causes, parameters, images = zip(
+            *all_gather_object((self._bad_losses(), self._bad_gradients(), [name for i in self._images for name in i]))
+        )
+        if any(causes):
+            what = 'the loss is not finite in iteration ' + '; '.join(
+                f'{iteration}: {cause}' for iteration, cause in sorted(itertools.chain(*causes))
+            )
+        else:
+            # Each process has the sum of all gradients.
+            names = max(parameters, key=len)
+            what = (
+                f'the gradients are not finite in iteration {runner.iter + 1}, though the losses are: '
+                f'{", ".join(names[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} '
+                f'on {", ".join(itertools.chain(*images))}'
+            )
+        if self._num_left_out:
+            what = f'the loss scaler left out {self._num_left_out} steps in a row, {what}'
         raise InputError(
-            f'the loss is not finite in iteration {runner.iter + 1}: {culprits}. The state before it is saved in '
-            f'{path}: look at the annotations of these images, lower the learning rate or clip the gradients '
+            f'{what}. {state}: look at the annotations of these images, lower the learning rate or clip the gradients '
             '(optim_wrapper.clip_grad), then go on with --resume'
         )
 
+    def _bad_losses(self) -> list[tuple[int, str]]:
+        """Iterations since the last step with losses that are not finite, and what to look at."""
+        return [
+            (
+                self._at[1] + i + 1,
+                ', '.join(f'{key}={value:.4g}' for key, value in zip(names, losses.tolist()))
+                + f' on {", ".join(self._images[i])}',
+            )
+            for i, names, losses in self._losses
+            if not losses.isfinite().all()
+        ]
 
-def _total(loss: object) -> Tensor:
-    parts: Iterable[Tensor] = [loss] if isinstance(loss, Tensor) else loss
+    def _bad_gradients(self) -> list[str]:
+        """Parameters whose gradients are not finite, those nearest to the losses first."""
+        bad = {
+            id(parameter)
+            for parameters, largest in self._largest.values()
+            for parameter, value in zip(parameters, largest.tolist() if largest is not None else ())
+            if not math.isfinite(value)
+        }
+        return [name for name, parameter in self._runner.model.named_parameters() if id(parameter) in bad][::-1]
+
+
+def _scales(wrapper: OptimWrapper) -> bool:
+    return isinstance(wrapper, AmpOptimWrapper) and wrapper.loss_scaler.is_enabled()
+
+
+def _total(loss: Union[Tensor, Iterable[Tensor]]) -> Tensor:
+    parts = [loss] if isinstance(loss, Tensor) else loss
     return sum(part.detach().float().mean() for part in parts)
+
+
+def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Optional[Tensor]]:
+    """Parameters that have gradients, and the largest value of each gradient, which a NaN in it makes NaN."""
+    parameters = [parameter for parameter in parameters if parameter.grad is not None and parameter.grad.numel() > 0]
+    if not parameters:
+        return [], None
+    gradients = [parameter.grad for parameter in parameters]
+    # Not the usual norm, whose squares overflow before the gradient does.
+    if gradients[0].is_cuda:
+        values = torch._foreach_norm(gradients, math.inf)
+    else:
+        # What is one kernel there takes several times as long here.
+        values = [torch.maximum(-low, high) for low, high in (gradient.aminmax() for gradient in gradients)]
+    return parameters, torch.stack([value.float() for value in values])
+
+
+def _statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    return [buffer for module in modules if isinstance(module, _BatchNorm) for buffer in module.buffers()]
+
+
+def _image_paths(data_samples: Union[dict, Sequence]) -> list[str]:
+    """Paths of the images of a batch, or of several in one."""
+    if isinstance(data_samples, dict):
+        data_samples = itertools.chain(*data_samples.values())
+    return [str(sample.get('img_path')) for sample in data_samples]

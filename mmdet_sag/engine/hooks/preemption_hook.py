@@ -1,16 +1,18 @@
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Optional
+from typing import Callable, NoReturn, Optional
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch import nn
 
 from .whole_checkpoint_hook import WholeCheckpointHook
 
@@ -22,6 +24,10 @@ class PreemptionHook(Hook):
     After one of the signals, the iteration that runs is finished, a checkpoint is saved, and the process exits with
     status 128 + number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (on Linux). ``--resume`` goes on from there.
     With gradient accumulation, the iteration is the one that updates the weights.
+
+    In a distributed run, all processes stay until the checkpoint is whole: a launcher ends the others as soon as one
+    leaves. Further signals change nothing until then. When the training ends, by an error too, the signals mean again
+    what they meant before it.
 
     Args:
         signals: Names of the signals. Those that the system does not have are left out.
@@ -38,21 +44,17 @@ class PreemptionHook(Hook):
         self._received = 0
         self._agreed = 0
         self._at_epoch_end = False
-        self._previous = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Take over the signals for as long as the training loop runs."""
+        # No hook is called when a training fails, so the loop's own run is what can be put between two brackets.
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
+            loop.run = functools.partial(self._run, runner, loop.run)
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the signals until the training ends."""
+        """Find the hook that saves."""
         self._checkpoint_hook = WholeCheckpointHook.of(runner)
-        if threading.current_thread() is not threading.main_thread():
-            runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
-            return
-        self._pid = os.getpid()
-        self._previous = {number: signal.signal(number, self._receive) for number in self.signals}
-
-    def after_train(self, runner: Runner) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
@@ -79,6 +81,20 @@ class PreemptionHook(Hook):
         if self._at_epoch_end:
             self._stop(runner, runner.epoch + 1, runner.iter)
 
+    def _run(self, runner: Runner, run: Callable[[], nn.Module]) -> nn.Module:
+        del runner.train_loop.run
+        if threading.current_thread() is not threading.main_thread():
+            runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
+            return run()
+        self._pid = os.getpid()
+        previous = {number: signal.signal(number, self._receive) for number in self.signals}
+        try:
+            return run()
+        finally:
+            for number, handler in previous.items():
+                # None: it was not set from Python.
+                signal.signal(number, handler or signal.SIG_DFL)
+
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._pid:
             # A worker that was forked with this handler: as if it had none.
@@ -86,11 +102,12 @@ class PreemptionHook(Hook):
             os.kill(os.getpid(), number)
         self._received = number
 
-    def _stop(self, runner: Runner, epoch: int, iteration: int) -> None:
+    def _stop(self, runner: Runner, epoch: int, iteration: int) -> NoReturn:
+        # No process comes back from it before the file is whole.
         path = self._checkpoint_hook.save_now(runner, epoch, iteration)
         runner.logger.info(
             f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Go on with --resume, from '
             f'{path}.'
         )
-        self.after_train(runner)
+        barrier()
         sys.exit(128 + self._agreed)

@@ -8,6 +8,7 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .pending_validation import note_validation, validate_before_training
 from .seeded_data import build_seeded_dataloader, seed_generators, start_after
 
 
@@ -37,12 +38,29 @@ class ReproducibleIterBasedTrainLoop(IterBasedTrainLoop):
         """
         start_after(self.runner, self._iter)
         self.dataloader_iterator = _BatchIterator(self.dataloader, self._iter)
+        super()._decide_current_val_interval()
+        if self._validation_is_due():
+            validate_before_training(self.runner)
         return super().run()
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """Train on one batch."""
         seed_generators(self.runner.seed, get_rank(), self._iter)
         super().run_iter(data_batch)
+
+    def _decide_current_val_interval(self) -> None:
+        # What comes next in MMEngine's loop is the validation.
+        super()._decide_current_val_interval()
+        if self._validation_is_due():
+            note_validation(self.runner)
+
+    def _validation_is_due(self) -> bool:
+        return (
+            self.runner.val_loop is not None
+            and self._iter > 0
+            and self._iter >= self.val_begin
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        )
 
 
 class _BatchIterator(_InfiniteDataloaderIterator):

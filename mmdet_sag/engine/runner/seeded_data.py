@@ -86,17 +86,22 @@ class SeededBatchSampler(Sampler):
         """Whether there is one pass that never ends."""
         return isinstance(self.sampler, InfiniteSampler)
 
-    def start_at(self, position: int, seed: int, sampler_seed: Optional[int]) -> None:
+    def start_at(
+        self, position: int, seed: int, sampler_seed: Optional[int], num_skipped: Optional[int] = None
+    ) -> None:
         """Make the first iterator begin with a certain batch.
 
         Args:
             position: Number of batches of the training before it.
             seed: The seed of the training, which may be another one after a checkpoint was loaded.
             sampler_seed: Seed of the order of the data; None: as it is.
+            num_skipped: Number of batches of its pass before it; None: all passes were as long as this one.
         """
         self.seed = seed
         self._position = position
-        self._num_skipped = position if self.is_infinite else position % len(self)
+        if num_skipped is None:
+            num_skipped = position if self.is_infinite else position % len(self)
+        self._num_skipped = num_skipped
         if sampler_seed is not None and hasattr(self.sampler, 'seed'):
             self.sampler.seed = sampler_seed
 
@@ -137,11 +142,17 @@ def build_seeded_dataloader(runner: Runner, dataloader: Union[DataLoader, dict])
     )
 
 
-def start_after(runner: Runner, num_iters: int) -> None:
-    """Make the runner's seeded data loader begin after a number of iterations."""
+def start_after(runner: Runner, num_iters: int, num_skipped: Optional[int] = None) -> None:
+    """Make the runner's seeded data loader begin after a number of iterations.
+
+    Args:
+        runner: The runner.
+        num_iters: Number of finished iterations.
+        num_skipped: Number of those in this pass over the data; None: all passes were as long as this one.
+    """
     # With a seed per process, MMEngine draws the seed of the order anew, and does not keep it.
     sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed', False) else runner.seed
-    runner.train_dataloader.batch_sampler.start_at(num_iters, runner.seed, sampler_seed)
+    runner.train_dataloader.batch_sampler.start_at(num_iters, runner.seed, sampler_seed, num_skipped)
 
 
 def _init_worker(worker_init_fn: Optional[Callable[[int], None]], worker_id: int) -> None:

@@ -1,4 +1,5 @@
 from .dump_rle_results import DumpRLEResults
+from .standalone_coco_panoptic_metric import StandaloneCocoPanopticMetric
 from .unrounded_coco_metric import UnroundedCocoMetric
 
-__all__ = ['DumpRLEResults', 'UnroundedCocoMetric']
+__all__ = ['DumpRLEResults', 'StandaloneCocoPanopticMetric', 'UnroundedCocoMetric']

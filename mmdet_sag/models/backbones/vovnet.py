@@ -6,7 +6,7 @@ from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmdet.models.layers import ChannelAttention
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
-from mmengine.model import BaseModule, Sequential
+from mmengine.model import BaseModule, PretrainedInit, Sequential, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -181,14 +181,17 @@ class VoVNet(BaseModule):
         self._freeze_stages()
 
     def init_weights(self) -> None:
-        """Initialize the weights; the offsets of deformable convs start at zero."""
+        """Initialize the weights; offsets of deformable convs that no pretrained weights hold start at zero."""
         super().init_weights()
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            return
-        for module in self.modules():
-            if hasattr(module, 'conv_offset'):
-                nn.init.zeros_(module.conv_offset.weight)
-                nn.init.zeros_(module.conv_offset.bias)
+        offsets = [module.conv_offset for module in self.modules() if hasattr(module, 'conv_offset')]
+        for conv in offsets:
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        pretrained_cfgs = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        if offsets and pretrained_cfgs:
+            # MMEngine loaded them before they could be set to zero.
+            initialize(self, pretrained_cfgs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the features of the stages in ``out_indices``.

@@ -1,5 +1,3 @@
-from importlib.util import find_spec
-
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
@@ -20,8 +18,9 @@ class CenterMaskFCOSHead(FCOSHead):
 
     Differences from :class:`mmdet.models.dense_heads.FCOSHead`, each with the reference's behaviour as default:
 
-    - distances are ReLU-ed and measured in strides, in training and testing alike, so that the detections of a
-      training step can be proposals; the centerness comes from the box tower; the tower convs have biases;
+    - distances are ReLU-ed and measured in strides (``norm_on_bbox``), in training and testing alike, so that the
+      detections of a training step can be proposals; the centerness comes from the box tower; the tower convs have
+      biases;
     - the box loss is a GIoU loss smoothed by 1 (``loss_bbox``);
     - post-processing, set in ``test_cfg`` (or the config given to :meth:`predict_by_feat`):
 
@@ -32,6 +31,8 @@ class CenterMaskFCOSHead(FCOSHead):
                                       centerness; ``False``: by class score alone
       ``sqrt_score``         True     the score is the square root of class score times centerness
       ``clip_boxes``         False    boxes are clipped to the image before NMS
+      ``inclusive_boxes``    False    boxes end at their last pixel, so they are clipped to width - 1, height - 1;
+                                      ``nms.offset=1`` belongs to it
       ``keep_ties``          True     detections that tie with the last of ``max_per_img`` are kept
       ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS class by class is one call, not one per
                                       class with a synchronisation each; by default, where that costs: not on a CPU
@@ -43,7 +44,9 @@ class CenterMaskFCOSHead(FCOSHead):
         *args: As in ``FCOSHead``.
         center_sampling: As in ``FCOSHead``, on by default.
         conv_bias: As in ``FCOSHead``, True by default.
-        loss_bbox: Config of the box loss. It gets boxes in strides.
+        norm_on_bbox: Whether distances are ReLU-ed strides; if not, they are exponentials in pixels of the network's
+            input, as in CenterMask's first implementation.
+        loss_bbox: Config of the box loss. It gets boxes in strides, or in pixels if ``norm_on_bbox`` is False.
         **kwargs: As in ``FCOSHead``.
     """
 
@@ -52,13 +55,14 @@ class CenterMaskFCOSHead(FCOSHead):
         *args,
         center_sampling: bool = True,
         conv_bias: bool = True,
+        norm_on_bbox: bool = True,
         loss_bbox: ConfigType = dict(type='SmoothedGIoULoss', loss_weight=1.0),
         **kwargs,
     ) -> None:
         super().__init__(
             *args,
             center_sampling=center_sampling,
-            norm_on_bbox=True,
+            norm_on_bbox=norm_on_bbox,
             centerness_on_reg=True,
             conv_bias=conv_bias,
             loss_bbox=loss_bbox,
@@ -71,21 +75,24 @@ class CenterMaskFCOSHead(FCOSHead):
         Args:
             x: Features of the level, shape (N, C, H, W).
             scale: The level's learnt factor of the distances.
-            stride: The level's stride; not used, distances stay in strides.
+            stride: The level's stride; not used, distances keep their unit.
 
         Returns:
-            Class logits (N, num_classes, H, W), distances to left, top, right, bottom in strides (N, 4, H, W) and
-            centerness logits (N, 1, H, W).
+            Class logits (N, num_classes, H, W), distances to left, top, right, bottom (N, 4, H, W), in strides or, if
+            ``norm_on_bbox`` is False, in pixels, and centerness logits (N, 1, H, W).
         """
         cls_score, bbox_pred, _, reg_feat = super(FCOSHead, self).forward_single(x)
         # In float32: distances of large objects lose pixels in half precision.
-        return cls_score, F.relu(scale(bbox_pred).float()), self.conv_centerness(reg_feat)
+        bbox_pred = scale(bbox_pred).float()
+        bbox_pred = F.relu(bbox_pred) if self.norm_on_bbox else bbox_pred.exp()
+        return cls_score, bbox_pred, self.conv_centerness(reg_feat)
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs) -> InstanceList:
         """Turn the outputs of :meth:`forward` into detections. Arguments and results are those of ``FCOSHead``."""
         # The points get the type of the logits, and those of bfloat16 are pixels away from where they should be.
         cls_scores = [cls_score.float() for cls_score in cls_scores]
-        bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
+        if self.norm_on_bbox:
+            bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
 
     def _predict_by_feat_single(
@@ -104,7 +111,9 @@ class CenterMaskFCOSHead(FCOSHead):
         for cls_score, bbox_pred, centerness, priors in zip(
             cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors
         ):
-            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels).sigmoid()
+            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
+            # The last channel of a softmax is the background.
+            cls_score = cls_score.sigmoid() if self.use_sigmoid_cls else cls_score.softmax(-1)[:, :-1]
             joint = cls_score * centerness.reshape(-1, 1).float().sigmoid()
             rank = joint if cfg.get('rank_by_centerness', True) else cls_score
             # The threshold is one of the class score, whatever ranks: the rest goes below all ranks.
@@ -119,7 +128,10 @@ class CenterMaskFCOSHead(FCOSHead):
         priors, bbox_pred, labels, scores = (
             torch.cat([level[key] for level in levels]) for key in ('priors', 'bbox_pred', 'labels', 'scores')
         )
-        max_shape = img_meta['img_shape'] if cfg.get('clip_boxes', False) else None
+        max_shape = None
+        if cfg.get('clip_boxes', False):
+            extent = int(cfg.get('inclusive_boxes', False))
+            max_shape = tuple(side - extent for side in img_meta['img_shape'][:2])
         results = InstanceData(
             bboxes=self.bbox_coder.decode(priors, bbox_pred, max_shape=max_shape),
             scores=scores.sqrt() if cfg.get('sqrt_score', True) else scores,
@@ -150,6 +162,6 @@ class CenterMaskFCOSHead(FCOSHead):
         nms = cfg.get('nms') or {}
         one_pass = cfg.get('one_pass_nms')
         if one_pass is None:
-            one_pass = device.type != 'cpu' and find_spec('torchvision') is not None
+            one_pass = device.type != 'cpu'
         plain = nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'split_thr'}
         return one_pass and plain and nms.get('split_thr') == 0

@@ -1,10 +1,11 @@
 import logging
 from pathlib import Path
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from mmdet.structures import DetDataSample, SampleList
+from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -26,8 +27,10 @@ class CenterMask(SingleStageDetector):
         neck: Config of the neck.
         bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
-        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, and ``rcnn``,
-            the training config of the RoI branch.
+        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``,
+            the training config of the RoI branch, and maybe ``inclusive_boxes`` (default False): whether the model's
+            boxes end at their last pixel, and so do those that it learns from, as in CenterMask's first
+            implementation.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: Initialization config.
@@ -65,10 +68,10 @@ class CenterMask(SingleStageDetector):
         Raises:
             InputError: If the file of the backbone's pretrained weights is missing.
         """
-        init_cfg = self.backbone.init_cfg
-        if isinstance(init_cfg, dict) and init_cfg['type'] == 'Pretrained':
-            path = init_cfg['checkpoint']
-            if not is_remote(path) and not Path(path).expanduser().is_file():
+        init_cfgs = self.backbone.init_cfg or []
+        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+            path = init_cfg.get('checkpoint')
+            if path and not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
                     f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
                     'says, or set model.backbone.init_cfg=None to start without'
@@ -83,9 +86,19 @@ class CenterMask(SingleStageDetector):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and ``loss_mask_iou``.
+            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and, with a MaskIoU head,
+            ``loss_mask_iou``.
         """
-        x = self.extract_feat(batch_inputs)
+        return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def instance_feats(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The FPN levels of the box head and the RoI branch: here all."""
+        return x
+
+    def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
+        """Compute the losses of :meth:`loss` from FPN features."""
+        if self.train_cfg.get('inclusive_boxes', False):
+            batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
         losses, results_list = self.bbox_head.loss_and_predict(
             x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
         )
@@ -102,13 +115,18 @@ class CenterMask(SingleStageDetector):
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
-            ``masks`` (n, H, W), bitmaps or :class:`RLEMasks`, and ``mask_scores`` (n, ), by which masks are to be
-            ranked.
+            ``masks`` (n, H, W), bitmaps or :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ), by which
+            masks are to be ranked.
         """
-        x = self.extract_feat(batch_inputs)
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
-        results_list = self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
+        results_list = self.predict_by_feat(self.extract_feat(batch_inputs), batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results_list)
+
+    def predict_by_feat(
+        self, x: tuple[Tensor, ...], batch_data_samples: SampleList, rescale: bool = True
+    ) -> InstanceList:
+        """Detect objects and their masks in FPN features; see :meth:`predict`."""
+        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        return self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         # Fine-tuning on other classes: what is left out counts as missing, so that strict loading still fails.
@@ -130,6 +148,23 @@ class CenterMask(SingleStageDetector):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
-        x = self.extract_feat(batch_inputs)
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
-        return (*self.bbox_head(x), *self.roi_head(x, results_list, batch_data_samples))
+        return self.forward_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def forward_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> tuple:
+        """Run the heads on FPN features, without post-processing."""
+        outs = self.bbox_head(x)
+        batch_img_metas = [sample.metainfo for sample in batch_data_samples]
+        results_list = self.bbox_head.predict_by_feat(*outs, batch_img_metas=batch_img_metas, rescale=False)
+        return (*outs, *self.roi_head(x, results_list, batch_data_samples))
+
+
+def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
+    """A data sample whose ground-truth boxes end one pixel of the original image earlier."""
+    bboxes = data_sample.gt_instances.bboxes
+    pixel = bboxes.new_tensor(data_sample.get('scale_factor', (1.0, 1.0)))
+    data_sample = data_sample.clone()
+    data_sample.gt_instances = data_sample.gt_instances.clone()
+    data_sample.gt_instances.bboxes = torch.cat(
+        [bboxes[:, :2], torch.maximum(bboxes[:, 2:] - pixel, bboxes[:, :2])], dim=1
+    )
+    return data_sample

@@ -1,5 +1,6 @@
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 
 def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
@@ -18,8 +19,6 @@ def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_thresh
     Returns:
         Indices of the boxes that stay, by descending score.
     """
-    from torchvision.ops import nms
-
     if len(boxes) == 0:
         return torch.zeros_like(labels)
     boxes = boxes.double()

@@ -56,13 +56,16 @@ class SmoothedGIoULoss(GIoULoss):
         Args:
             pred: Predicted boxes, shape (n, 4), xyxy.
             target: Ground-truth boxes, shape (n, 4), xyxy.
-            weight: Weight of each box, shape (n, ).
+            weight: Weight of each box, shape (n, ), or of each coordinate, shape (n, 4); a box then gets the mean of
+                its four.
             avg_factor: What the weighted sum is divided by; the number of boxes if not given.
             reduction_override: Replaces ``reduction`` for this call.
 
         Returns:
             The loss: a scalar, or shape (n, ) when not reduced.
         """
+        if weight is not None and weight.dim() > 1:
+            weight = weight.mean(dim=-1)
         return self.loss_weight * smoothed_giou_loss(
             pred.float(),
             target.float(),

@@ -1,5 +1,12 @@
 from .centermask_roi_head import CenterMaskRoIHead
-from .mask_heads import CenterMaskIoUHead, SAGMaskHead
+from .mask_heads import CenterMaskIoUHead, SAGHTCMaskHead, SAGMaskHead, SAGSCNetMaskHead
 from .roi_extractors import ScaleAdaptiveRoIExtractor
 
-__all__ = ['CenterMaskIoUHead', 'CenterMaskRoIHead', 'SAGMaskHead', 'ScaleAdaptiveRoIExtractor']
+__all__ = [
+    'CenterMaskIoUHead',
+    'CenterMaskRoIHead',
+    'SAGHTCMaskHead',
+    'SAGMaskHead',
+    'SAGSCNetMaskHead',
+    'ScaleAdaptiveRoIExtractor',
+]

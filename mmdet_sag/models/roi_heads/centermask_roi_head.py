@@ -8,7 +8,7 @@ from mmdet.models.utils import empty_instances, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
-from mmdet.utils import InstanceList
+from mmdet.utils import InstanceList, OptConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -26,11 +26,18 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         mask_roi_extractor: Config of the RoI extractor. A :class:`ScaleAdaptiveRoIExtractor` also gets the images'
             sizes.
         mask_head: Config of the mask head.
-        mask_iou_head: Config of the MaskIoU head.
+        mask_iou_head: Config of the MaskIoU head; None for a model without, whose masks are ranked by the box scores.
         train_cfg: ``assigner``, ``sampler``, and what the heads read.
-        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``).
+        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``), and
+            maybe ``inclusive_boxes`` (default False): whether the detections' boxes end at their last pixel, as in
+            CenterMask's first implementation. The results end one further, as MMDetection's boxes do.
         init_cfg: Initialization config.
     """
+
+    def __init__(self, mask_iou_head: OptConfigType, **kwargs) -> None:
+        # Past the parent's, which cannot do without a MaskIoU head.
+        super(MaskScoringRoIHead, self).__init__(**kwargs)
+        self.mask_iou_head = None if mask_iou_head is None else MODELS.build(mask_iou_head)
 
     def forward(
         self,
@@ -38,7 +45,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         results_list: InstanceList,
         batch_data_samples: SampleList,
         of_class: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Optional[Tensor]]:
         """Run the heads on detections, without post-processing.
 
         Args:
@@ -49,13 +56,14 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
         Returns:
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
-            (n, num_classes) of all detections.
+            (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head.
         """
         img_shapes = [sample.img_shape for sample in batch_data_samples]
         rois = bbox2roi([results.bboxes for results in results_list])
         labels = torch.cat([results.labels for results in results_list])
         mask_results = self._mask_forward(x, rois, img_shapes=img_shapes, labels=labels if of_class else None)
-        return mask_results['mask_preds'], self._mask_iou_forward(mask_results, labels)
+        mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
+        return mask_results['mask_preds'], mask_iou_preds
 
     def loss(self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList) -> dict:
         """Compute the mask and MaskIoU losses on detections and ground truth.
@@ -66,7 +74,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            ``loss_mask`` and ``loss_mask_iou``.
+            ``loss_mask`` and, with a MaskIoU head, ``loss_mask_iou``.
         """
         batch_gt_instances, batch_gt_instances_ignore, batch_img_metas = unpack_gt_instances(batch_data_samples)
         sampling_results = []
@@ -105,6 +113,9 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         targets = self.mask_head.loss_and_target(
             mask_results['mask_preds'], sampling_results, batch_gt_instances, self.train_cfg
         )
+        mask_results['loss_mask'] = targets['loss_mask']
+        if self.mask_iou_head is None:
+            return mask_results
         mask_iou_preds = self._mask_iou_forward(mask_results, labels)
         loss_mask_iou = self.mask_iou_head.loss_and_target(
             self._of_class(mask_iou_preds, labels),
@@ -130,12 +141,13 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
         Returns:
             The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
-            ``test_cfg.rle_masks``, :class:`RLEMasks`, and ``mask_scores`` (n, ).
+            ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         if sum(len(results) for results in results_list) == 0:
-            for results in results_list:
-                results.mask_scores = results.scores
+            if self.mask_iou_head is not None:
+                for results in results_list:
+                    results.mask_scores = results.scores
             results_list = empty_instances(
                 batch_img_metas,
                 x[0].device,
@@ -150,7 +162,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     def predict_by_feat(
         self,
         mask_preds: Tensor,
-        mask_iou_preds: Tensor,
+        mask_iou_preds: Optional[Tensor],
         results_list: InstanceList,
         batch_img_metas: list[dict],
         rescale: bool = False,
@@ -161,7 +173,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
         Args:
             mask_preds: Mask logits of all detections, shape (n, num_classes, h, w), or (n, 1, h, w) of their classes.
-            mask_iou_preds: Predicted IoU of all detections, shape (n, num_classes).
+            mask_iou_preds: Predicted IoU of all detections, shape (n, num_classes), or None without MaskIoU head.
             results_list: Detections of each image.
             batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each image.
             rescale: Whether boxes and masks are returned at the original image's size.
@@ -170,17 +182,23 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             See :meth:`predict`.
         """
         num_per_img = [len(results) for results in results_list]
-        results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds.split(num_per_img), results_list)
+        if mask_iou_preds is not None:
+            results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds.split(num_per_img), results_list)
+        extent = int(self.test_cfg.get('inclusive_boxes', False))
         kept_mask_preds = []
         for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_preds.split(num_per_img))):
-            bboxes = _clip_boxes(results_list[i].bboxes, img_meta['img_shape'])
-            keep = (bboxes[:, 2] > bboxes[:, 0]) & (bboxes[:, 3] > bboxes[:, 1])
+            bboxes = _clip_boxes(results_list[i].bboxes, [side - extent for side in img_meta['img_shape'][:2]])
+            keep = (bboxes[:, 2] + extent > bboxes[:, 0]) & (bboxes[:, 3] + extent > bboxes[:, 1])
             results_list[i].bboxes = bboxes
             results_list[i] = results_list[i][keep]
             kept_mask_preds.append(logits[keep])
-        return self.mask_head.predict_by_feat(
+        results_list = self.mask_head.predict_by_feat(
             kept_mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
         )
+        if extent:
+            for results in results_list:
+                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+        return results_list
 
     def _mask_forward(
         self,
@@ -209,6 +227,6 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]
 
 
-def _clip_boxes(bboxes: Tensor, img_shape: tuple[int, int]) -> Tensor:
+def _clip_boxes(bboxes: Tensor, img_shape: Sequence[int]) -> Tensor:
     height, width = img_shape[:2]
     return torch.minimum(bboxes.clamp(min=0), bboxes.new_tensor([width, height, width, height]))

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import HOOKS, MODELS, VISUALIZERS
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from reference import make_batch
 from tiny import build_tiny
 
 from mmdet_sag.errors import InputError
+
+TTA = dict(type='CenterMaskTTAModel', tta_cfg=ConfigDict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
 
 
 @pytest.fixture
@@ -30,22 +33,40 @@ def runner(tmp_path):
     return SimpleNamespace(model=model.eval(), visualizer=visualizer, iter=7)
 
 
-def validate(runner, hook, tmp_path, batches=3):
+@pytest.fixture
+def image(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / 'image.png'), image)
+    return image
+
+
+def view(image, tmp_path, flip=False):
+    """A batch of an image as a test pipeline gives it."""
+    batch = make_batch([np.ascontiguousarray(image[:, ::-1]) if flip else image])
+    batch['data_samples'][0].set_metainfo(
+        dict(img_path=str(tmp_path / 'image.png'), flip=flip, flip_direction='horizontal' if flip else None)
+    )
+    return batch
+
+
+def augmented(*views):
+    """A batch of an image's views as test-time augmentation gives it."""
+    return {key: [single[key] for single in views] for key in views[0]}
+
+
+def validate(runner, hook, batches):
+    hook.before_run(runner)
     hook.before_val(runner)
-    for i in range(batches):
-        batch = make_batch([image])
-        batch['data_samples'][0].set_metainfo(dict(img_path=str(tmp_path / 'image.png')))
+    for i, batch in enumerate(batches):
         with torch.no_grad():
             outputs = runner.model.test_step(batch)
         hook.after_val_iter(runner, i, batch, outputs)
     hook.after_val(runner)
 
 
-def test_every_nth_batch_gives_a_picture_of_predictions_beside_attention(runner, tmp_path):
+def test_every_nth_batch_gives_a_picture_of_predictions_beside_attention(runner, image, tmp_path):
     hook = HOOKS.build(dict(type='AttentionVisualizationHook', interval=2))
-    validate(runner, hook, tmp_path)
+    validate(runner, hook, [view(image, tmp_path) for _ in range(3)])
     pictures = sorted(tmp_path.glob('**/attention_*.png'))
     assert [picture.name for picture in pictures] == ['attention_7.png', 'attention_9.png']
     assert len(list(tmp_path.glob('**/*.png'))) == 3
@@ -53,26 +74,58 @@ def test_every_nth_batch_gives_a_picture_of_predictions_beside_attention(runner,
     assert (height, width) == (64, 2 * 96)
 
 
-def test_attention_is_pasted_where_the_rois_are(runner, tmp_path):
+@pytest.mark.parametrize('flip, bright, dark', [(False, 28, 20), (True, 67, 75)])
+def test_attention_is_pasted_where_the_rois_are(runner, flip, bright, dark):
     hook = HOOKS.build(dict(type='AttentionVisualizationHook'))
-    hook._rois = torch.tensor([[0, 10.0, 20.0, 30.0, 40.0], [1, 0.0, 0.0, 96.0, 64.0]])
+    rois = torch.tensor([[0, 10.0, 20.0, 30.0, 40.0], [1, 0.0, 0.0, 96.0, 64.0]])
     left_to_right = torch.linspace(0.6, 0.8, 14).expand(1, 14, 14)
-    hook._attention = torch.stack([left_to_right, left_to_right])
     sample = make_batch([np.zeros((64, 96, 3), np.uint8)])['data_samples'][0]
+    sample.set_metainfo(dict(flip=flip, flip_direction='horizontal' if flip else None))
     sample.pred_instances = InstanceData(scores=torch.tensor([0.9]))
-    heat = hook._paste(sample)
+    heat = hook._paste(rois, torch.stack([left_to_right, left_to_right]), sample, sample)
     assert heat.shape == (64, 96)
-    assert heat[30, 20].item() == pytest.approx(0.5, abs=0.05)
-    assert heat[30, 28].item() == pytest.approx(0.95, abs=0.05)
-    assert heat[:15].max() == 0 and heat[:, 50:].max() == 0
+    assert heat[30, dark] == pytest.approx(0.5, abs=0.05)
+    assert heat[30, bright] == pytest.approx(0.95, abs=0.05)
+    far = heat[:, :45] if flip else heat[:, 50:]
+    assert heat[:15].max() == 0 and far.max() == 0
 
 
-def test_nothing_listens_to_the_model_after_validation(runner, tmp_path):
-    validate(runner, HOOKS.build(dict(type='AttentionVisualizationHook')), tmp_path, batches=1)
+def attention_of(runner, batch, monkeypatch):
+    """The attention that is drawn, (H, W), for the detections that are drawn."""
+    hook = HOOKS.build(dict(type='AttentionVisualizationHook', interval=1))
+    drawn = []
+    monkeypatch.setattr(
+        hook, '_draw', lambda visualizer, sample, heat: drawn.append(heat) or np.zeros((2, 2, 3), np.uint8)
+    )
+    validate(runner, hook, [batch])
+    return drawn[0]
+
+
+def test_augmented_views_are_drawn_in_the_original_image(runner, image, tmp_path, monkeypatch):
+    detector, runner.model = runner.model, MODELS.build(dict(module=runner.model, **TTA))
+    plain = attention_of(runner, augmented(view(image, tmp_path)), monkeypatch)
+    # The flipped view of the mirrored image: the network sees the very same pixels.
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    flipped = attention_of(runner, augmented(view(mirrored, tmp_path, flip=True)), monkeypatch)
+    np.testing.assert_allclose(flipped, plain[:, ::-1], atol=0.02)
+    assert np.abs(plain - plain[:, ::-1]).max() > 0.2, 'the case needs an attention that is not symmetric'
+
+    # Of several views it is the first that is drawn, whatever the others are.
+    several = augmented(view(image, tmp_path, flip=True), view(image, tmp_path))
+    calls = []
+    handle = detector.roi_head.mask_roi_extractor.register_forward_hook(lambda *args: calls.append(args[1][1]))
+    first = attention_of(runner, several, monkeypatch)
+    handle.remove()
+    assert len(calls) == 2 and not torch.equal(*calls)
+    assert first.shape == (64, 96) and first.max() > 0.9
+
+
+def test_nothing_listens_to_the_model_after_validation(runner, image, tmp_path):
+    validate(runner, HOOKS.build(dict(type='AttentionVisualizationHook')), [view(image, tmp_path)])
     assert not any(module._forward_hooks for module in runner.model.modules())
 
 
-def test_a_model_without_sag_mask_head_is_named(runner):
+def test_a_model_without_sag_mask_head_is_named_before_anything_runs(runner):
     runner.model = MODELS.build(dict(type='FCNMaskHead'))
     with pytest.raises(InputError, match='FCNMaskHead has no SAGMaskHead'):
-        HOOKS.build(dict(type='AttentionVisualizationHook')).before_val(runner)
+        HOOKS.build(dict(type='AttentionVisualizationHook')).before_run(runner)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from tiny_training import HOOKS, FewWeights, few_weights_runner
 
 from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
+from mmdet_sag.engine.hooks import WholeCheckpointHook
 from mmdet_sag.errors import InputError
 
 EVERY_ITERATION = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 1}}
@@ -82,6 +84,34 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
     newest = tmp_path / 'iter_3.pth'
     newest.write_bytes(newest.read_bytes()[:1000])
     assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+
+
+@pytest.mark.parametrize('averaged', [False, True], ids=['weights', 'averaged weights'])
+def test_the_best_checkpoint_is_finite_too(tmp_path, averaged):
+    hooks = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'save_best': 'AP', 'rule': 'greater'}}
+    runner = few_weights_runner(
+        tmp_path, 3, FewWeights(), default_hooks=hooks, custom_hooks=[dict(type='EMAHook')], log_level='ERROR'
+    )
+    runner.train()
+    hook = WholeCheckpointHook.of(runner)
+    hook.after_val_epoch(runner, dict(AP=0.5))
+    before = files(tmp_path)
+    assert 'best_AP_iter_3.pth' in before
+
+    (ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    broken = ema.ema_model.module if averaged else runner.model
+    torch.nn.init.constant_(broken.layers[0].weight, float('nan'))
+    with pytest.raises(InputError, match=r'weights are not finite .*layers.0.weight, 1 in all'):
+        hook.after_val_epoch(runner, dict(AP=0.6))
+    assert files(tmp_path) == before
+    assert torch.load(tmp_path / 'best_AP_iter_3.pth')['state_dict']['layers.0.weight'].isfinite().all()
+
+
+def test_a_constant_of_a_layer_may_be_infinite(tmp_path):
+    model = FewWeights()
+    model.register_buffer('mask', torch.full((2, 2), -torch.inf))
+    few_weights_runner(tmp_path, 3, model, custom_hooks=[dict(type='EMAHook')], log_level='ERROR').train()
+    assert torch.load(tmp_path / 'iter_3.pth')['state_dict']['mask'].isinf().all()
 
 
 @pytest.fixture

@@ -64,6 +64,21 @@ def test_deformable_convs_start_as_plain_convs_of_the_last_three_stages():
     assert len(model.eval()(torch.randn(1, 3, 64, 64))) == 4
 
 
+@pytest.mark.parametrize('others', [[], [dict(type='Kaiming', layer='Conv2d')]], ids=['alone', 'after others'])
+@pytest.mark.parametrize('has_offsets', [True, False], ids=['offsets', 'plain'])
+def test_pretrained_offsets_are_kept_and_missing_ones_start_at_zero(others, has_offsets, tmp_path):
+    dcn = dict(type='DCNv2', deform_groups=1)
+    state_dict = MODELS.build(dict(type='VoVNet', arch='V-19-slim', dcn=dcn if has_offsets else None)).state_dict()
+    state_dict = {key: torch.rand_like(value) if 'offset' in key else value for key, value in state_dict.items()}
+    torch.save(state_dict, tmp_path / 'pretrained.pth')
+    init_cfg = [*others, dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'))]
+    model = MODELS.build(dict(type='VoVNet', arch='V-19-slim', dcn=dcn, init_cfg=init_cfg))
+    model.init_weights()
+    offsets = {key: value for key, value in model.state_dict().items() if 'offset' in key}
+    assert len(offsets) == 2 * 3 * 3
+    assert all(torch.equal(value, state_dict.get(key, torch.zeros_like(value))) for key, value in offsets.items())
+
+
 def test_checkpointed_blocks_compute_the_same_gradients():
     torch.manual_seed(0)
     plain = MODELS.build(dict(type='VoVNet', arch='V-19-slim-dw', norm_eval=True)).train()

@@ -10,8 +10,7 @@ TEST_CFG = dict(score_thr=0.05, nms_pre=1000, nms=dict(type='nms', iou_threshold
 IMG_META = dict(img_shape=(64, 64), scale_factor=(1.0, 1.0))
 
 
-@pytest.fixture
-def head():
+def build(**options):
     torch.manual_seed(0)
     head = MODELS.build(
         dict(
@@ -22,10 +21,16 @@ def head():
             stacked_convs=1,
             strides=STRIDES,
             norm_cfg=dict(type='GN', num_groups=8),
+            **options,
         )
     )
     head.init_weights()
     return head
+
+
+@pytest.fixture
+def head():
+    return build()
 
 
 def outputs(points):
@@ -121,6 +126,27 @@ def test_an_image_without_objects_gives_finite_losses_that_reach_every_parameter
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_a_softmax_has_a_background_and_class_probabilities_that_share_one():
+    head = build(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False))
+    feats = tuple(torch.randn(1, 32, side, side) for side in (8, 4, 2, 1, 1))
+    gt_instances = InstanceData(bboxes=torch.tensor([[4.0, 4.0, 40.0, 40.0]]), labels=torch.tensor([1]))
+    cls_scores, bbox_preds, centernesses = head(feats)
+    losses = head.loss_by_feat(cls_scores, bbox_preds, centernesses, [gt_instances], [IMG_META])
+    assert all(loss.isfinite() for loss in losses.values())
+
+    cls_scores = [torch.zeros(1, 3, *level.shape[2:]) for level in cls_scores]
+    for level in cls_scores:
+        level[:, 2] = 10.0
+    cls_scores[0][0, :, 1, 1] = torch.tensor([2.0, 0.0, 1.0])
+    bbox_preds, centernesses = [torch.ones_like(level) for level in bbox_preds], [level * 0 for level in centernesses]
+    results = head.predict_by_feat(
+        cls_scores, bbox_preds, centernesses, batch_img_metas=[IMG_META], cfg=ConfigDict(TEST_CFG)
+    )[0]
+    expected = torch.tensor([2.0, 0.0, 1.0]).softmax(0)[:2] * 0.5
+    torch.testing.assert_close(results.scores, expected.sqrt())
+    assert results.labels.tolist() == [0, 1]
 
 
 @torch.no_grad()

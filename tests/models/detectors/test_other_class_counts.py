@@ -99,8 +99,10 @@ def test_other_differences_of_shape_are_not_taken_for_class_counts(checkpoint):
         build(3, seed=1).load_state_dict(loaded, strict=False)
 
 
-def test_missing_pretrained_weights_are_named_with_the_remedy():
+@pytest.mark.parametrize('as_list', [False, True])
+def test_missing_pretrained_weights_are_named_with_the_remedy(as_list):
     config = tiny_config().model
-    config.backbone.init_cfg = dict(type='Pretrained', checkpoint='checkpoints/absent.pth')
+    pretrained = dict(type='Pretrained', checkpoint='checkpoints/absent.pth')
+    config.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), pretrained] if as_list else pretrained
     with pytest.raises(InputError, match='checkpoints/absent.pth.*docs/checkpoints.md.*init_cfg=None'):
         MODELS.build(config).init_weights()

@@ -29,3 +29,12 @@ def test_an_empty_box_gives_a_finite_loss_and_gradient():
     loss = MODELS.build(dict(type='SmoothedGIoULoss'))(pred, torch.zeros(1, 4))
     loss.backward()
     assert loss.isfinite() and pred.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('n', [3, 4])
+def test_a_box_has_the_mean_weight_of_its_coordinates(n):
+    torch.manual_seed(0)
+    pred, target, weight = random_boxes(n), random_boxes(n), torch.rand(n, 4)
+    loss = MODELS.build(dict(type='SmoothedGIoULoss', smoothing=0.0))
+    for options in (dict(avg_factor=3.0), dict(), dict(reduction_override='none')):
+        torch.testing.assert_close(loss(pred, target, weight, **options), GIoULoss()(pred, target, weight, **options))

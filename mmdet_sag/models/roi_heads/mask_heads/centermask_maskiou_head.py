@@ -81,13 +81,15 @@ class CenterMaskIoUHead(MaskIoUHead):
         """Add ``mask_scores``, the product of score and predicted IoU, to the results.
 
         Args:
-            mask_iou_preds: Predicted IoU per class of each image, shape (num_instances, num_classes).
+            mask_iou_preds: Predicted IoU per class of each image, shape (num_instances, num_classes); with
+                ``num_classes=1``, one for all classes.
             results_list: Detections of each image, with ``scores`` and ``labels``.
 
         Returns:
             The detections, with ``mask_scores`` of shape (num_instances, ).
         """
         for results, mask_iou_pred in zip(results_list, mask_iou_preds):
+            labels = results.labels if self.num_classes > 1 else torch.zeros_like(results.labels)
             index = torch.arange(len(results), device=mask_iou_pred.device)
-            results.mask_scores = results.scores * mask_iou_pred[index, results.labels]
+            results.mask_scores = results.scores * mask_iou_pred[index, labels]
         return results_list

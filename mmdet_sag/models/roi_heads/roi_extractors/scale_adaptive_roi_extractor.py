@@ -21,13 +21,24 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         roi_layer: Config of the RoI layer, e.g. ``dict(type='RoIAlign', output_size=14, sampling_ratio=0)``.
         out_channels: Channels of the FPN levels.
         featmap_strides: Strides of the FPN levels, ascending; the last is level :math:`k_{max}`.
+        inclusive_boxes: Whether RoIs end at their last pixel, so that their sides are one longer, as in CenterMask's
+            first implementation.
+        eps: Added to the ratio of the areas.
         init_cfg: Initialization config.
     """
 
     def __init__(
-        self, roi_layer: ConfigType, out_channels: int, featmap_strides: list[int], init_cfg: OptMultiConfig = None
+        self,
+        roi_layer: ConfigType,
+        out_channels: int,
+        featmap_strides: list[int],
+        inclusive_boxes: bool = False,
+        eps: float = 0.0,
+        init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(roi_layer, out_channels, featmap_strides, init_cfg=init_cfg)
+        self.inclusive_boxes = inclusive_boxes
+        self.eps = eps
 
     def map_roi_levels(self, rois: Tensor, img_areas: Tensor) -> Tensor:
         """Assign RoIs to levels (Eq. 2).
@@ -39,9 +50,10 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         Returns:
             Index of each RoI's level, 0 for the finest, shape (n, ).
         """
-        roi_areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+        extent = int(self.inclusive_boxes)
+        roi_areas = (rois[:, 3] - rois[:, 1] + extent) * (rois[:, 4] - rois[:, 2] + extent)
         last = self.num_inputs - 1
-        return torch.ceil(last - torch.log2(img_areas / roi_areas)).clamp(min=0, max=last).long()
+        return torch.ceil(last - torch.log2(img_areas / roi_areas + self.eps)).clamp(min=0, max=last).long()
 
     def forward(
         self,
@@ -76,6 +88,7 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
                 roi_feats[inds] = roi_layer(feat.float().contiguous(), rois[inds]).to(feat.dtype)
             elif torch.is_grad_enabled():
-                # Every process of a distributed job must see the same graph, with or without RoIs on a level.
-                roi_feats = roi_feats + feat.sum() * 0
+                # Every process of a distributed job must see the same graph, with or without RoIs on a level. The sum
+                # of nothing is 0 in any precision; that of a level overflows in half, and infinity times 0 is NaN.
+                roi_feats = roi_feats + feat[:0].sum()
         return roi_feats

@@ -3,6 +3,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from cpu_autocast import cpu_autocast
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
@@ -12,7 +14,9 @@ from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 from reference import CONFIGS
 
+from mmdet_sag.errors import InputError
 from mmdet_sag.models import SAGMaskHead
+from mmdet_sag.models.roi_heads import SAGSCNetMaskHead
 
 TINY = dict(num_convs=2, in_channels=8, conv_out_channels=8, num_classes=3)
 CARAFE = dict(up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1, compressed_channels=4)
@@ -70,6 +74,21 @@ def test_every_option_of_fcn_mask_head_works(options):
     assert head.spatial_attention.conv.weight.grad.abs().sum() > 0
 
 
+class NegatedMaskHead(SAGMaskHead):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize('kind', [SAGMaskHead, NegatedMaskHead, SAGSCNetMaskHead])
+@torch.no_grad()
+def test_the_masks_of_a_class_are_those_of_the_heads_own_forward(kind):
+    torch.manual_seed(0)
+    head = kind(**TINY)
+    x, labels = torch.randn(4, 8, 14, 14), torch.tensor([2, 0, 1, 2])
+    expected = head(x)[range(4), labels][:, None]
+    torch.testing.assert_close(head.forward_of_class(x, labels), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
     head = build()
     head(torch.zeros(0, 8, 14, 14)).sum().backward()
@@ -80,7 +99,7 @@ def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
 def test_autocast_changes_the_precision_alone(dtype):
     head = build()
     x = torch.randn(2, 8, 14, 14)
-    with torch.autocast('cpu', dtype=dtype):
+    with cpu_autocast(dtype):
         out = head(x)
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), head(x), atol=2e-2, rtol=2e-2)
@@ -117,42 +136,140 @@ def test_bitmap_and_polygon_masks_give_the_same_target():
         assert difference.abs().mean() < 0.05
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-        'ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py',
-    ],
-)
-def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name):
-    config = get_config(f'mmdet::{name}').model
+SAG_HEADS = dict(FCNMaskHead='SAGMaskHead', HTCMaskHead='SAGHTCMaskHead', SCNetMaskHead='SAGSCNetMaskHead')
+
+
+def mask_heads_of(config):
     mask_heads = config.roi_head.mask_head
-    for mask_head in mask_heads if isinstance(mask_heads, list) else [mask_heads]:
-        mask_head.type = 'SAGMaskHead'
-    config.backbone = dict(
-        type='ResNet', depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None, norm_cfg=dict(type='BN')
-    )
-    config.neck.in_channels = [64, 128, 256, 512]
-    model = MODELS.build(config)
+    return mask_heads if isinstance(mask_heads, list) else [mask_heads]
+
+
+def narrow(config):
+    """Divide the channels behind a backbone by eight or more."""
+    widths = {256: 32, 1024: 64}
+    if isinstance(config, list):
+        for item in config:
+            narrow(item)
+    elif isinstance(config, dict):
+        for key, value in config.items():
+            if key == 'aspp_out_channels':
+                config[key] = value // 8
+            elif (key.endswith('channels') or key == 'rfp_inplanes') and isinstance(value, int):
+                config[key] = widths.get(value, value)
+            else:
+                narrow(value)
+
+
+def shrink(config):
+    """Make a detector of MMDetection small and independent of pretrained weights."""
+    if config.backbone.type == 'ResNet':
+        config.backbone = dict(
+            type='ResNet', depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None, norm_cfg=dict(type='BN')
+        )
+        config.neck.in_channels = [64, 128, 256, 512]
+    config.backbone.init_cfg = None
+    for part in (config.neck, config.rpn_head, config.roi_head):
+        narrow(part)
+    if 'rfp_backbone' in config.neck:
+        config.neck.rfp_backbone.pretrained = None
+    config.train_cfg.rpn_proposal.max_per_img = config.test_cfg.rpn.max_per_img = 20
+    config.test_cfg.rcnn.max_per_img = 5
+    return config
+
+
+def train_and_predict(model):
     model.init_weights()
-    heads = [module for module in model.modules() if isinstance(module, SAGMaskHead)]
-    assert len(heads) == (3 if 'cascade' in name else 1)
-    batch = demo_mm_inputs(2, [(3, 96, 128), (3, 80, 96)], num_items=[2, 0], num_classes=80, with_mask=True)
+    batch = demo_mm_inputs(
+        2, [(3, 96, 128), (3, 80, 96)], num_items=[2, 0], num_classes=80, with_mask=True, with_semantic=True
+    )
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
     loss, log_vars = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert loss.isfinite() and any('loss_mask' in key for key in log_vars)
+    heads = [module for module in model.modules() if isinstance(module, SAGMaskHead)]
+    assert all(head.spatial_attention.conv.weight.grad.abs().sum() > 0 for head in heads)
     model.eval()
     with torch.no_grad():
         results = model(**model.data_preprocessor(batch, training=False), mode='predict')
     assert all(isinstance(result, DetDataSample) and 'masks' in result.pred_instances for result in results)
 
 
-def test_the_config_of_mask_rcnn_with_sag_differs_in_the_mask_head_alone():
-    ours = Config.fromfile(CONFIGS / 'sag_mask/mask-rcnn_r50_fpn_sag_1x_coco.py').model.to_dict()
-    theirs = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py').model.to_dict()
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+        'ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py',
+        'groie/mask-rcnn_r50_fpn_groie_1x_coco.py',
+        'gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py',
+        'htc/htc-without-semantic_r50_fpn_1x_coco.py',
+        'htc/htc_r50_fpn_1x_coco.py',
+        'scnet/scnet_r50_fpn_1x_coco.py',
+        'detectors/detectors_htc-r50_1x_coco.py',
+    ],
+)
+def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name):
+    config = shrink(get_config(f'mmdet::{name}').model)
+    for mask_head in mask_heads_of(config):
+        mask_head.type = SAG_HEADS[mask_head.type]
+    model = MODELS.build(config)
+    heads = [module for module in model.modules() if isinstance(module, FCNMaskHead)]
+    assert heads and all(isinstance(head, SAGMaskHead) for head in heads)
+    train_and_predict(model)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('htc/htc_r50_fpn_1x_coco.py', "no option with_conv_res; .*write type='SAGHTCMaskHead'"),
+        ('scnet/scnet_r50_fpn_1x_coco.py', "no option conv_to_res; .*write type='SAGSCNetMaskHead'"),
+        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'CoarseMaskHead .* is no FCN head'),
+        ('queryinst/queryinst_r50_fpn_1x_coco.py', 'DynamicMaskHead .* is no FCN head'),
+    ],
+)
+def test_where_it_cannot_be_the_mask_head_the_build_says_what_to_write(name, message):
+    config = get_config(f'mmdet::{name}').model
+    config.backbone.init_cfg = None
+    for mask_head in mask_heads_of(config):
+        mask_head.type = 'SAGMaskHead'
+    with pytest.raises(InputError, match=message):
+        MODELS.build(config)
+
+
+def test_a_roi_head_that_gives_more_than_features_is_told_the_class_to_write():
+    with pytest.raises(InputError, match="write type='SAGHTCMaskHead'"):
+        build()(torch.randn(1, 8, 14, 14), None, return_logits=False)
+
+
+def test_what_a_stage_of_htc_hands_on_has_passed_the_attention():
+    head = MODELS.build(dict(type='SAGHTCMaskHead', attention_kernel_size=7, **TINY))
+    x, res_feat = torch.randn(2, 8, 14, 14), torch.randn(2, 8, 14, 14)
+    logits, handed_on = head(x, res_feat)
+    y = head.convs[1](head.convs[0](x + head.conv_res(res_feat)))
+    torch.testing.assert_close(handed_on, head.spatial_attention(y))
+    torch.testing.assert_close(logits, head.conv_logits(head.upsample(handed_on).relu()))
+
+
+@pytest.mark.parametrize('path', sorted((CONFIGS / 'sag_mask').glob('*.py')), ids=lambda path: path.stem)
+def test_a_config_of_the_folder_trains_and_predicts(path):
+    model = MODELS.build(shrink(Config.fromfile(path).model))
+    assert any(isinstance(module, SAGMaskHead) for module in model.modules())
+    train_and_predict(model)
+
+
+@pytest.mark.parametrize(
+    ('name', 'base'),
+    [
+        ('mask-rcnn_r50_fpn_sag_1x_coco', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco'),
+        ('cascade-mask-rcnn_r50_fpn_sag_1x_coco', 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco'),
+        ('htc_r50_fpn_sag_1x_coco', 'htc/htc_r50_fpn_1x_coco'),
+        ('scnet_r50_fpn_sag_1x_coco', 'scnet/scnet_r50_fpn_1x_coco'),
+    ],
+)
+def test_a_config_with_sag_differs_from_mmdetections_in_the_mask_head_alone(name, base):
+    ours = Config.fromfile(CONFIGS / f'sag_mask/{name}.py').model
+    theirs = get_config(f'mmdet::{base}.py').model
+    for our_head, their_head in zip(mask_heads_of(ours), mask_heads_of(theirs)):
+        assert our_head.pop('type') == SAG_HEADS[their_head.pop('type')]
     ours.pop('_scope_')
-    assert ours['roi_head']['mask_head'].pop('type') == 'SAGMaskHead'
-    assert theirs['roi_head']['mask_head'].pop('type') == 'FCNMaskHead'
-    assert ours == theirs
+    assert ours.to_dict() == theirs.to_dict()

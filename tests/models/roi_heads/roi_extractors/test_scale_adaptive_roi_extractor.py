@@ -55,3 +55,12 @@ def test_half_precision_features_get_the_levels_of_full_precision(extractor):
     maps = [torch.full((1, 4, 800 // s, 1344 // s), float(i), dtype=torch.bfloat16) for i, s in enumerate((8, 16, 32))]
     out = extractor(maps, rois, img_shapes=[(800, 1333)])
     assert out.dtype == torch.bfloat16 and out.mean().item() == pytest.approx(2.0)
+
+
+def test_features_that_half_precision_cannot_sum_stay_finite(extractor):
+    # 256 values of 1000 are beyond the largest number of half precision.
+    maps = [torch.full((1, 4, 16, 16), 1000.0, dtype=torch.float16, requires_grad=True) for _ in range(3)]
+    out = extractor(maps, torch.tensor([[0, 10.0, 10.0, 20.0, 20.0]]), img_shapes=[(128, 128)])
+    assert (out == 1000).all()
+    out.float().sum().backward()
+    assert all(feat.grad is not None and feat.grad.isfinite().all() for feat in maps)

@@ -1,0 +1,44 @@
+_base_ = './coco_instance_ms.py'
+
+# Instances come from COCO's instance annotations, where they overlap and are polygons, the semantic target from the
+# panoptic PNG.
+dataset_type = 'CocoInstancePanopticDataset'
+data_root = _base_.data_root
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].update(type='LoadInstancesAndPanopticSeg')
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].update(type='LoadInstancesAndPanopticSeg')
+
+train_dataloader = dict(
+    dataset=dict(
+        type=dataset_type,
+        panoptic_ann_file='annotations/panoptic_train2017.json',
+        data_prefix=dict(img='train2017/', seg='annotations/panoptic_train2017/'),
+        filter_cfg=dict(filter_empty_gt=True, min_size=0),
+        pipeline=train_pipeline,
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        type=dataset_type,
+        panoptic_ann_file='annotations/panoptic_val2017.json',
+        data_prefix=dict(img='val2017/', seg='annotations/panoptic_val2017/'),
+        pipeline=test_pipeline,
+    )
+)
+test_dataloader = val_dataloader
+
+val_evaluator = [
+    dict(
+        type='UnroundedCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric=['bbox', 'segm']
+    ),
+    dict(
+        type='StandaloneCocoPanopticMetric',
+        ann_file=data_root + 'annotations/panoptic_val2017.json',
+        seg_prefix=data_root + 'annotations/panoptic_val2017/',
+    ),
+]
+test_evaluator = val_evaluator
+
+tta_model = dict(type='PanopticCenterMaskTTAModel')

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/centermask-first_r50-caffe_fpn.py',
+    '../_base_/datasets/coco_instance_ms-first.py',
+    '../_base_/schedules/schedule_3x.py',
+    '../_base_/iter_runtime.py',
+]

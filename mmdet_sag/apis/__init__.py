@@ -1,0 +1,3 @@
+from .panoptic_inferencer import PanopticInferencer
+
+__all__ = ['PanopticInferencer']

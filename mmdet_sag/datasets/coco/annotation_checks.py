@@ -1,0 +1,259 @@
+"""Checks of images, categories and annotations in a file in COCO's format, without looking at any pixel."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Optional
+
+from pycocotools import mask as mask_api
+
+# Rasterising a polygon takes time and memory in proportion to its perimeter in pixels.
+_MAX_COORDINATE = 1e6
+# COCO's own boxes reach over the border by fractions of a pixel.
+_BORDER_TOLERANCE = 1.0
+
+
+def _is_number(value: Any) -> bool:
+    # What JSON numbers become; bool is a subclass of int.
+    return type(value) is float or type(value) is int
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def is_usable_image(image: Any) -> bool:
+    """Whether an image entry has an id, a file name and a positive width and height."""
+    return (
+        isinstance(image, dict)
+        and _is_id(image.get('id'))
+        and isinstance(image.get('file_name'), str)
+        and image['file_name'] != ''
+        and all(_is_number(image.get(key)) and image[key] >= 1 for key in ('width', 'height'))
+    )
+
+
+def usable_images(entries: Sequence[Any]) -> tuple[dict, list[tuple[str, str]]]:
+    """Sorts the image entries of a file.
+
+    Args:
+        entries: The file's images.
+
+    Returns:
+        The usable entries by id, of equal ids the first, and the problems as pairs of kind and example.
+    """
+    images = {}
+    problems = []
+    file_names = set()
+    for index, image in enumerate(entries):
+        if not is_usable_image(image):
+            problems.append(('image-entry-malformed', f'entry {index}'))
+        elif image['id'] in images:
+            problems.append(('duplicate-image-id', f'image {image["id"]}'))
+        else:
+            images[image['id']] = image
+            if image['file_name'] in file_names:
+                problems.append(('duplicate-file-name', image['file_name']))
+            file_names.add(image['file_name'])
+    return images, problems
+
+
+def usable_category_ids(entries: Sequence[Any]) -> set:
+    """The ids of a file's categories, without those that cannot be used."""
+    return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
+
+
+def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]]) -> list[tuple[str, str]]:
+    """Checks the categories of a file, and them against the classes of a config.
+
+    Args:
+        categories: The file's categories.
+        classes: Class names of the config; None leaves the comparison out.
+
+    Returns:
+        Problems as pairs of kind and example.
+    """
+    usable = [
+        category
+        for category in categories
+        if isinstance(category, dict) and _is_id(category.get('id')) and isinstance(category.get('name'), str)
+    ]
+    problems = [('category-malformed', f'category {category}') for category in categories if category not in usable]
+    ids = [category['id'] for category in usable]
+    names = [category['name'] for category in usable]
+    for kind, values in (('duplicate-category-id', ids), ('duplicate-category-name', names)):
+        problems += [(kind, f"category '{value}'") for value in dict.fromkeys(values) if values.count(value) > 1]
+    if classes is None:
+        return problems
+    problems += [('class-not-in-file', f"'{name}'") for name in classes if name not in names]
+    problems += [('category-not-in-config', f"'{name}'") for name in dict.fromkeys(names) if name not in classes]
+    # MMDetection numbers labels in the order of the file, but names them in the order of the config.
+    in_file_order = [name for name in dict.fromkeys(names) if name in classes]
+    in_config_order = [name for name in classes if name in names]
+    if in_file_order != in_config_order:
+        place = next(i for i, pair in enumerate(zip(in_file_order, in_config_order)) if pair[0] != pair[1])
+        problems.append(
+            ('class-order-differs', f"'{in_config_order[place]}' stands where the file has '{in_file_order[place]}'")
+        )
+    return problems
+
+
+def box_problems(annotation: dict, image: Optional[dict]) -> list[str]:
+    """Kinds of problem in an annotation's ``bbox`` (x, y, width, height in pixels) and ``area``.
+
+    Args:
+        annotation: Annotation of COCO.
+        image: Its usable image entry, if there is one.
+    """
+    problems = []
+    if 'area' not in annotation:
+        problems.append('missing-area')
+    elif not _is_number(annotation['area']) or not math.isfinite(annotation['area']):
+        problems.append('bad-area')
+    elif annotation['area'] <= 0:
+        problems.append('zero-area')
+
+    if 'bbox' not in annotation:
+        return [*problems, 'missing-box']
+    box = annotation['bbox']
+    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(_is_number, box)):
+        return [*problems, 'malformed-box']
+    if not all(map(math.isfinite, box)):
+        return [*problems, 'non-finite-box']
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        return [*problems, 'empty-box']
+    if width < 1 or height < 1:
+        problems.append('sub-pixel-box')
+    if image is not None:
+        right, bottom = x + width, y + height
+        if x >= image['width'] or y >= image['height'] or right <= 0 or bottom <= 0:
+            problems.append('box-outside-image')
+        elif (
+            min(x, y) < -_BORDER_TOLERANCE
+            or right > image['width'] + _BORDER_TOLERANCE
+            or bottom > image['height'] + _BORDER_TOLERANCE
+        ):
+            problems.append('box-over-border')
+    return problems
+
+
+def polygon_problem(polygon: Any, image: Optional[dict]) -> Optional[str]:
+    """The kind of problem of one polygon (x1, y1, x2, y2, ... in pixels), or None."""
+    if not isinstance(polygon, (list, tuple)):
+        return 'malformed-mask'
+    if len(polygon) < 6:
+        return 'short-polygon'
+    if len(polygon) % 2:
+        return 'odd-polygon'
+    try:
+        # A sum is NaN or infinite if a term is; max and min may pass over a NaN.
+        if not math.isfinite(sum(polygon)):
+            return 'non-finite-polygon'
+        low, high = min(polygon), max(polygon)
+    except TypeError:
+        return 'malformed-mask'
+    if high > _MAX_COORDINATE or low < -_MAX_COORDINATE:
+        return 'non-finite-polygon'
+    if image is not None and (low < 0 or high > min(image['width'], image['height'])):
+        xs, ys = polygon[0::2], polygon[1::2]
+        if min(xs) >= image['width'] or min(ys) >= image['height'] or max(xs) <= 0 or max(ys) <= 0:
+            return 'polygon-outside-image'
+    return None
+
+
+def rle_problem(rle: dict, image: Optional[dict], decode: bool) -> Optional[str]:
+    """The kind of problem of a mask in COCO's run-length encoding, or None.
+
+    Args:
+        rle: Mapping with ``size`` (height, width) and ``counts``, a list of run lengths or a compressed string.
+        image: Its usable image entry, if there is one.
+        decode: Whether to decode compressed strings, which takes most of the time.
+    """
+    size, counts = rle.get('size'), rle.get('counts')
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return 'malformed-mask'
+    if not isinstance(counts, (list, str)):
+        return 'malformed-mask'
+    if image is not None and (size[0] != image['height'] or size[1] != image['width']):
+        return 'rle-size-mismatch'
+    if isinstance(counts, list):
+        # pycocotools does not check this sum; it reads beyond the runs where they are too few.
+        if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != size[0] * size[1]:
+            return 'undecodable-rle'
+        return None if any(counts[1::2]) else 'empty-mask'
+    if not counts:
+        return 'undecodable-rle'
+    if decode:
+        try:
+            mask = mask_api.decode(dict(size=list(size), counts=counts.encode()))
+        except (ValueError, TypeError, MemoryError, UnicodeEncodeError):
+            return 'undecodable-rle'
+        return None if mask.any() else 'empty-mask'
+    return None
+
+
+def mask_problems(
+    annotation: dict, image: Optional[dict], decode: bool = False, polygons_only: bool = False
+) -> list[str]:
+    """Kinds of problem in an annotation's ``segmentation``, each once.
+
+    Args:
+        annotation: Annotation of COCO.
+        image: Its usable image entry, if there is one.
+        decode: Whether to decode compressed run-length encodings.
+        polygons_only: Whether an object must be given as polygons.
+    """
+    mask = annotation.get('segmentation')
+    if not mask:
+        return ['missing-mask']
+    if isinstance(mask, dict):
+        problem = rle_problem(mask, image, decode)
+        problems = [problem] if problem else []
+        if polygons_only and not annotation.get('iscrowd'):
+            problems.append('rle-object')
+        return problems
+    if not isinstance(mask, list):
+        return ['malformed-mask']
+    problems = dict.fromkeys(polygon_problem(polygon, image) for polygon in mask)
+    problems.pop(None, None)
+    if annotation.get('iscrowd') == 1:
+        problems['crowd-with-polygons'] = None
+    return list(problems)
+
+
+def annotation_problems(
+    annotation: Any,
+    images: dict,
+    category_ids: Collection,
+    masks_needed: bool = True,
+    decode: bool = False,
+    polygons_only: bool = False,
+) -> list[str]:
+    """Kinds of problem in one annotation.
+
+    Args:
+        annotation: Annotation of COCO.
+        images: Usable image entries by id.
+        category_ids: Ids of the file's categories.
+        masks_needed: Whether masks are looked at.
+        decode: Whether to decode compressed run-length encodings.
+        polygons_only: Whether an object's mask must be given as polygons.
+    """
+    if not isinstance(annotation, dict) or not all(
+        _is_id(annotation.get(k)) for k in ('id', 'image_id', 'category_id')
+    ):
+        return ['annotation-malformed']
+    problems = []
+    image = images.get(annotation['image_id'])
+    if image is None:
+        problems.append('unknown-image')
+    if annotation['category_id'] not in category_ids:
+        problems.append('unknown-category')
+    if 'iscrowd' not in annotation:
+        problems.append('missing-iscrowd')
+    elif annotation['iscrowd'] not in (0, 1):
+        problems.append('bad-iscrowd')
+    problems += box_problems(annotation, image)
+    if masks_needed:
+        problems += mask_problems(annotation, image, decode, polygons_only)
+    return problems

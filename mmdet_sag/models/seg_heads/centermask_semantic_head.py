@@ -1,0 +1,63 @@
+from typing import Optional
+
+from mmdet.models.seg_heads import PanopticFPNHead
+from mmdet.registry import MODELS
+from mmdet.utils import ConfigType
+from mmengine.model import kaiming_init
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class CenterMaskSemanticHead(PanopticFPNHead):
+    """Semantic branch of Panoptic FPN as Panoptic-CenterMask trains it; what it predicts is the same.
+
+    Classes are the stuff classes in order, and last one class for all things.
+
+    Source: `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_.
+
+    Args:
+        *args: As in ``PanopticFPNHead``.
+        seg_rescale_factor: Size at which logits and target are compared, relative to the input: the logits are
+            resized to it bilinearly, of the target every 1/factor-th pixel is taken. ``PanopticFPNHead`` has 1/4.
+        logits_std: Standard deviation of the initial weights of the last conv, 0.01 in ``PanopticFPNHead``; None: that
+            of He for the fan-out.
+        loss_seg: Config of the loss. It is averaged over the pixels whose target is not ``ignore_index``.
+        **kwargs: As in ``PanopticFPNHead``.
+    """
+
+    def __init__(
+        self,
+        *args,
+        seg_rescale_factor: float = 1.0,
+        logits_std: Optional[float] = None,
+        loss_seg: ConfigType = dict(type='CrossEntropyLoss', ignore_index=255, avg_non_ignore=True, loss_weight=0.5),
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, loss_seg=loss_seg, **kwargs)
+        self.seg_rescale_factor = seg_rescale_factor
+        self.logits_std = logits_std
+
+    def init_weights(self) -> None:
+        """Initialize the weights."""
+        super().init_weights()
+        if self.logits_std is None:
+            kaiming_init(self.conv_logits, mode='fan_out', nonlinearity='relu', distribution='normal')
+        else:
+            nn.init.normal_(self.conv_logits.weight, std=self.logits_std)
+
+    def predict(self, x: tuple[Tensor, ...], batch_img_metas: list[dict], rescale: bool = False) -> list[Tensor]:
+        """Predict the class logits of each image, without its padding.
+
+        Args:
+            x: FPN features.
+            batch_img_metas: ``batch_input_shape``, ``img_shape`` and ``ori_shape`` of each image.
+            rescale: Whether the logits have the original image's size.
+
+        Returns:
+            Logits (num_classes, H, W) of each image.
+        """
+        seg_preds = super().predict(x, batch_img_metas, rescale=rescale)
+        if rescale:
+            return seg_preds
+        shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
+        return [logits[:, :height, :width] for logits, (height, width) in zip(seg_preds, shapes)]

@@ -1,0 +1,3 @@
+from .centermask_fusion_head import CenterMaskFusionHead
+
+__all__ = ['CenterMaskFusionHead']

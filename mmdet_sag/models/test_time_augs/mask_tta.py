@@ -1,0 +1,143 @@
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox_flip
+from mmdet.utils import InstanceList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+FLIPPED_DIMS = {'horizontal': [-1], 'vertical': [-2], 'diagonal': [-2, -1]}
+
+
+class MaskTTAModel(DetTTAModel):
+    """Base of test-time augmentation with masks, which MMDetection's leaves out.
+
+    The boxes of all views are merged by NMS; each view then predicts the masks of the merged boxes, and these are
+    averaged over the views, as probabilities.
+
+    Args:
+        tta_cfg: ``nms``, the config of the NMS, and ``max_per_img``, the number of detections to keep.
+        **kwargs: As in ``BaseTTAModel``: the detector, ``module``.
+    """
+
+    @torch.no_grad()
+    def test_step(self, data: dict) -> SampleList:
+        """Predict on a batch of augmented images.
+
+        Args:
+            data: ``inputs`` and ``data_samples``; each is a list over views of lists over images.
+
+        Returns:
+            One data sample per image, as the detector's ``predict`` returns it with ``rescale=True``.
+        """
+        views = self._predict_views(data)
+        return self.module.add_pred_to_datasample(views[0][1], self._merge_instances(views))
+
+    def _predict_views(self, data: dict) -> list[tuple]:
+        """FPN features, data samples and detections of each view."""
+        views = []
+        for inputs, data_samples in zip(data['inputs'], data['data_samples']):
+            batch = self.module.data_preprocessor(dict(inputs=inputs, data_samples=data_samples), False)
+            feats = self.module.extract_feat(batch['inputs'])
+            views.append((feats, batch['data_samples'], self.predict_boxes(feats, batch['data_samples'])))
+        return views
+
+    def _merge_instances(self, views: list[tuple]) -> InstanceList:
+        """Instances of each image, in the original image's frame."""
+        num_imgs = len(views[0][1])
+        merged = [
+            self._merge_boxes([(samples[i], results[i]) for _, samples, results in views]) for i in range(num_imgs)
+        ]
+        batch_img_metas = [
+            dict(ori_shape=sample.ori_shape, img_shape=sample.ori_shape, scale_factor=(1.0, 1.0))
+            for sample in views[0][1]
+        ]
+        mask_probs, *others = zip(*(self._predict_upright(feats, samples, merged) for feats, samples, _ in views))
+        return self.predict_by_feat(
+            (sum(mask_probs) / len(views)).logit(),
+            *(sum(outputs) / len(views) for outputs in others),
+            results_list=merged,
+            batch_img_metas=batch_img_metas,
+        )
+
+    @abstractmethod
+    def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
+        """Detect boxes in one view.
+
+        Args:
+            feats: FPN features.
+            batch_data_samples: Data samples of the view.
+
+        Returns:
+            Detections of each image, in pixels of the network's input.
+        """
+
+    @abstractmethod
+    def predict_masks(
+        self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
+    ) -> tuple[Tensor, ...]:
+        """Predict the masks of given boxes in one view.
+
+        Args:
+            feats: FPN features.
+            results_list: Boxes of each image, in pixels of the network's input, and ``labels``.
+            batch_data_samples: Data samples of the view.
+
+        Returns:
+            Mask probabilities of all boxes, shape (n, num_classes, h, w), and whatever else is to be averaged.
+        """
+
+    @abstractmethod
+    def predict_by_feat(
+        self, mask_preds: Tensor, *others: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
+    ) -> InstanceList:
+        """Turn averaged outputs into results.
+
+        Args:
+            mask_preds: Mask logits of all boxes, shape (n, num_classes, h, w).
+            *others: What else :meth:`predict_masks` returns, averaged.
+            results_list: Merged detections of each image, in pixels of the original image.
+            batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each original image.
+
+        Returns:
+            The detections with ``masks`` of shape (n, H, W).
+        """
+
+    def _merge_boxes(self, views: list[tuple]) -> InstanceData:
+        """Merge the detections of one image's views, in the original image's frame."""
+        bboxes, scores = self.merge_aug_bboxes(
+            [results.bboxes / results.bboxes.new_tensor(sample.scale_factor * 2) for sample, results in views],
+            [results.scores for _, results in views],
+            [dict(sample.metainfo, ori_shape=self._mirror(sample.ori_shape)) for sample, _ in views],
+        )
+        labels = torch.cat([results.labels for _, results in views])
+        if len(bboxes) == 0:
+            return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+        dets, keep = batched_nms(bboxes, scores, labels, self.tta_cfg.nms)
+        keep = keep[: self.tta_cfg.max_per_img]
+        return InstanceData(bboxes=bboxes[keep], scores=dets[: len(keep), -1], labels=labels[keep])
+
+    def _predict_upright(
+        self, feats: tuple[Tensor, ...], data_samples: SampleList, merged: list[InstanceData]
+    ) -> tuple[Tensor, ...]:
+        """What one view predicts for the merged boxes, masks flipped back."""
+        view_results = []
+        for sample, results in zip(data_samples, merged):
+            bboxes = results.bboxes * results.bboxes.new_tensor(sample.scale_factor * 2)
+            if sample.flip:
+                bboxes = bbox_flip(bboxes, self._mirror(sample.img_shape), sample.flip_direction)
+            view_results.append(InstanceData(bboxes=bboxes, labels=results.labels))
+        mask_probs, *others = self.predict_masks(feats, view_results, data_samples)
+        upright = [
+            probs.flip(FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs
+            for sample, probs in zip(data_samples, mask_probs.split([len(results) for results in merged]))
+        ]
+        return torch.cat(upright), *others
+
+    def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Height and width that flip the boxes of an image of this shape."""
+        return tuple(shape[:2])

@@ -1,0 +1,43 @@
+from importlib import import_module
+
+import mmcv
+import torch
+
+import mmdet_sag_operators
+
+from ..errors import InputError
+
+# Has happened at the start of Python, if the package is installed.
+mmdet_sag_operators.install()
+
+
+def check_operators() -> None:
+    """Make sure that ``mmcv.ops`` has operators that work with the installed torch: mmcv's own or torchvision's.
+
+    Raises:
+        InputError: Those that ``MMDET_SAG_OPERATORS`` asks for are missing, or were built for another torch.
+    """
+    try:
+        choice = mmdet_sag_operators.operators_choice()
+    except ImportError as error:
+        raise InputError(str(error)) from error
+    try:
+        import_module('mmcv._ext')
+    except ImportError as error:
+        if error.name == 'torchvision':
+            raise InputError(str(error)) from error
+        remedy = f'set {mmdet_sag_operators.VARIABLE}=torchvision to do without them, or '
+        raise InputError(
+            f'mmcv has no compiled operators for torch {torch.__version__} ({error}): '
+            f'{remedy if choice == "auto" else ""}build them with '
+            '`pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps '
+            f'mmcv=={mmcv.__version__}`, or see docs/install.md'
+        ) from error
+
+
+def operators_in_use() -> str:
+    """Whose operators work behind ``mmcv.ops``, in words for a log."""
+    operators = import_module('mmcv._ext')
+    if hasattr(operators, 'torchvision'):
+        return f"torchvision {operators.torchvision.__version__}'s, in the place of mmcv's compiled ones"
+    return f"mmcv {mmcv.__version__}'s, compiled for CUDA {operators.get_compiling_cuda_version()}"

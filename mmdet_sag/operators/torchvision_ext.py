@@ -1,0 +1,444 @@
+"""What mmcv's Python code finds in ``mmcv._ext``, made of torchvision's operators.
+
+It is loaded under that name, by file (see ``mmdet_sag_operators.py``): ``mmdet_sag`` itself imports ``mmcv.ops``, which
+imports this. Every function has the signature of its namesake in mmcv, and writes into the tensors that mmcv passes.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MMCV_BUILD = 'build mmcv (tools/setup_env.sh with MMDET_SAG_OPERATORS=mmcv, or docs/install.md)'
+
+try:
+    import torchvision
+except Exception as e:
+    # What a pair that does not fit raises depends on the versions: an ImportError, an OSError or a RuntimeError.
+    _reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+    raise ImportError(
+        f"torchvision's operators, which stand in for mmcv's compiled ones, cannot be loaded ({_reason}): install the "
+        f'torchvision that was built for torch {torch.__version__}, or {_MMCV_BUILD}',
+        name='torchvision',
+    ) from e
+if not torchvision.extension._has_ops():
+    raise ImportError(
+        f"torchvision {torchvision.__version__}, whose operators stand in for mmcv's compiled ones, was built for "
+        f'another torch than {torch.__version__}: install the one of this torch, or {_MMCV_BUILD}',
+        name='torchvision',
+    )
+
+_ops = torch.ops.torchvision
+
+
+def __getattr__(name: str) -> Callable:
+    """Stands for an operator that torchvision has no counterpart of: it can be had, but not called."""
+    if name.startswith('__'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+    def missing(*args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            f"mmcv's operator {name} has no counterpart in torchvision, whose operators stand in here: {_MMCV_BUILD}"
+        )
+
+    missing.__name__ = missing.__qualname__ = name
+    return missing
+
+
+def get_compiler_version() -> str:
+    return f'none, operators of torchvision {torchvision.__version__}'
+
+
+def get_compiling_cuda_version() -> str:
+    version = _ops._cuda_version()
+    return 'not available' if version < 0 else f'{version // 1000}.{version % 1000 // 10}'
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    _refuse_max_mode(pool_mode)
+    input, rois = _computable(input, rois)
+    output.copy_(_ops.roi_align(input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    _refuse_max_mode(pool_mode)
+    grad_output, rois = _computable(grad_output, rois)
+    with _nondeterminism_allowed():
+        grad = _ops._roi_align_backward(
+            grad_output,
+            rois,
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    grad_input.copy_(grad)
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    (features,) = _computable(input)
+    bins = _bins(rois, pooled_height, pooled_width, spatial_scale, features)
+    pooled, index = _ops.roi_pool(features, bins, 1.0, 1, 1)
+    output.copy_(_from_bins(pooled, output))
+    argmax.copy_(_from_bins(index, argmax))
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    (grad_output,) = _computable(grad_output)
+    bins = _bins(rois, pooled_height, pooled_width, spatial_scale, grad_output.new_empty(grad_input.shape))
+    with _nondeterminism_allowed():
+        grad = _ops._roi_pool_backward(_to_bins(grad_output), bins, _to_bins(argmax), 1.0, 1, 1, *grad_input.shape)
+    grad_input.copy_(grad)
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    if offset:
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    return _ops.nms(boxes, scores, iou_threshold)
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    # mmcv hands over tensors of the CPU, whatever device they came from. Every box that is taken changes the scores of
+    # those that are left: they can only be taken one by one.
+    indices = torch.arange(len(boxes))
+    boxes, scores = _computable(boxes, scores)
+    areas = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
+    taken = []
+    while len(indices):
+        best = scores.argmax()
+        dets[len(taken), :4] = boxes[best]
+        dets[len(taken), 4] = scores[best]
+        taken.append(indices[best])
+        sides = torch.minimum(boxes[:, 2:], boxes[best, 2:]) - torch.maximum(boxes[:, :2], boxes[best, :2]) + offset
+        intersections = sides.clamp(min=0).prod(dim=1)
+        ious = intersections / (areas[best] + areas - intersections)
+        if method == 2:
+            scores = scores * torch.exp(-(ious**2) / sigma)
+        else:
+            scores = torch.where(ious >= iou_threshold, scores * (1 - ious if method == 1 else 0), scores)
+        # Not `>= min_score`: boxes without area have no IoU.
+        left = ~(scores < min_score)
+        left[best] = False
+        boxes, scores, areas, indices = boxes[left], scores[left], areas[left], indices[left]
+    return torch.stack(taken) if taken else indices
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    output.copy_(_deform_conv(input, weight, offset, None, None, geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    grad_input, grad_weight, grad_offset, _, _ = _deform_conv_backward(
+        gradOutput, input, weight, offset, None, None, geometry
+    )
+    gradInput.copy_(grad_input)
+    gradOffset.copy_(grad_offset)
+    # mmcv hands the same buffer to the next function, which would have to compute all of this again.
+    columns.resize_(grad_weight.shape).copy_(grad_weight)
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    grad_weight = columns
+    if columns.shape != gradWeight.shape:
+        geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+        _, grad_weight, _, _, _ = _deform_conv_backward(gradOutput, input, gradWeight, offset, None, None, geometry)
+    gradWeight.add_(grad_weight, alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    output.copy_(_deform_conv(input, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    bias = bias if with_bias else None
+    grads = _deform_conv_backward(grad_output, input, weight, offset, mask, bias, geometry)
+    for target, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
+        target.copy_(grad)
+    if with_bias:
+        grad_bias.copy_(grads[-1])
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    (logits,) = _computable(input)
+    p = logits.sigmoid()
+    loss = torch.where(
+        _one_hot(target, logits),
+        -alpha * (1 - p) ** gamma * _log_sigmoid(logits),
+        (alpha - 1) * p**gamma * _log_sigmoid(-logits),
+    )
+    output.copy_(_weighted(loss, target, weight))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    (logits,) = _computable(input)
+    p = logits.sigmoid()
+    grad = torch.where(
+        _one_hot(target, logits),
+        -alpha * (1 - p) ** gamma * (1 - p - gamma * p * _log_sigmoid(logits)),
+        (alpha - 1) * p**gamma * (gamma * (1 - p) * _log_sigmoid(-logits) - p),
+    )
+    grad_input.copy_(_weighted(grad, target, weight))
+
+
+def _computable(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half precision as float32, as torchvision does under autocast: not every kernel of it knows both half types."""
+    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+
+
+@contextmanager
+def _nondeterminism_allowed() -> Iterator[None]:
+    """On CUDA, torchvision's backward passes stop a deterministic run; mmcv's, equally random, go on."""
+    if not torch.are_deterministic_algorithms_enabled() or torch.is_deterministic_algorithms_warn_only_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True)
+
+
+def _refuse_max_mode(pool_mode: int) -> None:
+    if pool_mode == 0:
+        __getattr__("roi_align_forward with pool_mode='max'")()
+
+
+def _bins(rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, features: Tensor) -> Tensor:
+    """Every bin of mmcv's RoIPool as an RoI of its own for torchvision's, which rounds an RoI before it divides it.
+
+    Returns:
+        Shape (num_rois * pooled_height * pooled_width, 5), in whole pixels of ``features``, their ends included.
+    """
+    (rois,) = _computable(rois)
+    height, width = features.shape[-2:]
+    starts = rois[:, 1:3] * spatial_scale
+    sizes = (rois[:, 3:5] + 1) * spatial_scale - starts
+    edges = []
+    for axis, count in ((0, pooled_width), (1, pooled_height)):
+        steps = torch.arange(count + 1, device=rois.device, dtype=rois.dtype)
+        edges.append(steps * (sizes[:, axis, None] / count) + starts[:, axis, None])
+    (x, y), shape = edges, (len(rois), pooled_height, pooled_width)
+    corners = [x[:, None, :-1].floor(), y[:, :-1, None].floor(), x[:, None, 1:].ceil() - 1, y[:, 1:, None].ceil() - 1]
+    bins = torch.stack([edge.expand(shape) for edge in (rois[:, 0, None, None], *corners)], dim=-1)
+    # An RoI without extent pools nothing, like one beside the features.
+    beside = bins.new_tensor([width, height, width, height])
+    bins[..., 1:] = torch.where((sizes > 0).all(dim=1)[:, None, None, None], bins[..., 1:], beside)
+    return bins.flatten(0, 2).to(features.dtype)
+
+
+def _to_bins(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None].contiguous()
+
+
+def _from_bins(tensor: Tensor, like: Tensor) -> Tensor:
+    num_rois, channels, height, width = like.shape
+    return tensor.view(num_rois, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _deform_conv(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Optional[Tensor], bias: Optional[Tensor], geometry: tuple
+) -> Tensor:
+    tensors = _deform_conv_tensors(input, weight, offset, mask, bias)
+    return _ops.deform_conv2d(*tensors, *geometry, mask is not None)
+
+
+def _deform_conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Optional[Tensor],
+    bias: Optional[Tensor],
+    geometry: tuple,
+) -> tuple[Tensor, ...]:
+    """Gradients of input, weight, offset, mask and bias."""
+    tensors = _deform_conv_tensors(input, weight, offset, mask, bias)
+    with _nondeterminism_allowed():
+        return _ops._deform_conv2d_backward(*_computable(grad_output), *tensors, *geometry, mask is not None)
+
+
+def _deform_conv_tensors(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Optional[Tensor], bias: Optional[Tensor]
+) -> tuple[Tensor, ...]:
+    mask = input.new_zeros((len(input), 1)) if mask is None else mask
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return _computable(input, weight, offset, mask, bias)
+
+
+def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
+    return target[:, None] == torch.arange(logits.size(1), device=logits.device)
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    """As mmcv's, not smaller than the logarithm of the smallest float."""
+    return F.logsigmoid(logits).clamp(min=math.log(torch.finfo(torch.float32).tiny))
+
+
+def _weighted(values: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    return values * weight[target, None] if weight.numel() else values

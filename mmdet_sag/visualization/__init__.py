@@ -1,0 +1,3 @@
+from .panoptic_local_visualizer import PanopticLocalVisualizer
+
+__all__ = ['PanopticLocalVisualizer']

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from mmdet.models.seg_heads import PanopticFPNHead
+from mmdet.structures import DetDataSample
+from mmengine.structures import PixelData
+
+from mmdet_sag.models import CenterMaskSemanticHead
+
+
+def features(channels=256):
+    torch.manual_seed(0)
+    return tuple(torch.randn(1, channels, 64 // 2**i, 64 // 2**i) for i in range(4))
+
+
+def samples():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 134, (1, 256, 256), generator=generator)
+    return [DetDataSample(gt_sem_seg=PixelData(sem_seg=torch.where(labels == 133, 255, labels)))]
+
+
+def test_it_has_the_parameters_of_the_reference():
+    assert sum(p.numel() for p in CenterMaskSemanticHead().parameters()) == 1630774
+
+
+def test_the_last_conv_starts_as_he_has_it_or_with_a_given_deviation():
+    torch.manual_seed(0)
+    for option, std in ((None, (2 / 54) ** 0.5), (0.01, 0.01)):
+        head = CenterMaskSemanticHead(logits_std=option)
+        head.init_weights()
+        assert head.conv_logits.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert not head.conv_logits.bias.any()
+
+
+def test_with_its_options_it_is_the_head_of_mmdetection():
+    loss = dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.5)
+    theirs = PanopticFPNHead(loss_seg=loss)
+    ours = CenterMaskSemanticHead(loss_seg=loss, seg_rescale_factor=0.25)
+    ours.load_state_dict(theirs.state_dict())
+    x = features()
+    torch.testing.assert_close(ours(x)['seg_preds'], theirs(x)['seg_preds'])
+    torch.testing.assert_close(ours.loss(x, samples())['loss_seg'], theirs.loss(x, samples())['loss_seg'])
+    assert CenterMaskSemanticHead().loss_seg.avg_non_ignore

@@ -1,0 +1,39 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import torch
+from mmdet.registry import MODELS
+from tiny_training import SIZE, rectangles_config, write_rectangles
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def test_two_processes_with_augmented_views_draw_attention(tmp_path):
+    write_rectangles(tmp_path / 'data', num_images=4)
+    config = rectangles_config(tmp_path / 'data')
+    config.model.test_cfg.bbox_head.score_thr = 0.0
+    config.custom_hooks = [dict(type='AttentionVisualizationHook', interval=1, score_thr=0.0)]
+    config.dump(tmp_path / 'config.py')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), tmp_path / 'model.pth')
+    job = subprocess.run(
+        [TOOLS / 'dist_test.sh', 'config.py', 'model.pth', '2', '--tta', '--work-dir', 'work'],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
+            'OMP_NUM_THREADS': '1',
+            'PORT': str(20000 + (os.getpid() + 7000) % 10000),
+        },
+        timeout=240,
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == 0, job.stderr[-3000:]
+    # Rank 0 has every second image.
+    pictures = sorted(tmp_path.glob('work/*/vis_data/vis_image/attention_*.png'))
+    assert [picture.name for picture in pictures] == ['attention_0.png', 'attention_1.png']
+    assert all(cv2.imread(str(picture)).shape == (SIZE, 2 * SIZE, 3) for picture in pictures)

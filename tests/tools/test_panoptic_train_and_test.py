@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from tiny_panoptic import SIZE, shapes_config, write_shapes
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
+ENVIRONMENT = {
+    **os.environ,
+    'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
+    'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
+    'OMP_NUM_THREADS': '1',
+    'PORT': str(24000 + os.getpid() % 10000),
+}
+NAMES = {f'coco_panoptic/{name}{part}' for name in ('PQ', 'SQ', 'RQ') for part in ('', '_th', '_st')}
+
+
+def run(*command, folder):
+    process = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=ENVIRONMENT,
+        timeout=240,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return process.returncode, process.stdout
+
+
+def succeed(*command, folder):
+    status, output = run(*command, folder=folder)
+    assert status == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A folder with a panoptic data set and a config that trains on it for six steps."""
+    folder = tmp_path_factory.mktemp('panoptic')
+    write_shapes(folder / 'data', num_train=6, num_val=3)
+    config = shapes_config(folder / 'data')
+    # Low scores count too: this short training is to be measured, not good.
+    config.model.test_cfg.bbox_head.score_thr = 0.001
+    config.model.test_cfg.panoptic.score_thr = 0.001
+    config.dump(folder / 'config.py')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def checkpoint(folder) -> Path:
+    """The last checkpoint of a training on two processes."""
+    succeed(TOOLS / 'dist_train.sh', 'config.py', 2, '--work-dir', 'two', folder=folder)
+    return folder / (folder / 'two/last_checkpoint').read_text()
+
+
+def metrics(work_dir: Path) -> dict:
+    (path,) = work_dir.glob('*/*.json')
+    return {key: value for key, value in json.loads(path.read_text()).items() if key.startswith('coco')}
+
+
+def test_two_processes_evaluate_as_one_and_ap_and_pq_come_together(folder, checkpoint):
+    assert checkpoint.name == 'iter_6.pth'
+    command = ('config.py', checkpoint)
+    succeed(TOOLS / 'dist_test.sh', *command, 2, '--work-dir', 'test two', folder=folder)
+    succeed(sys.executable, TOOLS / 'test.py', *command, '--work-dir', 'one', '--show-dir', 'drawn', folder=folder)
+    expected = metrics(folder / 'one')
+    assert set(expected) > NAMES | {'coco/bbox_mAP', 'coco/segm_mAP'}
+    assert metrics(folder / 'test two') == expected
+    pictures = list((folder / 'one').glob('*/drawn/*'))
+    assert len(pictures) == 3
+    # Truth and prediction, side by side.
+    assert cv2.imread(str(pictures[0])).shape == (SIZE, 2 * SIZE, 3)
+
+
+def test_a_resumed_training_gives_the_same_bits_as_one_that_never_stopped(folder):
+    train = (sys.executable, TOOLS / 'train.py', 'config.py', '--work-dir', 'resumed')
+    succeed(*train, folder=folder)
+    path = folder / 'resumed/iter_6.pth'
+    straight = torch.load(path, weights_only=True)
+    path.unlink()
+    succeed(*train, '--resume', 'resumed/iter_2.pth', folder=folder)
+    resumed = torch.load(path, weights_only=True)
+    for part in ('state_dict', 'ema_state_dict'):
+        for name, value in straight[part].items():
+            assert torch.equal(value, resumed[part][name]), name
+    assert any(name.startswith('semantic_head') for name in straight['state_dict'])
+
+
+def test_broken_panoptic_data_end_in_one_line(folder):
+    options = ('--cfg-options', 'train_dataloader.dataset.data_prefix.seg=absent')
+    status, output = run(
+        sys.executable, TOOLS / 'train.py', 'config.py', '--work-dir', 'broken', *options, folder=folder
+    )
+    assert status != 0
+    assert 'Traceback' not in output
+    assert output.splitlines()[-1].startswith("error: folder of panoptic PNG files '")

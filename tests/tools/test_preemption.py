@@ -1,0 +1,120 @@
+"""Two training processes that a scheduler stops while the disk is slow."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import rectangles_config, write_rectangles
+
+ROOT = Path(__file__).parents[2]
+PORT = str(20000 + (os.getpid() + 5000) % 10000)
+# Seconds that writing a checkpoint takes. torchrun kills a process 30 seconds after it has seen another one leave.
+SLOW = os.environ.get('SLOW_DISK', '5')
+SLOW_DISK = """
+import os, time
+from mmengine.fileio import get_file_backend, register_backend
+Whole = type(get_file_backend(backend_args=dict(backend='whole_file')))
+class SlowDisk(Whole):
+    def put(self, obj, filepath):
+        open('writing', 'w').close()
+        time.sleep(float(os.environ['SLOW_DISK']))
+        super().put(obj, filepath)
+register_backend('whole_file', SlowDisk, force=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with a data set and a config that trains on it until it is stopped, and writes slowly."""
+    write_rectangles(tmp_path / 'data', num_images=4)
+    config = rectangles_config(tmp_path / 'data')
+    config.train_cfg.max_iters = 100000
+    config.default_hooks.checkpoint.interval = 50000
+    config.custom_imports = dict(imports=['mmdet_sag', 'slow_disk'])
+    config.default_hooks.preemption.sync_interval = 2
+    config.dump(tmp_path / 'config.py')
+    (tmp_path / 'slow_disk.py').write_text(SLOW_DISK)
+    return tmp_path
+
+
+def start(*command: object, folder: Path, **environment: str) -> subprocess.Popen:
+    with open(folder / 'log', 'a') as log:
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            env={
+                **os.environ,
+                'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
+                'PYTHONPATH': os.pathsep.join([str(folder), str(ROOT)]),
+                'OMP_NUM_THREADS': '1',
+                'SLOW_DISK': SLOW,
+                **environment,
+            },
+            stdout=log,
+            stderr=log,
+        )
+
+
+def wait_for(condition, folder: Path, jobs: list, seconds: int = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        log = (folder / 'log').read_text()[-3000:]
+        assert time.monotonic() < deadline and any(job.poll() is None for job in jobs), log
+        time.sleep(0.05)
+
+
+def trains(folder: Path) -> bool:
+    return 'Iter(train)' in (folder / 'log').read_text()
+
+
+def assert_nothing_is_lost(folder: Path) -> None:
+    log = (folder / 'log').read_text()
+    assert 'SIGTERM: stopped after iteration' in log, log[-3000:]
+    done = int(log.split('SIGTERM: stopped after iteration ')[1].split('.')[0])
+    path = Path((folder / 'work' / 'last_checkpoint').read_text())
+    assert path.name == f'iter_{done}.pth'
+    assert torch.load(path)['meta']['iter'] == done
+
+
+def test_a_launcher_that_kills_all_when_one_leaves_finds_the_checkpoint_whole(folder):
+    # As srun does with --kill-on-bad-exit, and as torchrun does after a while.
+    jobs = [
+        start(
+            *(sys.executable, ROOT / 'tools' / 'train.py', 'config.py', '--work-dir', 'work', '--launcher', 'pytorch'),
+            folder=folder,
+            **dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=PORT),
+        )
+        for rank in '01'
+    ]
+    try:
+        wait_for(lambda: trains(folder), folder, jobs)
+        for job in jobs:
+            job.send_signal(signal.SIGTERM)
+        wait_for((folder / 'writing').exists, folder, jobs)
+        for job in jobs:
+            # A scheduler that asks once more.
+            job.send_signal(signal.SIGTERM)
+        wait_for(lambda: any(job.poll() is not None for job in jobs), folder, jobs)
+        assert (folder / 'work' / 'last_checkpoint').is_file(), 'a process left before the file was whole'
+        # Nobody is left waiting, and nobody crashes on the way out.
+        assert [job.wait(timeout=60) for job in jobs] == [143, 143]
+    finally:
+        for job in jobs:
+            job.kill()
+    assert_nothing_is_lost(folder)
+
+
+def test_torchrun_that_is_stopped_loses_nothing(folder):
+    job = start(ROOT / 'tools' / 'dist_train.sh', 'config.py', 2, '--work-dir', 'work', folder=folder, PORT=PORT)
+    try:
+        wait_for(lambda: trains(folder), folder, [job])
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=180) != 0
+    finally:
+        job.kill()
+    assert_nothing_is_lost(folder)
