@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from mmengine.fileio import put_text
@@ -62,21 +63,24 @@ with open_whole({str(path)!r}, 'w') as file:
     assert os.listdir(tmp_path) == ['file']
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
     """Writing beyond 4 KiB of a file fails, as it does on a full disk."""
+    # No fixture: pytest's own output, which may go to a longer file, comes between a test and the end of its fixtures.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_leaves_the_previous_file(tmp_path, small_files):
+def test_a_full_disk_leaves_the_previous_file(tmp_path):
     path = tmp_path / 'file'
     path.write_bytes(b'old')
-    with pytest.raises(OSError), open_whole(path) as file:
+    with small_files(), pytest.raises(OSError), open_whole(path) as file:
         file.write(bytes(10_000))
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['file']

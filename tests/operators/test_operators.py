@@ -107,11 +107,18 @@ def test_a_spawned_process_finds_the_operators_too(site):
 
 
 def test_the_start_of_python_imports_nothing_more_and_passes_without_the_module(site):
-    script = 'import sys; print(*sorted(sys.modules))'
-    modules = run(script, site).stdout.split()
+    # -S and no PYTHONPATH: the environment of the tests may have the package installed too.
+    script = f'import site, sys; site.addsitedir({str(site)!r}); print(*sorted(sys.modules))'
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+
+    def start() -> subprocess.CompletedProcess:
+        command = [sys.executable, '-S', '-c', script]
+        return subprocess.run(command, env=environment, cwd=site.parent, capture_output=True, text=True)
+
+    modules = start().stdout.split()
     assert 'mmdet_sag_operators' in modules
     (site / 'mmdet_sag_operators.py').unlink()
-    without = run(script, site)
+    without = start()
     assert without.stderr == ''
     assert set(modules) - set(without.stdout.split()) == {'mmdet_sag_operators'}
 

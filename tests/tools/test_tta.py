@@ -80,6 +80,6 @@ def test_a_two_stage_detector_with_masks_is_augmented_without_settings(folder, n
 @pytest.mark.parametrize('base', ['htc/htc-without-semantic_r50_fpn_1x_coco.py', 'solo/solo_r50_fpn_1x_coco.py'])
 def test_masks_that_cannot_be_merged_are_refused_before_anything_is_loaded(folder, base):
     job = run(folder, write_config(folder, base, {}), folder / 'absent.pth')
-    assert job.returncode == 1
+    assert job.returncode == 2
     (line,) = [line for line in job.stderr.splitlines() if line.startswith('error: ')]
     assert 'cannot be merged; set tta_model' in line and 'Traceback' not in job.stderr

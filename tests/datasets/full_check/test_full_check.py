@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmdet.registry import DATASETS, METRICS
@@ -20,6 +21,8 @@ from mmdet_sag.errors import InputError
 
 # The polygon of the first annotation is the box from (5, 6) to (25, 22).
 SQUARE = [5, 6, 25, 6, 25, 22, 5, 22]
+# The runs of a mask that is larger than the images here.
+LARGER = mask_utils.encode(np.asfortranarray(np.tri(480, 640, dtype=np.uint8)))['counts'].decode()
 
 
 def _report(data, splits=('train',)):
@@ -69,6 +72,8 @@ BROKEN_ANNOTATIONS = [
     ('undecodable-rle', dict(segmentation=dict(size=[48, 64], counts='not an RLE'))),
     ('undecodable-rle', dict(segmentation=dict(size=[48, 64], counts='\u00e9'))),
     ('undecodable-rle', dict(segmentation=dict(size=[48, 64], counts=''))),
+    # More runs than pixels: pycocotools writes beyond the mask.
+    ('undecodable-rle', dict(segmentation=dict(size=[48, 64], counts=LARGER))),
     ('malformed-mask', dict(segmentation=dict(size=48, counts='x'))),
     ('empty-mask', dict(segmentation=dict(size=[48, 64], counts=[48 * 64]))),
     ('crowd-with-polygons', dict(iscrowd=1)),
