@@ -38,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     switch = argparse.BooleanOptionalAction
     parser.add_argument('--fuse-conv-bn', action=switch, default=True, help='fold batch norms into convs')
     parser.add_argument('--channels-last', action=switch, default=True, help='memory format of the convs')
+    parser.add_argument('--winograd', action=switch, default=True, help='fewer multiplications in convs, on a CPU')
     parser.add_argument('--compile', action='store_true', help='torch.compile backbone and neck')
     parser.add_argument('--amp', action='store_true', help='mixed precision: bfloat16 on a CPU, float16 on CUDA')
     return parser.parse_args()
@@ -95,7 +96,7 @@ def main() -> None:
         cfg = trigger_visualization_hook(cfg, args)
     if args.amp:
         cfg.test_cfg.fp16 = True
-    options = dict(fuse_conv_bn=args.fuse_conv_bn, channels_last=args.channels_last, compile=args.compile)
+    options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
 
     if speaks_for_machine():

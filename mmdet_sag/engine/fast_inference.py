@@ -8,6 +8,8 @@ from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
+from ..models.layers import WinogradConv
+
 
 class FastFeatures(nn.Module):
     """Backbone and neck of a detector, copied and prepared for inference.
@@ -16,11 +18,17 @@ class FastFeatures(nn.Module):
         detector: A detector with a ``backbone`` and maybe a ``neck``, its weights loaded.
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
         channels_last: Whether convs work channel by channel in memory.
+        winograd: Whether wide 3x3 convs are :class:`WinogradConv`.
         compile: Whether ``torch.compile`` optimizes them, at their first input and for any later size.
     """
 
     def __init__(
-        self, detector: BaseDetector, fuse_conv_bn: bool = True, channels_last: bool = True, compile: bool = False
+        self,
+        detector: BaseDetector,
+        fuse_conv_bn: bool = True,
+        channels_last: bool = True,
+        winograd: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(deepcopy(detector.backbone))
@@ -38,6 +46,8 @@ class FastFeatures(nn.Module):
                 if isinstance(module, (DeformConv2d, ModulatedDeformConv2d)):
                     module.to(memory_format=torch.contiguous_format)
                     module.register_forward_pre_hook(_make_contiguous)
+        if winograd:
+            use_winograd(self)
         if compile:
             self.layers.compile(dynamic=None)
 
@@ -47,27 +57,37 @@ class FastFeatures(nn.Module):
 
 
 def speed_up(
-    detector: BaseDetector, fuse_conv_bn: bool = True, channels_last: bool = True, compile: bool = False
+    detector: BaseDetector,
+    fuse_conv_bn: bool = True,
+    channels_last: bool = True,
+    winograd: bool = True,
+    compile: bool = False,
 ) -> None:
     """Let a detector take its features from :class:`FastFeatures`, until :func:`slow_down`.
 
     Parameters, state dict and training stay as they are, so what exchanges the weights (EMA) finds them; a change of
-    the backbone's weights has no effect meanwhile. Float32 results differ by rounding alone.
+    the weights has no effect meanwhile. Float32 results differ by rounding alone.
 
     Args:
         detector: The detector, in evaluation mode, its weights loaded.
         fuse_conv_bn: See :class:`FastFeatures`.
         channels_last: See :class:`FastFeatures`. The heads of a :class:`CenterMask` follow.
+        winograd: See :class:`FastFeatures`. Without ``channels_last`` or with ``compile``, which would not go with it,
+            it has no effect. The heads of a :class:`CenterMask` follow.
         compile: See :class:`FastFeatures`.
     """
     from ..models.detectors import CenterMask
 
     slow_down(detector)
-    features = FastFeatures(detector, fuse_conv_bn, channels_last, compile)
+    winograd = winograd and channels_last and not compile
+    features = FastFeatures(detector, fuse_conv_bn, channels_last, winograd, compile)
     # Other models' RoI extractors read features as if they were contiguous.
     mixed = channels_last and not isinstance(detector, CenterMask)
     if channels_last and not mixed:
         detector.to(memory_format=torch.channels_last)
+        if winograd:
+            use_winograd(detector.bbox_head)
+            use_winograd(detector.roi_head)
 
     def extract_feat(batch_inputs: Tensor) -> tuple[Tensor, ...]:
         feats = features(batch_inputs)
@@ -80,6 +100,16 @@ def speed_up(
 def slow_down(detector: BaseDetector) -> None:
     """Undo :func:`speed_up`."""
     vars(detector).pop('extract_feat', None)
+    for module in detector.modules():
+        if isinstance(vars(module).get('forward'), WinogradConv):
+            del module.forward
+
+
+def use_winograd(model: nn.Module) -> None:
+    """Let the convs of a model that :class:`WinogradConv` suits be computed by it, where this is of use: on a CPU."""
+    for module in model.modules():
+        if WinogradConv.suits(module) and module.weight.device.type == 'cpu':
+            module.forward = WinogradConv(module)
 
 
 def _make_contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

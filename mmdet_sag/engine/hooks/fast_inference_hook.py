@@ -17,14 +17,17 @@ class FastInferenceHook(Hook):
     Args:
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
         channels_last: Whether convs work channel by channel in memory.
-        compile: Whether ``torch.compile`` optimizes backbone and neck.
+        winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU; see :class:`WinogradConv`.
+        compile: Whether ``torch.compile`` optimizes backbone and neck; ``winograd`` has no effect with it.
     """
 
     # After EMAHook, which puts its weights in before an epoch.
     priority = 'VERY_LOW'
 
-    def __init__(self, fuse_conv_bn: bool = True, channels_last: bool = True, compile: bool = False) -> None:
-        self.options = dict(fuse_conv_bn=fuse_conv_bn, channels_last=channels_last, compile=compile)
+    def __init__(
+        self, fuse_conv_bn: bool = True, channels_last: bool = True, winograd: bool = True, compile: bool = False
+    ) -> None:
+        self.options = dict(fuse_conv_bn=fuse_conv_bn, channels_last=channels_last, winograd=winograd, compile=compile)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Prepare the model, whose weights are loaded by now."""

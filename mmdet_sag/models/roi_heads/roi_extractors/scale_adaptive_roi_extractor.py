@@ -2,10 +2,13 @@ from collections.abc import Sequence
 from typing import Optional
 
 import torch
+from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptMultiConfig
-from torch import Tensor
+from torch import Tensor, nn
+
+from ...layers import bagged_roi_align
 
 
 @MODELS.register_module()
@@ -82,13 +85,25 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
             rois = self.roi_rescale(rois, roi_scale_factor)
 
         roi_feats = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
+        if feats[0].is_contiguous(memory_format=torch.channels_last):
+            roi_feats = roi_feats.contiguous(memory_format=torch.channels_last)
         for level, (feat, roi_layer) in enumerate(zip(feats, self.roi_layers)):
             inds = (levels == level).nonzero().squeeze(1)
             if len(inds) > 0:
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
-                roi_feats[inds] = roi_layer(feat.float().contiguous(), rois[inds]).to(feat.dtype)
+                roi_feats[inds] = self._roi_align(roi_layer, feat.float(), rois[inds]).to(feat.dtype)
             elif torch.is_grad_enabled():
                 # Every process of a distributed job must see the same graph, with or without RoIs on a level. The sum
                 # of nothing is 0 in any precision; that of a level overflows in half, and infinity times 0 is NaN.
                 roi_feats = roi_feats + feat[:0].sum()
         return roi_feats
+
+    @staticmethod
+    def _roi_align(roi_layer: nn.Module, feat: Tensor, rois: Tensor) -> Tensor:
+        averaging = isinstance(roi_layer, RoIAlign) and roi_layer.pool_mode == 'avg'
+        channels_last = feat.is_contiguous(memory_format=torch.channels_last) and not feat.is_contiguous()
+        # With mixed precision too: features are float32 again here.
+        prepared = channels_last and feat.device.type == 'cpu' and not torch.is_grad_enabled()
+        if averaging and prepared:
+            return bagged_roi_align(roi_layer, feat, rois)
+        return roi_layer(feat.contiguous(), rois)
