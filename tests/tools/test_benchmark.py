@@ -32,10 +32,10 @@ def run(monkeypatch, *arguments):
 
 
 def test_models_are_measured_side_by_side_and_stage_by_stage(config, monkeypatch, capsys, tmp_path):
-    arguments = (config, f'{config}+plain', f'{config}+amp', '--size', 60, 90, '--detections', 7)
+    arguments = (config, f'{config}+plain', f'{config}+direct+amp', '--size', 60, 90, '--detections', 7)
     run(monkeypatch, *arguments, '--runs', 2, '--warmup', 1, '--out-dir', tmp_path, '--device', 'cpu')
     models = json.loads((tmp_path / 'benchmark.json').read_text())['models']
-    assert [model['model'] for model in models] == [config, f'{config}+plain', f'{config}+amp']
+    assert [model['model'] for model in models] == [config, f'{config}+plain', f'{config}+direct+amp']
     for model in models:
         stages = {stage for stage, spread in model['stages'].items() if spread['median'] > 0}
         # Without anything found by random weights, nothing goes through NMS.
@@ -53,6 +53,17 @@ def test_training_steps_are_measured(config, monkeypatch, tmp_path):
     assert json.loads((tmp_path / 'benchmark.json').read_text())['models'][0]['total']['median'] > 0
 
 
+@pytest.mark.parametrize('axis', ['size', 'detections', 'batch'])
+def test_growth_is_measured_and_drawn(axis, config, monkeypatch, tmp_path):
+    arguments = (config, '--runs', 1, '--warmup', 0, '--size', 60, 90, '--device', 'cpu', '--out-dir', tmp_path)
+    run(monkeypatch, *arguments, '--grow', f'{axis}=32,64' if axis == 'size' else f'{axis}=1,3')
+    small, large = json.loads((tmp_path / 'benchmark.json').read_text())['growth'][axis]
+    assert small['value'] < large['value']
+    if axis == 'size':
+        assert large['models'][0]['input'] == [64, 85]
+    assert (tmp_path / f'growth_{axis}.png').stat().st_size > 1000
+
+
 def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
     run(monkeypatch, '--masks', '80x133', '--num-masks', 5, '--runs', 2, '--device', 'cpu', '--out-dir', tmp_path)
     (result,) = json.loads((tmp_path / 'benchmark.json').read_text())['masks']
@@ -65,11 +76,14 @@ def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
     [
         ([], 'nothing to measure'),
         (['missing.py'], 'config missing.py does not exist'),
-        (['CONFIG+fast'], 'unknown option fast, choose from plain, compile, amp'),
+        (['CONFIG+fast'], 'unknown option fast, choose from plain, direct, compile, amp'),
         (['CONFIG', '--checkpoints', 'a', 'b'], '1 models, but 2 checkpoints'),
         (['--masks', '800'], 'write height and width as in 800x1333'),
         (['CONFIG', '--image', 'missing.jpg'], 'image missing.jpg cannot be read'),
         (['CONFIG', '--runs', '0'], 'at least one run'),
+        (['CONFIG', '--grow', 'depth=1,2'], 'write an axis, size, detections, batch'),
+        (['CONFIG', '--grow', 'size=0'], 'write an axis'),
+        (['--masks', '80x80', '--grow', 'batch=1'], 'name the configs'),
     ],
 )
 def test_bad_input_gets_one_line(config, arguments, message, monkeypatch, capsys, tmp_path):

@@ -4,6 +4,7 @@ Models run in turns in one process, on one image, with random weights unless che
 file, ours or MMDetection's (``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``), and may have options behind a plus:
 
   +plain      as the config builds it, without what tools/test.py prepares a model with
+  +direct     without Winograd's convs
   +compile    torch.compile of backbone and neck
   +amp        bfloat16 on a CPU, float16 on CUDA
 
@@ -67,7 +68,8 @@ STAGES = (
     'encoding',
     'other',
 )
-OPTIONS = ('plain', 'compile', 'amp')
+OPTIONS = ('plain', 'direct', 'compile', 'amp')
+GROWTH = dict(size='short side of the image', detections='detections', batch='images at a time')
 
 
 class Candidate(NamedTuple):
@@ -97,8 +99,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--detections', type=int, default=50, help='that many fixed boxes and masks replace those found; 0: do not'
     )
-    parser.add_argument('--train', action='store_true', help='training steps of --batch-size images instead')
-    parser.add_argument('--batch-size', type=int, default=2, help='images of a training step')
+    parser.add_argument('--train', action='store_true', help='training steps instead')
+    parser.add_argument('--batch-size', type=int, help='images at a time; default: 2 in training, 1 otherwise')
+    parser.add_argument(
+        '--grow',
+        nargs='+',
+        metavar='AXIS=N,N,...',
+        default=[],
+        help='measure at each value of an axis, and draw how time and memory grow; axes: size (short side of an image '
+        'of 3:4, which is not resized then), detections, batch',
+    )
     parser.add_argument(
         '--masks', nargs='+', metavar='HxW', default=[], help="masks' post-processing alone, e.g. 800x1333"
     )
@@ -119,6 +129,12 @@ def main() -> None:
         raise InputError(f'{len(args.models)} models, but {len(args.checkpoints)} checkpoints: give one for each')
     if args.runs < 1:
         raise InputError(f'--runs {args.runs}: at least one run is needed')
+    if args.grow and not args.models:
+        raise InputError('--grow: name the configs to measure')
+    growth = dict(_axis(text) for text in args.grow)
+    args.resize = True
+    if args.batch_size is None:
+        args.batch_size = 2 if args.train else 1
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()
@@ -133,18 +149,30 @@ def main() -> None:
         settings={key: value for key, value in vars(args).items() if key != 'models'},
         models=[],
         masks=[],
+        growth={},
     )
     out_dir = Path(args.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     for size in args.masks:
         report['masks'].append(measure_masks(_size(size), args))
         print(_masks_line(report['masks'][-1]), flush=True)
-    if args.models:
-        checkpoints = args.checkpoints or [None] * len(args.models)
-        candidates = [make_candidate(*pair, args) for pair in zip(args.models, checkpoints)]
-        report['models'] = measure(candidates, args)
-        print(_table(report['models']))
+    checkpoints = args.checkpoints or [None] * len(args.models)
+
+    def measure_models(args: argparse.Namespace) -> list[dict]:
+        results = measure([make_candidate(*pair, args) for pair in zip(args.models, checkpoints)], args)
+        print(_table(results), flush=True)
+        return results
+
+    if args.models and not growth:
+        report['models'] = measure_models(args)
         draw(report['models'], out_dir / 'benchmark.png')
+    for axis, values in growth.items():
+        points = []
+        for value in values:
+            print(f'{GROWTH[axis]}: {value}', flush=True)
+            points.append(dict(value=value, models=measure_models(_at(args, axis, value))))
+        report['growth'][axis] = points
+        draw_growth(axis, points, out_dir / f'growth_{axis}.png')
     (out_dir / 'benchmark.json').write_text(json.dumps(report, indent=2))
     print(f'{out_dir}/benchmark.json')
 
@@ -179,31 +207,34 @@ def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespac
     if args.detections:
         _fix_detections(model, args.detections)
         _fix_masks(model.roi_head.mask_head)
-    pipeline = _test_pipeline(cfg)
-    ours = isinstance(model, CenterMask)
-    if 'plain' not in options and (ours or 'compile' in options):
-        speed_up(model, compile='compile' in options)
-    _watch(model, timer)
+    pipeline = _test_pipeline(cfg, args.resize)
+
+    def load() -> dict:
+        samples = [pipeline(_loaded(image)) for _ in range(args.batch_size)]
+        return {key: [sample[key] for sample in samples] for key in ('inputs', 'data_samples')}
 
     @torch.inference_mode()
     def run() -> list:
         with timer.stage('data'):
-            sample = pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2], img_path=''))
-            batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+            batch = load()
         with timer.stage('other'), amp:
-            results = model.test_step(batch)[0].pred_instances
+            predictions = [sample.pred_instances.masks for sample in model.test_step(batch)]
             with timer.stage('encoding'):
-                masks = results.masks
-                return list(masks) if isinstance(masks, RLEMasks) else encode_mask_results(masks.cpu().numpy())
+                return [
+                    list(masks) if isinstance(masks, RLEMasks) else encode_mask_results(masks.cpu().numpy())
+                    for masks in predictions
+                ]
 
-    facts['input'] = list(
-        pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2], img_path=''))['inputs'].shape[1:]
-    )
-    if 'compile' not in options:
-        with FlopCounterMode(display=False) as counter:
-            run()
-        facts['gflops'] = counter.get_total_flops() / 1e9
-    return Candidate(spec, run, timer, 1, facts)
+    facts['input'] = list(load()['inputs'][0].shape[1:])
+    # Of the model as it is, whatever computes it faster.
+    with FlopCounterMode(display=False) as counter:
+        run()
+    facts['gflops'] = counter.get_total_flops() / args.batch_size / 1e9
+    ours = isinstance(model, CenterMask)
+    if 'plain' not in options and (ours or 'compile' in options):
+        speed_up(model, winograd='direct' not in options, compile='compile' in options)
+    _watch(model, timer)
+    return Candidate(spec, run, timer, args.batch_size, facts)
 
 
 def measure(candidates: list[Candidate], args: argparse.Namespace) -> list[dict]:
@@ -297,6 +328,42 @@ def draw(results: list[dict], out_file: Path) -> None:
     plt.close(figure)
 
 
+def draw_growth(axis: str, points: list[dict], out_file: Path) -> None:
+    """Draw time per image and memory of each model over the values of an axis."""
+    figure, (time_axes, memory_axes) = plt.subplots(1, 2, figsize=(9, 3.6), dpi=120, layout='constrained')
+    values = [point['value'] for point in points]
+    for results in zip(*(point['models'] for point in points)):
+        label = _label(results[0])
+        time_axes.plot(values, [1000 / result['images_per_s'] for result in results], marker='o', label=label)
+        if results[0]['extra_memory_mb'] is not None:
+            memory_axes.plot(values, [result['extra_memory_mb'] for result in results], marker='o')
+    for axes, title in ((time_axes, 'ms per image'), (memory_axes, 'MB beyond the model')):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(GROWTH[axis])
+        axes.set_xticks(values)
+        axes.set_ylim(bottom=0)
+    figure.legend(loc='outside lower center', ncols=2, fontsize=8, frameon=False)
+    figure.savefig(out_file)
+    plt.close(figure)
+
+
+def _axis(text: str) -> tuple[str, list[int]]:
+    axis, _, values = text.partition('=')
+    values = values.split(',')
+    if axis not in GROWTH or not all(value.isdigit() and int(value) for value in values):
+        raise InputError(f'--grow {text}: write an axis, {", ".join(GROWTH)}, and its values as in detections=1,50,100')
+    return axis, [int(value) for value in values]
+
+
+def _at(args: argparse.Namespace, axis: str, value: int) -> argparse.Namespace:
+    """The arguments at a value of an axis."""
+    if axis == 'size':
+        changes = dict(size=(value, round(value * 4 / 3)), image=None, resize=False)
+    else:
+        changes = dict(detections=value) if axis == 'detections' else dict(batch_size=value)
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
 def _watch(model: torch.nn.Module, timer: StageTimer) -> None:
     """Tell the timer where the stages of a detector are."""
     features = getattr(model, 'extract_feat', None)
@@ -378,7 +445,7 @@ def _blobs(count: int, size: tuple[int, int]) -> torch.Tensor:
 def _training_step(
     model: torch.nn.Module, image: np.ndarray, cfg: Config, args: argparse.Namespace, amp: Any, timer: StageTimer
 ) -> Callable[[], None]:
-    sample = _test_pipeline(cfg)(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2], img_path=''))
+    sample = _test_pipeline(cfg, args.resize)(_loaded(image))
     height, width = sample['inputs'].shape[1:]
     boxes = _boxes(10, height, width)
     polygons = [[np.array([x1, y1, x2, y1, x2, y2, x1, y2], float)] for x1, y1, x2, y2 in boxes.tolist()]
@@ -419,12 +486,19 @@ def _num_classes(model: torch.nn.Module) -> int:
     return model.roi_head.mask_head.num_classes
 
 
-def _test_pipeline(cfg: Config) -> Compose:
+def _test_pipeline(cfg: Config, resize: bool) -> Compose:
     """The test pipeline of a config from the loaded image on."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    return Compose([TRANSFORMS.build(step) for step in dataset.pipeline if not step['type'].startswith('Load')])
+    steps = [step for step in dataset.pipeline if not step['type'].startswith('Load')]
+    return Compose([TRANSFORMS.build(step) for step in steps if resize or not step['type'].endswith('Resize')])
+
+
+def _loaded(image: np.ndarray) -> dict:
+    """What a pipeline has of an image after loading it."""
+    shape = image.shape[:2]
+    return dict(img=image, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0), img_path='')
 
 
 def _read_config(path: str) -> Config:
