@@ -1,33 +1,17 @@
+import numpy as np
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d
 from torch import Tensor, nn
 
 from .cpu_inference import is_cpu_inference
 
-# Winograd's minimal filtering F(4x4, 3x3) at the points 0, 1, -1, 1/2, -2 and infinity, which round less than the usual
-# 0, 1, -1, 2, -2 (Barabasz et al., https://arxiv.org/abs/1803.10986): the matrices A^T, G and B^T of one axis.
-_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 1 / 2, -2, 0), (0, 1, 1, 1 / 4, 4, 0), (0, 1, -1, 1 / 8, -8, 1))
-_FILTER = (
-    (1, 0, 0),
-    (1 / 3, 1 / 3, 1 / 3),
-    (-1 / 3, 1 / 3, -1 / 3),
-    (-16 / 15, -8 / 15, -4 / 15),
-    (1 / 15, -2 / 15, 4 / 15),
-    (0, 0, 1),
-)
-_INPUT = (
-    (1, -3 / 2, -2, 3 / 2, 1, 0),
-    (0, -1, 1 / 2, 5 / 2, 1, 0),
-    (0, 1, -5 / 2, 1 / 2, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 1 / 2, -1, -1 / 2, 1, 0),
-    (0, 1, -3 / 2, -2, 3 / 2, 1),
-)
+# Points of the minimal filtering F(4x4, 3x3), besides infinity: of those whose matrices are exact in float32, the ones
+# that round least, two thirds of what the usual 0, 1, -1, 1/2, -2 do.
+_POINTS = (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
 # Tiles at a time, about: matrix products need some for their speed, and more of them leave the processor's cache.
 _TILES = 160
-# With fewer channels, the transforms cost nearly what they save. The finest stages of backbones have fewer: their
-# rounding would be that of all layers behind them.
-_MIN_CHANNELS = 160
+# With fewer channels, the transforms cost what they save.
+_MIN_CHANNELS = 112
 
 
 class WinogradConv:
@@ -45,16 +29,17 @@ class WinogradConv:
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
-        filter_matrix = torch.tensor(_FILTER, dtype=torch.float64)
+        output_matrix, filter_matrix, input_matrix = _matrices(_POINTS)
         with torch.no_grad():
             weight = torch.einsum('ia,ocab,jb->ijco', filter_matrix, conv.weight.double().cpu(), filter_matrix)
         self.weight = weight.flatten(0, 1).float().contiguous()
-        self.input_matrix = _both_axes(_INPUT)
-        self.output_matrix = _both_axes(_OUTPUT)
+        # Both axes of a flattened tile at once.
+        self.input_matrix = torch.kron(input_matrix, input_matrix).float()
+        self.output_matrix = torch.kron(output_matrix, output_matrix).float()
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether a module is a conv that this class computes, and faster: 3x3, stride 1, 160 channels or more."""
+        """Whether a module is a conv that this class computes, and faster: 3x3, stride 1, 112 channels or more."""
         return (
             type(module) in (nn.Conv2d, Conv2d)
             and (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
@@ -70,8 +55,10 @@ class WinogradConv:
         num, channels, height, width = x.shape
         out_channels = self.conv.out_channels
         rows, columns = -(-height // 4), -(-width // 4)
-        padded = x.new_zeros(num, 4 * rows + 2, 4 * columns + 2, channels)
+        padded = x.new_empty(num, 4 * rows + 2, 4 * columns + 2, channels)
         padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+        for border in (padded[:, 0], padded[:, height + 1 :], padded[:, :, 0], padded[:, :, width + 1 :]):
+            border.zero_()
         out = x.new_empty(num, height, width, out_channels)
         # Chunks are rows of tiles of an image, or images, so that any image fills them.
         chunk_rows = min(max(round(_TILES / columns), 1), rows)
@@ -113,10 +100,18 @@ class WinogradConv:
                 part.copy_(tile) if bias is None else torch.add(tile, bias, out=part)
 
 
-def _both_axes(matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """The matrix that applies one axis' matrix to both axes of a flattened tile."""
-    matrix = torch.tensor(matrix, dtype=torch.float64)
-    return torch.kron(matrix, matrix).float()
+def _matrices(points: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices of one axis by Toom and Cook's construction: A^T (4, 6), G (6, 3) and B^T (6, 6) in float64.
+
+    The outputs of a filter g on inputs d are A^T (G g * B^T d).
+    """
+    points = np.array(points)
+    output_matrix = np.append(np.power.outer(points, range(4)).T, [[0], [0], [0], [1]], axis=1)
+    differences = points[:, None] - points + np.eye(len(points))
+    filter_matrix = np.append(np.power.outer(points, range(3)) / differences.prod(1)[:, None], [[0, 0, 1]], axis=0)
+    polynomials = [np.append(np.poly(np.delete(points, i))[::-1], 0) for i in range(len(points))]
+    input_matrix = np.stack([*polynomials, np.poly(points)[::-1]])
+    return torch.from_numpy(output_matrix), torch.from_numpy(filter_matrix), torch.from_numpy(input_matrix)
 
 
 def _overlapping_tiles(padded: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -11,8 +11,8 @@ from mmdet_sag.models.layers import WinogradConv
 @torch.inference_mode()
 def test_it_is_the_conv_up_to_rounding(shape, memory_format, bias):
     torch.manual_seed(0)
-    conv = nn.Conv2d(160, 192, 3, padding=1, bias=bias)
-    x = torch.randn(shape[0], 160, *shape[1:]).to(memory_format=memory_format)
+    conv = nn.Conv2d(112, 128, 3, padding=1, bias=bias)
+    x = torch.randn(shape[0], 112, *shape[1:]).to(memory_format=memory_format)
     fast = WinogradConv(conv)
     actual, exact = fast(x), conv.double()(x.double())
     torch.testing.assert_close(actual.double(), exact, rtol=0, atol=2e-5)
@@ -25,14 +25,14 @@ def test_it_is_the_conv_up_to_rounding(shape, memory_format, bias):
 def test_it_suits_no_other_conv(options):
     assert WinogradConv.suits(nn.Conv2d(192, 192, 3, padding=1))
     assert not WinogradConv.suits(nn.Conv2d(192, 192, 3, **{'padding': 1, **options}))
-    assert not WinogradConv.suits(nn.Conv2d(192, 128, 3, padding=1))
+    assert not WinogradConv.suits(nn.Conv2d(192, 64, 3, padding=1))
     assert not WinogradConv.suits(nn.Conv2d(192, 192, 1))
 
 
 def test_what_it_does_not_compute_is_the_conv_itself():
-    conv = nn.Conv2d(160, 160, 3, padding=1)
+    conv = nn.Conv2d(112, 112, 3, padding=1)
     fast = WinogradConv(conv)
-    x = torch.randn(1, 160, 8, 8, requires_grad=True)
+    x = torch.randn(1, 112, 8, 8, requires_grad=True)
     assert torch.equal(fast(x), conv(x))
     fast(x).sum().backward()
     assert conv.weight.grad is not None
