@@ -79,9 +79,10 @@ def read_header(path: Path, content: Optional[bytes] = None) -> ImageHeader:
     try:
         with Image.open(io.BytesIO(content) if content else path) as image:
             mode, size, kind = image.mode, image.size, image.format
+            # Before getexif, which decodes a PNG.
+            deep = mode not in _PLAIN_MODES or any('16' in str(tile[3]) for tile in image.tile)
             # Pillow itself applies the orientation of a TIFF.
             orientation = 1 if kind == 'TIFF' else image.getexif().get(_ORIENTATION, 1)
-            deep = mode not in _PLAIN_MODES or any('16' in str(tile[3]) for tile in image.tile)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = ' '.join(str(error).split()) if isinstance(error, OSError) and error.strerror else 'no known format'
         raise InputError(f"image '{path}' cannot be read ({reason}): replace it, or leave it out") from error

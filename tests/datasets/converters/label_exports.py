@@ -3,8 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+
+class DemoParts(NamedTuple):
+    """A data set: content of the annotation file and folder of the images by split, classes, folder."""
+
+    parts: dict
+    classes: tuple
+    root: Path
 
 
 def _by_image(content: dict) -> dict:
