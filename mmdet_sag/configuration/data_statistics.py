@@ -24,7 +24,7 @@ class DataStatistics:
         num_empty: Number of images without any.
         num_objects: Number of its objects by class name.
         sizes: Width and height of its images (N, 2).
-        object_sizes: Square roots of the areas of its objects in pixels.
+        object_sizes: Median of the square roots of the areas of its objects in pixels, by class name.
         has_rle: Whether the mask of an object of it is an RLE.
     """
 
@@ -36,7 +36,7 @@ class DataStatistics:
     num_empty: int
     num_objects: dict[str, int]
     sizes: np.ndarray
-    object_sizes: np.ndarray
+    object_sizes: dict[str, float]
     has_rle: bool
 
     @classmethod
@@ -100,10 +100,14 @@ def _of_training(content: dict, path: Path) -> dict:
         num_empty=len(sizes) - len(with_objects),
         num_objects=Counter(names.get(item.get('category_id')) for item in objects),
         sizes=np.array([sizes[image_id] for image_id in sorted(with_objects, key=str)], float),
-        object_sizes=np.sqrt([max(float(area), 0) for area in _areas(objects)]),
+        object_sizes=_median_sizes(objects, names),
         has_rle=any(isinstance(item.get('segmentation'), dict) for item in objects),
     )
 
 
-def _areas(objects: Sequence[dict]) -> list:
-    return [item['area'] for item in objects if isinstance(item.get('area'), (int, float))]
+def _median_sizes(objects: Sequence[dict], names: dict) -> dict[str, float]:
+    areas: dict[str, list] = {}
+    for item in objects:
+        if isinstance(item.get('area'), (int, float)) and item['area'] > 0:
+            areas.setdefault(names.get(item.get('category_id')), []).append(item['area'])
+    return {name: float(np.sqrt(np.median(found))) for name, found in areas.items()}

@@ -130,11 +130,11 @@ class GeneratedConfig:
         aspect = min(3.0, max(zoo_long / zoo_short, float(np.percentile(long_sides / short_sides, 95))))
         long = round(short * aspect)
         self._note('image size', f'shorter side {short}, longer up to {long}', why)
-        if len(self.statistics.object_sizes):
-            across = float(np.median(self.statistics.object_sizes)) * short / median
+        for name, size in self.statistics.object_sizes.items():
+            across = size * short / median
             if across < _SMALL_OBJECT:
-                why = f'half of the objects are below {across:.0f} pixels across: try a larger --short-side'
-                self._note('note', 'small objects', why)
+                why = f'half of them are below {across:.0f} pixels across at this size: try a larger --short-side'
+                self._note('note', f"class '{name}' has small objects", why)
         return short, long
 
     def _choose_schedule(self, given: Optional[int]) -> tuple[int, int]:

@@ -162,6 +162,18 @@ def test_rare_classes_and_images_without_objects_are_mentioned(data):
     assert "class 'green' has 3 objects" in notes
 
 
+def test_classes_that_the_image_size_makes_too_small_are_mentioned(data):
+    def shrink(content):
+        for item in content['annotations']:
+            if item['category_id'] == 2:
+                item['area'] = 9
+
+    change_training(data, shrink)
+    notes = [item for item in generate(data, 'centermask-lite_v39')[1].choices if item.what == 'note']
+    assert [note.value for note in notes if 'small' in note.value] == ["class 'blue' has small objects"]
+    assert any('below 15 pixels' in note.why for note in notes)
+
+
 def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data, tmp_path):
     init_default_scope('mmdet')
     model = MODELS.build(Config.fromfile(find_zoo_config('centermask-lite_v19-slim-dw')).model)
