@@ -1,0 +1,92 @@
+"""What a training starts from."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import torch
+from mmengine.config import Config
+
+from ..checkpoints.zoo import ZooModel, config_root
+from ..datasets.config_checks import check_checkpoint_file
+from ..engine.checkpoint_files import load_checkpoint_file
+from ..errors import InputError
+from ..fileio import is_remote
+
+# A checkpoint of other classes lacks a handful of weights, one of another model nearly all.
+_LEAST_SHARE = 0.5
+# Names that the files of addresses without one have in PyTorch's folder of downloads.
+_DOWNLOADED = {
+    'torchvision://resnet50': 'resnet50-*.pth',
+    'open-mmlab://detectron2/resnet50_caffe': 'resnet50_msra-*.pth',
+    'open-mmlab://detectron2/resnet101_caffe': 'resnet101_msra-*.pth',
+    'open-mmlab://detectron2/resnext101_32x8d': 'resnext101_32x8d-*.pth',
+}
+
+
+class StartingWeights(NamedTuple):
+    """Weights that a training starts from.
+
+    Args:
+        kind: ``'checkpoint'`` of a detector, ``'imagenet'`` for the backbone, or ``'random'``.
+        path: File of the checkpoint, or of the backbone's weights if it is not the zoo's address.
+        why: The reason.
+    """
+
+    kind: str
+    path: Optional[str]
+    why: str
+
+
+def find_weights(config: Config, load_from: Optional[str], wish: str = 'auto') -> StartingWeights:
+    """Find what to start from.
+
+    Args:
+        config: Config of the zoo.
+        load_from: Checkpoint of a detector that the user names.
+        wish: ``'auto'``, or ``'imagenet'`` to download what the zoo names, or ``'random'``.
+
+    Raises:
+        InputError: The checkpoint is damaged or of another model, or there are no weights where they are wished.
+    """
+    if load_from is not None:
+        check_checkpoint_file(load_from, '--load-from')
+        path = load_from if is_remote(load_from) else os.path.abspath(load_from)
+        shared = 'not looked into' if is_remote(load_from) else _shared_weights(config, path)
+        return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
+    if wish == 'random':
+        return StartingWeights('random', None, 'asked for with --weights random')
+    address = config.model.backbone.init_cfg.checkpoint
+    if is_remote(address) or '://' in address:
+        found = _downloaded(address)
+        if found or wish == 'imagenet':
+            return StartingWeights('imagenet', None, 'is downloaded' if not found else f'is there: {found}')
+        return StartingWeights('random', None, f'{address} is not on this machine (--weights imagenet downloads it)')
+    places = [Path(address), config_root().parent / address]
+    for place in places:
+        if place.is_file():
+            check_checkpoint_file(str(place), 'ImageNet weights')
+            return StartingWeights('imagenet', str(place.absolute()), 'ImageNet weights are there')
+    if wish == 'imagenet':
+        raise InputError(f"--weights imagenet: '{places[0]}' does not exist: make it as docs/checkpoints.md says")
+    return StartingWeights('random', None, f'there is no {address} (docs/checkpoints.md says how to make it)')
+
+
+def _downloaded(address: str) -> Optional[str]:
+    pattern = _DOWNLOADED.get(address)
+    folder = Path(torch.hub.get_dir(), 'checkpoints')
+    return next((str(path) for path in sorted(folder.glob(pattern))), None) if pattern else None
+
+
+def _shared_weights(config: Config, path: str) -> str:
+    """How much of a model a checkpoint holds; refuses one of another model."""
+    checkpoint = load_checkpoint_file(path, mmap=True)
+    weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
+    expected = ZooModel('model', config, {}).build().state_dict()
+    fitting = sum(key in weights and weights[key].shape == value.shape for key, value in expected.items())
+    if fitting < _LEAST_SHARE * len(expected):
+        raise InputError(
+            f"--load-from '{path}' holds {fitting} of the {len(expected)} weights of this model: give a checkpoint of "
+            'the same --model'
+        )
+    return f'{fitting} of {len(expected)} weights are taken over, those of other shape (classes) start anew'

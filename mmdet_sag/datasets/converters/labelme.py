@@ -1,0 +1,184 @@
+"""LabelMe: a JSON file for each image, with shapes."""
+
+import base64
+import binascii
+import io
+import math
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any, Optional
+
+import numpy as np
+from PIL import Image
+
+from ...errors import InputError
+from .image_header import read_header
+from .labelled_data import LabelledData
+from .labelled_image import LabelledImage
+from .labelled_object import LabelledObject
+from .outlines import clipped, encoded, merged
+from .read_options import ReadOptions
+from .source_files import files_below, image_beside, images_below, read_json, split_of
+
+_CORNERS_OF_A_CIRCLE = 64
+
+
+def is_labelme(source: Path) -> bool:
+    """Whether a folder, or a JSON file, holds labels of LabelMe."""
+    if source.is_file():
+        return source.suffix.lower() == '.json' and 'shapes' in read_json(source)
+    first = next(files_below(source, '.json'), None)
+    return first is not None and _holds_shapes(first)
+
+
+def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
+    """Read the labels of LabelMe.
+
+    Shapes of one label and ``group_id`` are one object. Polygons, rectangles, circles and masks are objects; points and
+    lines have no area and are left out. ``"crowd": true`` in a shape's flags marks a region of many objects.
+
+    Args:
+        source: Folder of JSON files, or one file.
+        options: ``image_folder`` if the images are elsewhere.
+
+    Raises:
+        InputError: An image is missing, or a shape is broken.
+    """
+    files = [source] if source.is_file() else list(files_below(source, '.json'))
+    root = source.parent if source.is_file() else source
+    images: list[LabelledImage] = []
+    left_out: Counter = Counter()
+    for path in files:
+        content = read_json(path)
+        if not isinstance(content.get('shapes'), list):
+            raise InputError(f"'{path}' has no shapes, so it is no file of LabelMe: move it elsewhere")
+        images.append(_labelled_image(path, content, root, options, left_out))
+    classes = options.class_names or sorted({item.name for image in images for item in image.objects})
+    notes = [f'{count} shapes of type {kind}, which has no area: left out' for kind, count in sorted(left_out.items())]
+    labelled = {image.path.resolve() for image in images}
+    unlabelled = sum(path.resolve() not in labelled for path in images_below(root))
+    if unlabelled:
+        notes.append(f'{unlabelled} images without a JSON file: left out, as nobody labelled them')
+    return LabelledData(list(classes), images, notes)
+
+
+def _holds_shapes(path: Path) -> bool:
+    try:
+        return 'shapes' in read_json(path)
+    except InputError:
+        return False
+
+
+def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions, left_out: Counter) -> LabelledImage:
+    image_path = _image_of(path, content, root, options)
+    embedded = None
+    if image_path is None:
+        image_path = path.with_name(PurePosixPath(str(content.get('imagePath')).replace('\\', '/')).name)
+        embedded = _embedded(path, content)
+    header = read_header(image_path, embedded)
+    size = (content.get('imageWidth'), content.get('imageHeight'))
+    label_size = size if all(type(value) is int and value > 0 for value in size) else None
+    place = (path.parent / image_path.name).relative_to(root)
+    folders = [part for part in place.parts[:-1] if split_of(part) is None]
+    image = LabelledImage(
+        image_path,
+        PurePosixPath(*folders, image_path.name).as_posix(),
+        header,
+        split=next(filter(None, map(split_of, place.parts[:-1])), None),
+        drops_orientation=header.labels_are_of_stored(image_path, label_size, options.exif, habit='turned'),
+        content=embedded,
+    )
+    parts: dict[Any, list] = {}
+    crowds = set()
+    for index, shape in enumerate(content['shapes']):
+        where = f"'{path}', shape {index}"
+        kind = shape.get('shape_type') or 'polygon' if isinstance(shape, dict) else None
+        if kind in ('point', 'points', 'line', 'linestrip'):
+            left_out[kind] += 1
+            continue
+        label = shape.get('label') if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label:
+            raise InputError(f'{where}: has no label: give it one, or delete it')
+        group = shape.get('group_id')
+        key = (label, index if group is None else f'group {group}')
+        parts.setdefault(key, []).extend(_parts(shape, kind, image.size, where))
+        if (shape.get('flags') or {}).get('crowd'):
+            crowds.add(key)
+    for key, pieces in parts.items():
+        polygons = all(isinstance(piece, list) for piece in pieces)
+        segmentation = pieces if polygons else merged(pieces, image.size)
+        image.objects.append(LabelledObject(key[0], segmentation, is_crowd=key in crowds))
+    return image
+
+
+def _image_of(path: Path, content: dict, root: Path, options: ReadOptions) -> Optional[Path]:
+    named = PurePosixPath(str(content.get('imagePath') or '').replace('\\', '/'))
+    folders = [path.parent] + ([options.image_folder] if options.image_folder else [])
+    for folder in folders:
+        for candidate in (folder / named, folder / named.name):
+            if named.name and candidate.is_file():
+                return candidate
+        beside = image_beside(folder / path.name)
+        if beside:
+            return beside
+    return None
+
+
+def _embedded(path: Path, content: dict) -> bytes:
+    data = content.get('imageData')
+    if not isinstance(data, str) or not data:
+        raise InputError(
+            f"'{path}': its image '{content.get('imagePath')}' is not there and not in the file: put it beside the "
+            'JSON file, or give --images DIR'
+        )
+    return _decoded(data, f"'{path}': imageData")
+
+
+def _decoded(data: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=False)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InputError(f'{where} is not base64: label the image again') from error
+
+
+def _parts(shape: dict, kind: Optional[str], size: tuple[int, int], where: str) -> list:
+    """The polygons or the RLE of a shape."""
+    points = shape.get('points')
+    try:
+        points = np.asarray(points, float).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{where}: its points are no list of [x, y]: delete it, or draw it again') from error
+    if not np.isfinite(points).all():
+        raise InputError(f'{where}: has a point that is no number (NaN, infinite): delete it, or draw it again')
+    if kind == 'mask':
+        return [_mask(shape, points, size, where)]
+    if kind == 'rectangle' and len(points) == 2:
+        (x1, y1), (x2, y2) = points
+        points = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+    elif kind == 'circle' and len(points) == 2:
+        centre, edge = points
+        angles = np.arange(_CORNERS_OF_A_CIRCLE) * (2 * math.pi / _CORNERS_OF_A_CIRCLE)
+        points = centre + math.dist(centre, edge) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = points.round(3)
+    elif kind not in ('polygon', 'rectangle', 'oriented_rectangle'):
+        raise InputError(f"{where}: shapes of type '{kind}' are not known: draw it as a polygon")
+    if len(points) < 3:
+        raise InputError(f'{where}: a {kind} of {len(points)} points is no outline: delete it, or draw it again')
+    return clipped(points.ravel().tolist(), size)
+
+
+def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) -> dict:
+    try:
+        with Image.open(io.BytesIO(_decoded(shape.get('mask'), f'{where}: its mask'))) as image:
+            pixels = np.asarray(image.convert('L')) > 0
+    except OSError as error:
+        raise InputError(f'{where}: its mask is no picture: delete it, or draw it again') from error
+    if not len(points):
+        raise InputError(f'{where}: a mask without points has no place: delete it, or draw it again')
+    bitmap = np.zeros(size[::-1], bool)
+    x, y = points[0].astype(int)
+    height, width = pixels.shape
+    if x < 0 or y < 0 or x + width > size[0] or y + height > size[1]:
+        raise InputError(f'{where}: its mask reaches over the border of the image: delete it, or draw it again')
+    bitmap[y : y + height, x : x + width] = pixels
+    return encoded(bitmap)

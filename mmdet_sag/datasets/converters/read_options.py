@@ -1,0 +1,21 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a person knows about a source that its files do not say.
+
+    Args:
+        class_names: Names of the classes by their number in the source.
+        image_folder: Folder of the images, where it is not beside the labels.
+        exif: ``'turned'`` or ``'stored'``: whether labels belong to pictures as EXIF orientation turns them, or as
+            they are stored; None where the sizes, or the habit of the labelling tool, decide.
+        components: Whether each connected region of a mask is an object of its own; None where the values decide.
+    """
+
+    class_names: Optional[list[str]] = None
+    image_folder: Optional[Path] = None
+    exif: Optional[str] = None
+    components: Optional[bool] = None

@@ -1,0 +1,203 @@
+"""A generated config inherits the zoo's, fits the data, and builds as it is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tiny_training import write_rectangles
+
+from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
+from mmdet_sag.configuration.zoo_config import zoo_configs
+from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained
+from mmdet_sag.errors import InputError
+
+MODELS_OF_ALL_KINDS = sorted({name.split('_fpn_')[0] for name in zoo_configs()})
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder as to_coco.py makes it, with images of two sizes."""
+    root = tmp_path / 'own data'
+    for split in ('train', 'val'):
+        write_rectangles(root / split, num_images=4)
+        (root / 'annotations').mkdir(exist_ok=True)
+        content = json.loads((root / split / 'annotations.json').read_text())
+        for image in content['images']:
+            image['file_name'] = f'images/{image["file_name"]}'
+        (root / f'annotations/instances_{split}.json').write_text(json.dumps(content))
+    return root
+
+
+def change_training(root, change):
+    path = root / 'annotations/instances_train.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def generate(data, model, **options):
+    path = data.parent / 'my.py'
+    options.setdefault('weights', 'random')
+    made = GeneratedConfig(DataStatistics.of_folder(data), find_zoo_config(model), **options)
+    path.write_text(made.text(path))
+    return Config.fromfile(path), made, path.read_text()
+
+
+def choice(made, what):
+    return next(item for item in made.choices if item.what == what)
+
+
+@pytest.mark.parametrize('model', MODELS_OF_ALL_KINDS)
+def test_a_config_of_every_model_fits_the_data_and_trains_all_of_its_backbone(model, data):
+    config, _, text = generate(data, model)
+    init_default_scope('mmdet')
+    assert len(text.splitlines()) < 80
+    check_pretrained(config.model)
+    check_class_count(config.model, ('green', 'blue'), 'train_dataloader.dataset')
+    with torch.device('meta'):
+        built = MODELS.build(config.model)
+    backbone = built.backbone
+    backbone.train()
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms and all(norm.training and norm.eps > 0 for norm in norms)
+    assert not any('semantic_head' in name for name, _ in built.named_parameters())
+
+
+@pytest.mark.parametrize('model', ['centermask-lite_v39', 'centermask-first_v39', 'htc_r50'])
+def test_the_data_sets_of_a_config_give_samples_from_any_folder(model, data, monkeypatch, tmp_path):
+    config, _, _ = generate(data, model)
+    monkeypatch.chdir(tmp_path)
+    init_default_scope('mmdet')
+    for split in ('train', 'val', 'test'):
+        dataset = DATASETS.build(config[f'{split}_dataloader'].dataset)
+        sample = dataset[0]
+        assert len(dataset) == 4
+        assert dataset.metainfo['classes'] == ('green', 'blue')
+        assert max(sample['data_samples'].img_shape) <= 320
+        assert len(sample['data_samples'].gt_instances) == 2
+    for split in ('val', 'test'):
+        assert config[f'{split}_evaluator'].ann_file == str(data / 'annotations/instances_val.json')
+
+
+def test_the_number_of_images_decides_the_schedule(data):
+    few = generate(data, 'centermask-lite_v39')[1]
+    statistics = DataStatistics.of_folder(data)
+    epochs = {}
+    for count in (10, 100, 1000, 10_000, 100_000):
+        many = DataStatistics(**{**vars(statistics), 'num_images': count})
+        made = GeneratedConfig(many, find_zoo_config('centermask-lite_v39'), weights='random')
+        epochs[count] = made.epochs
+        assert made.max_iters == pytest.approx(made.epochs * count / made.batch_size, rel=0.2)
+    assert epochs == {10: 300, 100: 300, 1000: 120, 10_000: 48, 100_000: 48}
+    assert few.max_iters == 300 and few.batch_size == 4
+
+
+def test_the_zoo_schedule_keeps_its_shape_in_steps_and_in_epochs(data):
+    config, made, _ = generate(data, 'centermask_v39', epochs=27)
+    assert config.train_cfg.max_iters == made.max_iters == 27
+    assert config.param_scheduler[1].milestones == [21, 25] and config.param_scheduler[1].end == 27
+    config, _, _ = generate(data, 'mask-rcnn_r50', epochs=27)
+    assert config.train_cfg.max_epochs == 27 and config.param_scheduler[1].milestones == [21, 25]
+    assert config.default_hooks.checkpoint.save_best == 'coco/segm_mAP'
+
+
+def test_the_learning_rate_follows_the_images_of_a_step(data, tmp_path):
+    weights = tmp_path / 'checkpoints/vovnet39-ese_imagenet.pth'
+    weights.parent.mkdir()
+    torch.save(dict(state_dict={}), weights)
+    init_default_scope('mmdet')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        config, made, _ = generate(data, 'centermask-lite_v39', weights='auto', batch_size=4, num_processes=2)
+    assert config.optim_wrapper.optimizer.type == 'SGD'
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(0.01 * 8 / 16)
+    assert config.model.backbone.init_cfg.checkpoint == str(weights)
+    assert config.model.backbone.norm_eval and not config.model.backbone.norm_cfg.requires_grad
+    assert choice(made, 'start').value == 'ImageNet weights of the backbone'
+    config, _, _ = generate(data, 'centermask-lite_v39', batch_size=16)
+    assert (config.optim_wrapper.optimizer.type, config.optim_wrapper.optimizer.lr) == ('AdamW', 0.001)
+
+
+def test_the_sizes_of_the_images_decide_theirs(data):
+    statistics = DataStatistics.of_folder(data)
+
+    def sizes(width, height, model='centermask-lite_v39'):
+        many = DataStatistics(**{**vars(statistics), 'sizes': np.full((9, 2), (width, height), float)})
+        made = GeneratedConfig(many, find_zoo_config(model), weights='random')
+        return made.short_side, made.long_side
+
+    assert sizes(4000, 3000) == (600, 1000)
+    assert sizes(4000, 3000, 'centermask_v39') == (800, 1333)
+    assert sizes(640, 480) == (480, 800)
+    assert sizes(100, 100) == (320, 533)
+    # A panorama keeps its short side, up to an aspect of three.
+    assert sizes(2000, 1000) == (600, 1200)
+    assert sizes(9000, 1000) == (600, 1800)
+
+
+def test_objects_given_as_rle_are_learnt_as_bitmaps(data):
+    assert not generate(data, 'centermask-lite_v39')[0].train_pipeline[1].poly2mask
+
+    def to_rle(content):
+        content['annotations'][0]['segmentation'] = dict(size=[64, 64], counts=[0, 100, 3996])
+
+    change_training(data, to_rle)
+    config, made, _ = generate(data, 'centermask-lite_v39')
+    assert config.train_dataloader.dataset.pipeline[1].poly2mask
+    assert choice(made, 'masks').value == 'bitmaps'
+
+
+def test_rare_classes_and_images_without_objects_are_mentioned(data):
+    def remove(content):
+        content['annotations'] = [item for item in content['annotations'] if item['image_id'] != 1]
+
+    change_training(data, remove)
+    notes = [item.value for item in generate(data, 'centermask-lite_v39')[1].choices if item.what == 'note']
+    assert '1 images without objects are not learnt' in notes
+    assert "class 'green' has 3 objects" in notes
+
+
+def test_classes_that_the_image_size_makes_too_small_are_mentioned(data):
+    def shrink(content):
+        for item in content['annotations']:
+            if item['category_id'] == 2:
+                item['area'] = 9
+
+    change_training(data, shrink)
+    notes = [item for item in generate(data, 'centermask-lite_v39')[1].choices if item.what == 'note']
+    assert [note.value for note in notes if 'small' in note.value] == ["class 'blue' has small objects"]
+    assert any('below 15 pixels' in note.why for note in notes)
+
+
+def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data, tmp_path):
+    init_default_scope('mmdet')
+    model = MODELS.build(Config.fromfile(find_zoo_config('centermask-lite_v19-slim-dw')).model)
+    path = tmp_path / 'trained.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    config, made, _ = generate(data, 'centermask-lite_v19-slim-dw', load_from=str(path))
+    assert config.load_from == str(path)
+    assert config.model.backbone.init_cfg is None and config.model.backbone.norm_eval
+    assert 'weights are taken over' in choice(made, 'start').why
+    with pytest.raises(InputError, match='weights of this model: give a checkpoint of the same --model'):
+        generate(data, 'centermask-lite_mv2', load_from=str(path))
+    with pytest.raises(InputError, match='does not exist'):
+        generate(data, 'centermask-lite_mv2', load_from=str(tmp_path / 'absent.pth'))
+
+
+def test_what_the_data_lack_is_named(data, tmp_path):
+    with pytest.raises(InputError, match='does not exist'):
+        DataStatistics.of_folder(tmp_path / 'absent')
+    (data / 'annotations/instances_val.json').unlink()
+    with pytest.raises(InputError, match='no annotations/instances_val.json: make it with'):
+        DataStatistics.of_folder(data)
+
+
+@pytest.mark.parametrize('option', ['batch_size', 'num_processes', 'epochs', 'short_side'])
+def test_numbers_out_of_range_are_named(option, data):
+    with pytest.raises(InputError, match='is 0: give at least'):
+        generate(data, 'centermask-lite_v39', **{option: 0})

@@ -1,0 +1,104 @@
+"""Orientation, depth and channels of image files."""
+
+import json
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdet_sag.datasets.converters import Conversion, ReadOptions
+from mmdet_sag.datasets.converters.image_header import read_header
+from mmdet_sag.errors import InputError
+
+
+def save_turned(path, orientation, size=(40, 20)):
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(cv2.GaussianBlur(pixels, (5, 5), 2))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    exif[0x010F] = 'a camera'
+    image.save(path, exif=exif, quality=95)
+
+
+def coco_file(root, width, height, suffix='.jpg'):
+    images = [dict(id=i, file_name=f'{i}{suffix}', width=width, height=height) for i in (1, 2)]
+    annotations = [
+        dict(
+            id=i,
+            image_id=i,
+            category_id=1,
+            iscrowd=0,
+            bbox=[1, 1, 5, 5],
+            area=25,
+            segmentation=[[1, 1, 6, 1, 6, 6, 1, 6]],
+        )
+        for i in (1, 2)
+    ]
+    content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='x')])
+    (root / 'labels.json').write_text(json.dumps(content))
+    return root / 'labels.json'
+
+
+def convert(path, out, **options):
+    conversion = Conversion([path], ReadOptions(**options))
+    conversion.read()
+    conversion.split(0.5, 0, None, False)
+    conversion.write(out)
+    (image,) = json.loads((out / 'annotations/instances_train.json').read_text())['images']
+    return image, out / 'train' / image['file_name']
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_path):
+    for i in (1, 2):
+        save_turned(tmp_path / f'{i}{suffix}', 6)
+    image, copy = convert(coco_file(tmp_path, 40, 20, suffix), tmp_path / 'out')
+    assert (image['width'], image['height']) == (40, 20)
+    stored = cv2.imread(str(tmp_path / image['file_name']), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    np.testing.assert_array_equal(mmcv.imread(copy), stored)
+
+
+def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
+    for i in (1, 2):
+        save_turned(tmp_path / f'{i}.jpg', 8)
+    image, copy = convert(coco_file(tmp_path, 20, 40), tmp_path / 'out')
+    assert (image['width'], image['height']) == (20, 40)
+    assert copy.read_bytes() == (tmp_path / image['file_name']).read_bytes()
+    assert mmcv.imread(copy).shape == (40, 20, 3)
+
+
+def test_a_turn_that_keeps_the_size_is_asked_about(tmp_path):
+    for i in (1, 2):
+        save_turned(tmp_path / f'{i}.jpg', 3)
+    path = coco_file(tmp_path, 40, 20)
+    with pytest.raises(InputError, match='--exif turned or --exif stored'):
+        convert(path, tmp_path / 'out')
+    image, turned = convert(path, tmp_path / 'turned', exif='turned')
+    _, stored = convert(path, tmp_path / 'stored', exif='stored')
+    np.testing.assert_array_equal(mmcv.imread(turned), mmcv.imread(stored)[::-1, ::-1])
+
+
+def test_pictures_as_cameras_and_programs_write_them_are_taken(tmp_path):
+    for mode in ('L', 'LA', 'RGBA', 'P', '1'):
+        path = tmp_path / f'{mode}.png'
+        Image.new(mode, (30, 20)).save(path)
+        assert read_header(path).seen == (30, 20)
+        assert mmcv.imread(path).shape == (20, 30, 3)
+
+
+def test_sixteen_bits_are_taken_where_training_can_see_them(tmp_path):
+    bright, dark = np.full((20, 30), 50000, np.uint16), np.full((20, 30), 4000, np.uint16)
+    cv2.imwrite(str(tmp_path / 'bright.png'), bright)
+    assert read_header(tmp_path / 'bright.png').seen == (30, 20)
+    for name, pixels in (('grey.png', dark), ('colour.png', np.dstack([dark] * 3)), ('grey.tif', dark)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        with pytest.raises(InputError, match='up to 15 of 255'):
+            read_header(tmp_path / name)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    (tmp_path / 'a.jpg').write_text('<html>')
+    with pytest.raises(InputError, match='a.jpg.* cannot be read'):
+        read_header(tmp_path / 'a.jpg')

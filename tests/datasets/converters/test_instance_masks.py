@@ -1,0 +1,110 @@
+"""Pictures whose values number the objects."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from mmdet_sag.datasets.converters.instance_masks import (
+    is_cityscapes,
+    is_instance_masks,
+    read_cityscapes,
+    read_instance_masks,
+)
+from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.errors import InputError
+
+
+def save(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def two_regions(first=1, second=2, dtype=np.uint8):
+    values = np.zeros((20, 30), dtype)
+    values[2:8, 2:8], values[10:18, 15:25] = first, second
+    # A hole, which COCO's polygons could not hold.
+    values[12:14, 18:20] = 0
+    return values
+
+
+def read(root, **options):
+    assert is_instance_masks(root)
+    return read_instance_masks(root, ReadOptions(**options))
+
+
+def areas(image):
+    return [(item.name, int(mask_api.area(item.segmentation))) for item in image.objects]
+
+
+def test_a_value_is_an_object_and_its_hole_stays_a_hole(tmp_path):
+    save(tmp_path / 'images/train/a.png', np.zeros((20, 30, 3), np.uint8))
+    save(tmp_path / 'masks/train/a.png', two_regions())
+    data = read(tmp_path, class_names=['defect'])
+    assert (data.images[0].name, data.images[0].split) == ('a.png', 'train')
+    assert areas(data.images[0]) == [('defect', 36), ('defect', 76)]
+    np.testing.assert_array_equal(mask_api.decode(data.images[0].objects[1].segmentation), two_regions() == 2)
+
+
+def test_values_of_sixteen_bits_hold_class_and_number(tmp_path):
+    save(tmp_path / 'images/a.png', np.zeros((20, 30), np.uint8))
+    save(tmp_path / 'masks/a.png', two_regions(1001, 2001, np.uint16))
+    data = read(tmp_path, class_names=['insulator', 'defect'])
+    assert areas(data.images[0]) == [('insulator', 36), ('defect', 76)]
+    with pytest.raises(InputError, match='value 3 is not class'):
+        save(tmp_path / 'masks/a.png', two_regions(1001, 3, np.uint16))
+        read(tmp_path, class_names=['insulator', 'defect'])
+
+
+def test_folders_of_masks_name_the_classes(tmp_path):
+    save(tmp_path / 'images/a.jpg', np.zeros((20, 30, 3), np.uint8))
+    save(tmp_path / 'masks/insulator/a.png', two_regions())
+    save(tmp_path / 'masks/defect/a.png', two_regions(0, 5))
+    data = read(tmp_path)
+    assert data.classes == ['defect', 'insulator']
+    assert areas(data.images[0]) == [('defect', 76), ('insulator', 36), ('insulator', 76)]
+
+
+def test_masks_of_one_value_may_be_of_a_class_and_are_asked_about(tmp_path):
+    save(tmp_path / 'images/a.png', np.zeros((20, 30, 3), np.uint8))
+    save(tmp_path / 'masks/a.png', two_regions(255, 255))
+    with pytest.raises(InputError, match='--components'):
+        read(tmp_path, class_names=['defect'])
+    assert len(read(tmp_path, class_names=['defect'], components=True).images[0].objects) == 2
+    assert len(read(tmp_path, class_names=['defect'], components=False).images[0].objects) == 1
+
+
+def test_masks_that_do_not_fit_are_named(tmp_path):
+    save(tmp_path / 'images/a.png', np.zeros((20, 30, 3), np.uint8))
+    save(tmp_path / 'masks/a.png', two_regions())
+    with pytest.raises(InputError, match='--source-classes'):
+        read(tmp_path)
+    save(tmp_path / 'masks/b.png', two_regions())
+    with pytest.raises(InputError, match='b.png.* has no image'):
+        read(tmp_path, class_names=['x'])
+    save(tmp_path / 'images/b.png', np.zeros((10, 30, 3), np.uint8))
+    with pytest.raises(InputError, match='30x10 pixels, but its labels are of 30x20'):
+        read(tmp_path, class_names=['x'])
+
+
+def test_cityscapes_ids_are_classes_groups_and_stuff(tmp_path):
+    ids = np.full((20, 30), 7, np.uint16)
+    ids[2:6, 2:6], ids[8:12, 2:6], ids[2:6, 10:20], ids[15:18, 3:9] = 26000, 26001, 24000, 26
+    for city in ('aachen', 'bonn'):
+        save(tmp_path / f'gtFine/train/{city}/{city}_000000_000019_gtFine_instanceIds.png', ids)
+        save(tmp_path / f'gtFine/train/{city}/{city}_000000_000019_gtFine_labelIds.png', ids.astype(np.uint8))
+        save(
+            tmp_path / f'leftImg8bit/train/{city}/{city}_000000_000019_leftImg8bit.png', np.zeros((20, 30, 3), np.uint8)
+        )
+    assert is_cityscapes(tmp_path)
+    data = read_cityscapes(tmp_path, ReadOptions())
+    assert len(data.images) == 2 and data.images[0].split == 'train'
+    assert [(item.name, item.is_crowd) for item in data.images[0].objects] == [
+        ('car', True),
+        ('person', False),
+        ('car', False),
+        ('car', False),
+    ]
+    (tmp_path / 'leftImg8bit/train/bonn/bonn_000000_000019_leftImg8bit.png').unlink()
+    with pytest.raises(InputError, match='has no image'):
+        read_cityscapes(tmp_path, ReadOptions())

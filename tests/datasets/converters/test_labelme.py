@@ -1,0 +1,113 @@
+"""Shapes of LabelMe."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
+from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.errors import InputError
+
+SQUARE = [[2, 3], [12, 3], [12, 13], [2, 13]]
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    return file.getvalue()
+
+
+def put(root, *shapes, name='a', image=True, **content):
+    root.mkdir(exist_ok=True)
+    if image:
+        Image.new('RGB', (40, 20)).save(root / f'{name}.png')
+    content = dict(dict(imagePath=f'{name}.png', imageWidth=40, imageHeight=20, imageData=None), **content)
+    (root / f'{name}.json').write_text(json.dumps(dict(content, shapes=shapes)), encoding='utf-8')
+    return root
+
+
+def shape(points=SQUARE, kind='polygon', label='insulator', **more):
+    return dict(label=label, points=points, shape_type=kind, group_id=None, flags={}, **more)
+
+
+def read(root, **options):
+    assert is_labelme(root)
+    return read_labelme(root, ReadOptions(**options))
+
+
+def test_shapes_become_objects(tmp_path):
+    rectangle, circle = shape([[30, 15], [20, 5]], 'rectangle'), shape([[20, 10], [25, 10]], 'circle', 'defect')
+    data = read(put(tmp_path / 'in', shape(), rectangle, circle, shape([[1, 1]], 'point')))
+    first, second, third = data.images[0].objects
+    assert first.segmentation == [[2, 3, 12, 3, 12, 13, 2, 13]]
+    assert second.segmentation == [[30, 15, 20, 15, 20, 5, 30, 5]]
+    assert (third.name, len(third.segmentation[0])) == ('defect', 128)
+    assert data.classes == ['defect', 'insulator']
+    assert data.notes == ['1 shapes of type point, which has no area: left out']
+
+
+def test_shapes_of_a_group_are_one_object(tmp_path):
+    far = [[20, 3], [30, 3], [30, 13]]
+    one, two = dict(shape(), group_id=7), dict(shape(far), group_id=7)
+    other = dict(shape(far, label='defect'), group_id=7)
+    data = read(put(tmp_path / 'in', one, two, other, shape(), shape()))
+    assert [len(item.segmentation) for item in data.images[0].objects] == [2, 1, 1, 1]
+
+
+def test_a_mask_keeps_its_pixels_and_place(tmp_path):
+    pixels = np.zeros((5, 6), np.uint8)
+    pixels[1:4, 2:5] = 255
+    mask = shape([[10, 8], [16, 13]], 'mask', mask=base64.b64encode(png(pixels)).decode())
+    (item,) = read(put(tmp_path / 'in', mask)).images[0].objects
+    expected = np.zeros((20, 40), bool)
+    expected[9:12, 12:15] = True
+    np.testing.assert_array_equal(mask_api.decode(item.segmentation), expected)
+
+
+def test_crowds_are_marked_by_a_flag(tmp_path):
+    data = read(put(tmp_path / 'in', dict(shape(), flags=dict(crowd=True)), shape()))
+    assert [item.is_crowd for item in data.images[0].objects] == [True, False]
+
+
+def test_an_image_inside_the_file_is_taken_where_there_is_no_other(tmp_path):
+    data_of_image = base64.b64encode(png(np.zeros((20, 40, 3), np.uint8))).decode()
+    data = read(put(tmp_path / 'in', shape(), image=False, imagePath='C:\\photos\\a.png', imageData=data_of_image))
+    (image,) = data.images
+    assert (image.name, image.size) == ('a.png', (40, 20))
+    assert image.content == base64.b64decode(data_of_image)
+
+
+def test_images_nobody_labelled_are_left_out(tmp_path):
+    root = put(tmp_path / 'in', shape())
+    Image.new('RGB', (4, 4)).save(root / 'b.png')
+    data = read(root)
+    assert len(data.images) == 1
+    assert data.notes == ['1 images without a JSON file: left out, as nobody labelled them']
+
+
+@pytest.mark.parametrize(
+    ('bad', 'message'),
+    [
+        (shape(label=''), 'shape 0: has no label'),
+        (shape([[1, 1], [2, 2]]), 'a polygon of 2 points'),
+        (shape([[1, 1], [2, float('nan')], [5, 5]]), 'no number'),
+        (shape('abc'), 'no list of'),
+        (shape(kind='star'), "type 'star'"),
+        (shape([[0, 0]], 'mask', mask='!'), 'no picture'),
+    ],
+)
+def test_a_broken_shape_is_named(bad, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        read(put(tmp_path / 'in', bad))
+
+
+def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
+    with pytest.raises(InputError, match='40x20 pixels, but its labels are of 50x20'):
+        read(put(tmp_path / 'in', shape(), imageWidth=50))
+    with pytest.raises(InputError, match="its image 'b.png' is not there"):
+        read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))

@@ -1,0 +1,72 @@
+"""Pictures of objects and classes as Pascal VOC and CVAT lay them out."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from mmdet_sag.datasets.converters.pascal_voc import is_pascal_voc, read_pascal_voc
+from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.errors import InputError
+
+
+@pytest.fixture
+def source(tmp_path):
+    objects = np.zeros((20, 30), np.uint8)
+    objects[2:10, 2:10], objects[2:10, 10:20], objects[12:18, 4:9] = 1, 2, 3
+    classes = np.zeros_like(objects)
+    classes[objects == 1] = classes[objects == 3] = 12
+    classes[objects == 2] = 15
+    for values in (objects, classes):
+        values[1, 1:21] = 255
+    for folder, values in (('SegmentationObject', objects), ('SegmentationClass', classes)):
+        (tmp_path / folder).mkdir()
+        for name in 'ab':
+            picture = Image.fromarray(values).convert('P')
+            picture.putpalette([i for i in range(256) for _ in range(3)])
+            picture.putdata(values.ravel().tolist())
+            picture.save(tmp_path / folder / f'{name}.png')
+    (tmp_path / 'JPEGImages').mkdir()
+    for name in 'ab':
+        Image.new('RGB', (30, 20)).save(tmp_path / f'JPEGImages/{name}.jpg')
+    (tmp_path / 'ImageSets/Segmentation').mkdir(parents=True)
+    (tmp_path / 'ImageSets/Segmentation/train.txt').write_text('a\n')
+    (tmp_path / 'ImageSets/Segmentation/val.txt').write_text('b\n')
+    return tmp_path
+
+
+def test_every_value_but_the_border_is_an_object_of_its_class(source):
+    assert is_pascal_voc(source)
+    data = read_pascal_voc(source, ReadOptions())
+    assert [(image.name, image.split) for image in data.images] == [('a.jpg', 'train'), ('b.jpg', 'val')]
+    found = data.images[0].objects
+    assert [item.name for item in found] == ['dog', 'person', 'dog']
+    assert [int(mask_api.area(item.segmentation)) for item in found] == [64, 80, 30]
+
+
+def test_colours_of_cvat_are_read_through_its_labelmap(source):
+    colours = {0: (0, 0, 0), 12: (200, 10, 0), 15: (0, 10, 200), 255: (224, 224, 192)}
+    for name in 'ab':
+        path = source / f'SegmentationClass/{name}.png'
+        values = np.asarray(Image.open(path))
+        picture = np.zeros((*values.shape, 3), np.uint8)
+        for value, colour in colours.items():
+            picture[values == value] = colour
+        Image.fromarray(picture).save(path)
+    (source / 'labelmap.txt').write_text(
+        '# label:color_rgb:parts:actions\nbackground:0,0,0::\ndefect:0,10,200::\ninsulator:200,10,0::\n'
+    )
+    data = read_pascal_voc(source, ReadOptions())
+    assert data.classes == ['defect', 'insulator']
+    assert [item.name for item in data.images[0].objects] == ['insulator', 'defect', 'insulator']
+
+
+def test_what_does_not_fit_is_named(source):
+    with pytest.raises(InputError, match='class without a name'):
+        read_pascal_voc(source, ReadOptions(class_names=['insulator']))
+    (source / 'JPEGImages/b.jpg').unlink()
+    with pytest.raises(InputError, match='b.png.* has no image'):
+        read_pascal_voc(source, ReadOptions())
+    Image.new('RGB', (20, 30)).save(source / 'JPEGImages/b.jpg')
+    with pytest.raises(InputError, match='20x30 pixels, but its labels are of 30x20'):
+        read_pascal_voc(source, ReadOptions())

@@ -1,0 +1,111 @@
+"""Lines and layouts of YOLO's labels."""
+
+import pytest
+from PIL import Image
+
+from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.datasets.converters.yolo import is_yolo, read_yolo
+from mmdet_sag.errors import InputError
+
+TRIANGLE = '0 0.25 0.25 0.75 0.25 0.5 0.75\n'
+
+
+def put(image, label, text=TRIANGLE, size=(40, 20)):
+    image.parent.mkdir(parents=True, exist_ok=True)
+    label.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', size).save(image)
+    label.write_text(text)
+
+
+def read(source, **options):
+    assert is_yolo(source)
+    return read_yolo(source, ReadOptions(**options))
+
+
+def test_fractions_become_pixels_of_the_image(tmp_path):
+    put(tmp_path / 'a.jpg', tmp_path / 'a.txt')
+    data = read(tmp_path, class_names=['insulator'])
+    (item,) = data.images[0].objects
+    assert (item.name, item.segmentation) == ('insulator', [[10, 5, 30, 5, 20, 15]])
+
+
+@pytest.mark.parametrize('style', ['images first', 'split first', 'lists'])
+def test_the_layouts_of_ultralytics_and_roboflow(style, tmp_path):
+    for split in ('train', 'valid'):
+        for name in 'ab':
+            places = [
+                f'{kind}/{split}' if style == 'images first' else f'{split}/{kind}' for kind in ('images', 'labels')
+            ]
+            put(tmp_path / places[0] / f'{name}.png', tmp_path / places[1] / f'{name}.txt')
+    entries = ['../train/images', '../valid/images']
+    if style == 'images first':
+        entries = ['images/train', 'images/valid']
+    elif style == 'lists':
+        for split in ('train', 'valid'):
+            (tmp_path / f'{split}.txt').write_text(f'./{split}/images/a.png\n./{split}/images/b.png\n')
+        entries = ['train.txt', 'valid.txt']
+    # The address on the machine that made it, as in downloaded data sets.
+    head = 'path: /home/someone/data\n' if style != 'images first' else ''
+    (tmp_path / 'data.yaml').write_text(
+        f'{head}train: {entries[0]}\nval: {entries[1]}\ntest: ../test/images\nnames: {{0: insulator, 1: defect}}\n'
+    )
+    for source in (tmp_path, tmp_path / 'data.yaml'):
+        data = read(source)
+        assert data.classes == ['insulator', 'defect']
+        assert [(image.split, image.name) for image in data.images] == [
+            ('train', 'a.png'),
+            ('train', 'b.png'),
+            ('val', 'a.png'),
+            ('val', 'b.png'),
+        ]
+        assert all(len(image.objects) == 1 for image in data.images)
+
+
+def test_images_without_labels_are_background(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt')
+    put(tmp_path / 'b.png', tmp_path / 'b.txt', '')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'c.png')
+    data = read(tmp_path, class_names=['x'])
+    assert [len(image.objects) for image in data.images] == [1, 0, 0]
+    assert data.notes == ['1 images without a label file: taken as images without objects']
+
+
+def test_an_outline_beyond_the_border_is_cut_at_it(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', '0 -0.1 0.5 0.5 0 1.1 0.5 0.5 1\n')
+    data = read(tmp_path, class_names=['x'])
+    (polygon,) = data.images[0].objects[0].segmentation
+    assert min(polygon) == 0 and max(polygon[::2]) == 40 and max(polygon[1::2]) == 20
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('0 0.5 0.5 0.2 0.2', 'line 2: is a box'),
+        ('0 0.5 0.5 0.2', 'has 3 coordinates'),
+        ('0 0.5 0.5 0.2 0.2 0.1 0.1 0.3', 'has 7 coordinates'),
+        ('0 0.5 0.5 nan 0.2 0.1 0.1', 'that is none'),
+        ('0 10 10 200 10 10 200', '200 is no fraction'),
+        ('2 0.1 0.1 0.9 0.1 0.5 0.9', 'class 2 has no name, there are 2'),
+        ('-1 0.1 0.1 0.9 0.1 0.5 0.9', 'class -1 has no name'),
+        ('insulator 0.1 0.1 0.9 0.1 0.5 0.9', 'not numbers alone'),
+    ],
+)
+def test_a_broken_line_is_named(line, message, tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', TRIANGLE + line)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, class_names=['x', 'y'])
+
+
+def test_what_a_data_yaml_lacks_is_named(tmp_path):
+    put(tmp_path / 'images/train/a.png', tmp_path / 'labels/train/a.txt')
+    with pytest.raises(InputError, match='--source-classes'):
+        read(tmp_path)
+    (tmp_path / 'data.yaml').write_text('train: images/tran\nnames: [x]\n')
+    with pytest.raises(InputError, match="train is 'images/tran', which does not exist"):
+        read(tmp_path)
+    (tmp_path / 'data.yaml').write_text('names: {1: x, 2: y}\n')
+    with pytest.raises(InputError, match='not numbered from 0'):
+        read(tmp_path)
+    (tmp_path / 'data.yaml').write_text('names: [x\n')
+    with pytest.raises(InputError, match='not valid YAML'):
+        read(tmp_path / 'data.yaml')

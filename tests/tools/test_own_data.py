@@ -1,0 +1,86 @@
+"""From labels of another tool to a trained model, as the commands that a person types."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'tests/datasets/converters'))
+
+from label_exports import write_yolo  # noqa: E402
+
+from mmdet_sag.datasets.demo_shapes import make_demo_shapes  # noqa: E402
+
+
+def run(tool, *arguments, cwd):
+    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+@pytest.fixture(scope='module')
+def labels(tmp_path_factory):
+    """40 training images labelled in YOLO's form."""
+    folder = tmp_path_factory.mktemp('own data')
+    make_demo_shapes(folder / 'shapes', num_train=40, num_val=2, image_size=64)
+    parts = {}
+    for split in ('train', 'val'):
+        content = json.loads((folder / f'shapes/annotations/instances_{split}2017.json').read_text())
+        parts[split] = (content, folder / f'shapes/{split}2017')
+    write_yolo(folder / 'labels', parts, tuple(category['name'] for category in content['categories']))
+    return folder
+
+
+def test_three_commands_train_from_random_weights_without_nan(labels):
+    finished = run('dataset_converters/to_coco.py', 'labels', '--out', 'coco', cwd=labels)
+    assert finished.returncode == 0, finished.stderr
+    assert 'YOLO segmentation, 42 images, 6 classes' in finished.stdout
+    # The next command stands there ready.
+    command = re.search(r'next: python tools/(misc/make_config.py .*)', finished.stdout)[1].split()
+    command[command.index('--model') + 1] = 'centermask-lite_v19-slim-dw'
+
+    small = ['--weights', 'random', '--short-side', 64, '--batch-size', 2, '--epochs', 1]
+    finished = run(*command, *small, cwd=labels)
+    assert finished.returncode == 0, finished.stderr
+    for chosen in ('start ', 'batch size ', 'image size ', 'schedule ', 'learning rate '):
+        assert f'\n{chosen}' in finished.stdout
+    assert 'next: python tools/train.py my.py' in finished.stdout
+
+    options = ['default_hooks.logger.interval=1', 'train_cfg.val_interval=100', 'train_dataloader.num_workers=0']
+    options += ['train_dataloader.persistent_workers=False', 'param_scheduler.0.end=2']
+    finished = run('train.py', 'my.py', '--cfg-options', *options, cwd=labels)
+    assert finished.returncode == 0, finished.stderr
+    log = next((labels / 'work_dirs/my').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    losses = [row['loss'] for row in map(json.loads, log) if 'loss' in row]
+    assert len(losses) == 20
+    assert all(map(math.isfinite, losses)) and sum(losses[-5:]) < sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'message'),
+    [
+        ('dataset_converters/to_coco.py', ['absent', '--out', 'new'], "'absent' does not exist"),
+        ('dataset_converters/to_coco.py', ['labels', '--out', 'new', '--rename', 'star'], 'is not OLD=NEW'),
+        (
+            'misc/make_config.py',
+            ['labels', '--model', 'centermask_v39', '--out', 'new.py'],
+            'to_coco.py labels --out DIR',
+        ),
+        (
+            'misc/make_config.py',
+            ['labels', '--model', 'panoptic-centermask_r50', '--out', 'new.py'],
+            'stuff annotations',
+        ),
+        ('misc/make_config.py', ['labels', '--model', 'centermask_v39', '--out', 'new'], 'name it new.py'),
+    ],
+)
+def test_a_mistake_is_one_line(tool, arguments, message, labels):
+    finished = run(tool, *arguments, cwd=labels)
+    errors = [line for line in finished.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1 and message in errors[0], finished.stderr
+    assert 'Traceback' not in finished.stderr and finished.returncode == 2
+    assert not (labels / 'new').exists() and not (labels / 'new.py').exists()

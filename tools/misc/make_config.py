@@ -1,0 +1,72 @@
+"""Write a short config for your own data, which tools/train.py trains as it is: it inherits one of the zoo, and states
+classes, paths, image size, schedule, learning rate and the weights to start from. It says what it chose, and why.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmdet_sag.command_line import run_command
+from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import open_whole
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', type=Path, metavar='DATA', help='folder that tools/dataset_converters/to_coco.py made')
+    parser.add_argument('--model', required=True, help='model of the zoo, such as centermask-lite_v39')
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE.py', help='config to write')
+    parser.add_argument('--load-from', metavar='FILE', help='checkpoint of the same model to start from')
+    parser.add_argument(
+        '--weights',
+        choices=['auto', 'imagenet', 'random'],
+        default='auto',
+        help="start of the backbone without --load-from: ImageNet's if they are there, downloaded, or random weights",
+    )
+    parser.add_argument('--batch-size', type=int, metavar='N', help='images of a step on each process; default: 4')
+    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1')
+    parser.add_argument(
+        '--epochs', type=int, metavar='N', help='how often each image is seen; default: by their number'
+    )
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='size of the images; default: by their sizes')
+    parser.add_argument('--overwrite', action='store_true', help='replace FILE.py if it exists')
+    return parser.parse_args()
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    if out.suffix != '.py':
+        raise InputError(f"--out '{out}': a config is a Python file, name it {out.stem or 'my'}.py")
+    if not out.parent.is_dir():
+        raise InputError(f"--out '{out}': there is no folder '{out.parent}': make it, or name another")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out '{out}' exists: name another file, or replace it with --overwrite")
+
+
+def main() -> None:
+    args = parse_args()
+    check_out(args.out, args.overwrite)
+    base = find_zoo_config(args.model)
+    config = GeneratedConfig(
+        DataStatistics.of_folder(args.data),
+        base,
+        load_from=args.load_from,
+        weights=args.weights,
+        batch_size=args.batch_size,
+        num_processes=args.gpus,
+        epochs=args.epochs,
+        short_side=args.short_side,
+    )
+    try:
+        with open_whole(args.out, 'w') as file:
+            file.write(config.text(args.out))
+    except OSError as error:
+        raise InputError(f"--out '{args.out}' cannot be written: {error.strerror}") from error
+    width = max(len(choice.what) for choice in config.choices)
+    for choice in config.choices:
+        print(f'{choice.what:{width}}  {choice.value}: {choice.why}')
+    train = 'python tools/train.py' if args.gpus == 1 else 'tools/dist_train.sh'
+    print(f'written: {args.out}\nnext: {train} {args.out}' + (f' {args.gpus}' if args.gpus > 1 else ''))
+
+
+if __name__ == '__main__':
+    run_command(main)
