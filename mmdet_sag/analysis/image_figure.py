@@ -88,14 +88,14 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
             f'stroke-width="{stroke}"{dash}/></g>'
         )
         if outline in written and outline.name:
-            length = 6.3 * len(outline.name) + 6
+            length = 6.9 * len(outline.name) + 6
             x = max(min(left, shown_width - length), 0)
             y = _free_place(x, min(max(top - 3, 12), shown_height - 3), length, taken, shown_height)
             taken.append((x, y, length))
             names.append(f'<text x="{x:.0f}" y="{y:.0f}">{escape(outline.name)}</text>')
     return Markup(
         f'<svg class="picture" role="img" aria-label="{escape(label)}" viewBox="0 0 {shown_width} {shown_height}" '
-        f'width="{shown_width}" height="{shown_height}"><use href="#{image_id}"/>{"".join(shapes)}{"".join(names)}</svg>'
+        f'width="{shown_width}" height="{shown_height}"><use href="#{image_id}"/>{"".join(shapes + names)}</svg>'
     )
 
 

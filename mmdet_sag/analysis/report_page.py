@@ -1,7 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Optional
 
 import mmcv
 import numpy as np

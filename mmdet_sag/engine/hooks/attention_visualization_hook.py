@@ -20,8 +20,9 @@ from ...visualization import AttentionRecorder
 class AttentionVisualizationHook(Hook):
     """Draw where a SAG mask head looks, beside what it predicts.
 
-    The attention is that of the forward that validates or tests anyway, see :class:`AttentionRecorder`. The picture, predictions left and attention right, goes to all backends of the visualizer under
-    the name ``attention``. In a distributed run, rank 0 draws of its share of the images.
+    The attention is that of the forward that validates or tests anyway, see :class:`AttentionRecorder`. The picture,
+    predictions left and attention right, goes to all backends of the visualizer under the name ``attention``. In a
+    distributed run, rank 0 draws of its share of the images.
 
     With test-time augmentation, the attention is that of the first view, put back into the original image.
 

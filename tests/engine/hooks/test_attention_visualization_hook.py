@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmdet.registry import HOOKS, MODELS, VISUALIZERS
 from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
 from reference import make_batch
 from tiny import build_tiny
 
