@@ -16,8 +16,9 @@ import torch
 from mmengine.config import Config
 from panoptic_grid import draw_panoptic_grid
 from result_grid import draw_result_grid
-from training_curve import draw_training_curve, read_scalars, training_minutes
+from training_curve import draw_training_curve, training_minutes
 
+from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError

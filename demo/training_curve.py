@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import matplotlib
@@ -17,25 +16,6 @@ LOSSES = {
 }
 
 
-def read_scalars(work_dir: Path) -> list[dict]:
-    """Read what MMEngine logged of a training, in the order of the steps.
-
-    Of steps that an interrupted training ran twice, the later record counts.
-
-    Args:
-        work_dir: The training's work folder.
-
-    Returns:
-        Records of ``vis_data/scalars.json``: of training steps with ``loss``, of validations with ``coco/...``.
-    """
-    records = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            records[record['step'], 'loss' in record] = record
-    return [records[key] for key in sorted(records)]
-
-
 def training_minutes(scalars: list[dict]) -> float:
     """Sum the time of all training steps, without validation and start-up, in minutes."""
     seconds, last_step = 0.0, 0
@@ -50,7 +30,7 @@ def draw_training_curve(scalars: list[dict], out_file: Path) -> None:
     """Plot losses, AP and, where there is one, PQ over the steps.
 
     Args:
-        scalars: Result of :func:`read_scalars`.
+        scalars: Result of :func:`mmdet_sag.analysis.read_scalars`.
         out_file: The picture's file.
     """
     training = [record for record in scalars if 'loss' in record]

@@ -1,3 +1,4 @@
+from .attention_recorder import AttentionRecorder
 from .panoptic_local_visualizer import PanopticLocalVisualizer
 
-__all__ = ['PanopticLocalVisualizer']
+__all__ = ['AttentionRecorder', 'PanopticLocalVisualizer']

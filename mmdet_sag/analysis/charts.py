@@ -1,0 +1,228 @@
+"""Charts of a report, as SVG."""
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Optional
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from .coco_accuracy import CocoAccuracy
+from .data_statistics import DataStatistics
+from .score_thresholds import THRESHOLDS, ScoreThresholds
+
+# Text stays text, which a browser has glyphs of every script for; and a class may be called $1.
+_STYLE = {
+    'svg.fonttype': 'none',
+    'text.parse_math': False,
+    'font.family': 'sans-serif',
+    'font.size': 9.5,
+    'axes.titlesize': 10.5,
+    'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.alpha': 0.25,
+    'legend.frameon': False,
+}
+# More lines than this cannot be told apart.
+_MAX_LINES = 8
+
+
+class _Chart:
+    """A row of axes that becomes an SVG."""
+
+    def __init__(self, num_axes: int, width: float, height: float) -> None:
+        self.figure = Figure(figsize=(width, height), layout='constrained')
+        FigureCanvasSVG(self.figure)
+        self.axes: list[Axes] = list(self.figure.subplots(1, num_axes, squeeze=False)[0])
+        self.svg = ''
+
+    def finish(self) -> None:
+        """Set :attr:`svg`."""
+        buffer = io.StringIO()
+        with warnings.catch_warnings():
+            # The browser has the glyphs that matplotlib's font lacks.
+            warnings.filterwarnings('ignore', message='Glyph .* missing')
+            self.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
+        svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
+        # Names of groups are the same in all charts, and nothing refers to them.
+        self.svg = re.sub('<g id="[^"]*"', '<g', svg)
+
+
+@contextmanager
+def _chart(num_axes: int = 2, width: float = 10.6, height: float = 3.5):
+    with matplotlib.rc_context(_STYLE):
+        chart = _Chart(num_axes, width, height)
+        yield chart
+        chart.finish()
+
+
+def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> str:
+    """Precision against recall: at several IoU thresholds, and by class.
+
+    Args:
+        accuracy: Accuracy of the masks.
+        classes: Class names.
+
+    Returns:
+        An ``<svg>`` element, as all functions of this module.
+    """
+    recalls = np.linspace(0, 1, 101)
+    with _chart() as chart:
+        left, right = chart.axes
+        for iou_thr in (0.5, 0.75, 0.9):
+            left.plot(recalls, accuracy.precision_curve(iou_thr), label=f'IoU {iou_thr:g}', linewidth=1.8)
+        left.set(title='All classes, by how exact a mask must be', xlabel='recall', ylabel='precision')
+        aps = np.array([accuracy.ap(0.5, label=label) for label in range(len(classes))])
+        for label in _extremes(aps):
+            right.plot(
+                recalls, accuracy.precision_curve(0.5, label), label=f'{_short(classes[label])} {aps[label]:.2f}'
+            )
+        right.set(title=_title('By class, at IoU 0.5', aps), xlabel='recall', ylabel='precision')
+        for axes in chart.axes:
+            axes.set(xlim=(0, 1), ylim=(0, 1.03))
+            _legend(axes)
+    return chart.svg
+
+
+def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen: float) -> str:
+    """Precision, recall and F1 against the score threshold, and F1 by class."""
+    with _chart() as chart:
+        left, right = chart.axes
+        for name, values in (('precision', thresholds.precision()), ('recall', thresholds.recall())):
+            left.plot(THRESHOLDS, values, label=name, linewidth=1.8)
+        left.plot(THRESHOLDS, thresholds.f1(), label='F1', linewidth=1.8, color='black')
+        left.set(title='All classes', xlabel='score threshold')
+        f1 = [np.nan_to_num(thresholds.f1(label)) for label in range(len(classes))]
+        best = np.where(thresholds.objects > 0, [values.max() for values in f1], np.nan)
+        for label in _extremes(best):
+            right.plot(THRESHOLDS, f1[label], label=_short(classes[label]))
+        right.set(title=_title('F1 by class', best), xlabel='score threshold')
+        for axes in chart.axes:
+            axes.axvline(chosen, color='black', linewidth=0.8, linestyle=':')
+            axes.set(xlim=(0, 1), ylim=(0, 1.03))
+            _legend(axes)
+    return chart.svg
+
+
+def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
+    """Predicted mask IoU against true mask IoU, as points and as a curve of means.
+
+    Args:
+        predicted: Mask IoU that the model predicts of its detections, shape (n, ).
+        true: IoU with the nearest object of their class, shape (n, ).
+    """
+    with _chart(num_axes=2, height=3.7) as chart:
+        left, right = chart.axes
+        # As many as one can see, the same ones every time.
+        some = np.random.default_rng(0).permutation(len(predicted))[:1500]
+        left.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':')
+        left.plot(predicted[some], true[some], '.', markersize=4, alpha=0.4, markeredgewidth=0)
+        left.set(title='Each dot is a detection', xlabel='predicted mask IoU', ylabel='true mask IoU')
+        edges = np.linspace(0, 1, 11)
+        bins = np.clip(np.digitize(predicted, edges) - 1, 0, 9)
+        groups = [(i, true[bins == i]) for i in range(10) if (bins == i).sum() >= 5]
+        right.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':', label='ideal')
+        centres = [edges[i] + 0.05 for i, _ in groups]
+        right.plot(centres, [values.mean() for _, values in groups], marker='o', label='mean')
+        right.fill_between(
+            centres,
+            [np.percentile(values, 25) for _, values in groups],
+            [np.percentile(values, 75) for _, values in groups],
+            alpha=0.2,
+            label='middle half',
+        )
+        right.set(title='By tenths of the predicted IoU', xlabel='predicted mask IoU', ylabel='true mask IoU')
+        for axes in chart.axes:
+            axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        _legend(right)
+    return chart.svg
+
+
+def training_chart(scalars: Sequence[dict]) -> Optional[str]:
+    """Losses and AP over the steps of a training; None if nothing was logged.
+
+    Args:
+        scalars: Result of :func:`mmdet_sag.analysis.read_scalars`.
+    """
+    training = [record for record in scalars if 'loss' in record]
+    ap_names = dict.fromkeys(
+        key for record in scalars if 'loss' not in record for key in record if key.endswith(('bbox_mAP', 'segm_mAP'))
+    )
+    if not training and not ap_names:
+        return None
+    with _chart() as chart:
+        left, right = chart.axes
+        for key in dict.fromkeys(key for record in training for key in record if key.startswith('loss')):
+            steps, values = zip(*((record['step'], record[key]) for record in training if key in record))
+            style = dict(color='black', linewidth=1.8) if key == 'loss' else dict(linewidth=1.1)
+            left.plot(steps, values, label=key.replace('loss_', '') if key != 'loss' else 'total', **style)
+        left.set(title='Losses', xlabel='training step', yscale='log')
+        for key in ap_names:
+            steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
+            name = 'mask AP' if 'segm' in key else 'box AP'
+            right.plot(steps, values, marker='o', markersize=4, label=name)
+        right.set(title='AP on the validation images', xlabel='training step or epoch')
+        right.set_xlim(0)
+        right.set_ylim(0)
+        if not ap_names:
+            right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')
+        for axes in chart.axes:
+            if axes.lines:
+                _legend(axes)
+    return chart.svg
+
+
+def data_chart(data: DataStatistics) -> str:
+    """Objects per image, sizes of objects, and sizes of images of a data set."""
+    with _chart(num_axes=3, height=2.9) as chart:
+        count, side, image = chart.axes
+        highest = int(data.objects_per_image.max(initial=0))
+        count.hist(data.objects_per_image, bins=np.arange(0, highest + 2, max(1, -(-highest // 25))) - 0.5)
+        count.set(title='Objects per image', xlabel='objects', ylabel='images')
+        sides = data.object_sides[data.object_sides > 0]
+        if len(sides):
+            low, high = max(sides.min() * 0.9, 0.5), sides.max() * 1.1
+            side.hist(sides, bins=np.geomspace(low, high, 25))
+            side.set_xscale('log')
+            side.xaxis.set_major_formatter('{x:.0f}')
+            ticks = [x for x in (2, 4, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048) if low <= x <= high]
+            side.set_xticks(ticks, labels=[str(x) for x in ticks])
+            side.minorticks_off()
+            for limit in (32, 96):
+                if low < limit < high:
+                    side.axvline(limit, color='black', linewidth=0.8, linestyle=':')
+        side.set(title='Size of objects: √area', xlabel='pixels', ylabel='objects')
+        sizes, numbers = np.unique(data.image_sizes, axis=0, return_counts=True)
+        image.scatter(*sizes.T, s=12 + 120 * numbers / numbers.max(initial=1), alpha=0.5, linewidths=0)
+        limit = data.image_sizes.max(initial=1) * 1.1
+        image.set(title='Size of images', xlabel='width', ylabel='height', xlim=(0, limit), ylim=(0, limit))
+    return chart.svg
+
+
+def _extremes(values: np.ndarray) -> list[int]:
+    """Classes to draw, the highest value first: all, or the highest and the lowest."""
+    order = [int(i) for i in np.argsort(-values, kind='stable') if not np.isnan(values[i])]
+    return order if len(order) <= _MAX_LINES else order[: _MAX_LINES // 2] + order[-_MAX_LINES // 2 :]
+
+
+def _title(title: str, values: np.ndarray) -> str:
+    half = _MAX_LINES // 2
+    return title if (~np.isnan(values)).sum() <= _MAX_LINES else f'{title}: the best {half}, the worst {half}'
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f'{name[:17]}…'

@@ -1,0 +1,91 @@
+from collections import Counter
+from typing import Optional
+
+import numpy as np
+
+from .ground_truth import GroundTruth
+
+# COCO's limits of the size of an object, areas in pixels.
+SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
+
+
+class DataStatistics:
+    """What a data set holds, and what about it looks wrong.
+
+    Args:
+        truth: The data set.
+
+    Attributes:
+        num_images: Number of images.
+        num_empty: Images without any object.
+        image_sizes: Width and height of each image, shape (n, 2).
+        objects_per_image: Number of objects of each image, shape (n, ).
+        objects_per_class: Number of objects of each class, shape (num_classes, ).
+        objects_per_size: Number of objects of each of :data:`SIZE_LIMITS`.
+        object_sides: Square root of each object's area, in pixels, shape (m, ).
+        num_crowds: Regions of many objects that are not told apart.
+    """
+
+    def __init__(self, truth: GroundTruth) -> None:
+        self.truth = truth
+        ids = truth.image_ids
+        self.num_images = len(ids)
+        self.image_sizes = np.array([[truth.image(i)['width'], truth.image(i)['height']] for i in ids]).reshape(-1, 2)
+        objects = {i: [a for a in truth.annotations(i) if not a.get('iscrowd', 0)] for i in ids}
+        self.objects_per_image = np.array([len(objects[i]) for i in ids], dtype=np.int64)
+        self.num_empty = int((self.objects_per_image == 0).sum())
+        labels = [truth.label(a) for found in objects.values() for a in found]
+        self.objects_per_class = np.bincount(np.array(labels, dtype=np.int64), minlength=len(truth.classes))
+        areas = np.array([a['area'] for found in objects.values() for a in found], dtype=np.float64)
+        self.object_sides = np.sqrt(areas)
+        self.objects_per_size = {
+            name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZE_LIMITS.items()
+        }
+        self.num_crowds = sum(len(truth.annotations(i)) - len(objects[i]) for i in ids)
+        self._objects = objects
+
+    def remarks(self, training: Optional['DataStatistics'] = None) -> list[str]:
+        """Say in a sentence each what looks wrong, or makes the figures uncertain.
+
+        Args:
+            training: The data set that the model learnt from.
+        """
+        remarks = []
+        for label, number in enumerate(self.objects_per_class):
+            name = self.truth.classes[label]
+            if number == 0:
+                remarks.append(f'{name}: no object, so nothing can be said about this class.')
+            elif number < 20:
+                remarks.append(f'{name}: {number} objects, so its figures are uncertain.')
+            if training is not None and training.objects_per_class[label] == 0:
+                remarks.append(f'{name}: no object to learn from in the training data.')
+        missing = [i for i in self._objects if not self.truth.path(i).is_file()]
+        if missing:
+            remarks.append(f'{len(missing)} images are missing, e.g. {self.truth.path(missing[0])}.')
+        doubled = outside = 0
+        for image_id, found in self._objects.items():
+            image = self.truth.image(image_id)
+            boxes = Counter((a['category_id'], *np.round(a['bbox'], 1).tolist()) for a in found)
+            doubled += sum(count - 1 for count in boxes.values())
+            outside += sum(
+                a['bbox'][0] < -1
+                or a['bbox'][1] < -1
+                or a['bbox'][0] + a['bbox'][2] > image['width'] + 1
+                or a['bbox'][1] + a['bbox'][3] > image['height'] + 1
+                for a in found
+            )
+        if doubled:
+            remarks.append(f'{doubled} objects are annotated twice: same class, same box.')
+        if outside:
+            remarks.append(f'{outside} boxes reach beyond their image.')
+        tiny = int((self.object_sides < 4).sum())
+        if tiny:
+            remarks.append(f'{tiny} objects cover fewer than 16 pixels.')
+        if training is not None:
+            shared = {training.truth.path(i).resolve() for i in training.truth.image_ids}
+            shared &= {self.truth.path(i).resolve() for i in self._objects}
+            if shared:
+                remarks.append(
+                    f'{len(shared)} images are also in the training data, e.g. {min(shared)}: the figures are too good.'
+                )
+        return remarks

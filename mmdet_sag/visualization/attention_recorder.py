@@ -1,0 +1,143 @@
+from collections.abc import Sequence
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmdet.structures import DetDataSample
+from mmengine.model import is_model_wrapper
+from mmengine.visualization import Visualizer
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..models.roi_heads import SAGMaskHead
+
+
+class AttentionRecorder:
+    """Keeps where a SAG mask head looks in forwards that happen anyway.
+
+    The attention maps are pasted into the image at their RoIs, each stretched to its own range, for what counts is
+    where in an object the head looks; where RoIs overlap, the highest attention is shown.
+
+    Args:
+        model: The model, wrapped or not.
+
+    Raises:
+        InputError: The model has no SAG mask head.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        model = model.module if is_model_wrapper(model) else model
+        heads = [module for module in model.modules() if isinstance(module, SAGMaskHead)]
+        extractors = [module for name, module in model.named_modules() if _is_mask_roi_extractor(name)]
+        if not heads or not extractors:
+            raise InputError(
+                f'{type(model).__name__} has no SAGMaskHead with a mask_roi_extractor, whose attention could be drawn; '
+                "set mask_head.type to 'SAGMaskHead'"
+            )
+        # The last stage of a cascade is the one whose masks are seen.
+        self._extractor, self._gate = extractors[-1], heads[-1].spatial_attention.gate
+        self._handles: list = []
+        self._calls: list[list[Tensor]] = []
+
+    def start(self) -> None:
+        """Start to listen to the model."""
+        self._handles = [
+            self._extractor.register_forward_hook(self._keep_rois),
+            self._gate.register_forward_hook(self._keep_attention),
+        ]
+
+    def stop(self) -> None:
+        """Stop to listen, and forget."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the forwards so far: to be called after each batch."""
+        self._calls = []
+
+    def __enter__(self) -> 'AttentionRecorder':
+        self.start()
+        return self
+
+    def __exit__(self, *args) -> None:
+        self.stop()
+
+    @property
+    def num_forwards(self) -> int:
+        """Forwards of the mask head since :meth:`forget`."""
+        return len(self._calls)
+
+    def heat(self, views: Sequence[DetDataSample], sample: DetDataSample, score_thr: float) -> np.ndarray:
+        """Attention of an image's detections at their places in it.
+
+        Args:
+            views: What the data pipeline says of the image: one sample, or several of test-time augmentation, of which
+                the first is drawn.
+            sample: The prediction.
+            score_thr: Lowest score of the detections that are drawn.
+
+        Returns:
+            Attention in [0, 1], shape (H, W) of the original image; zero where no detection is.
+        """
+        # A view in which nothing was found may have no forward: the others cannot be told apart then.
+        if len(self._calls) != len(views):
+            return np.zeros(sample.ori_shape, dtype=np.float32)
+        return paste_attention(*self._calls[0], views[0], sample, score_thr)
+
+    @staticmethod
+    def overlay(heat: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Lay attention over the image.
+
+        Args:
+            heat: Result of :meth:`heat`.
+            image: The image, RGB, (H, W, 3).
+
+        Returns:
+            The picture, RGB, (H, W, 3).
+        """
+        return Visualizer.draw_featmap(torch.from_numpy(heat)[None], image, channel_reduction='squeeze_mean', alpha=0.4)
+
+    def _keep_rois(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._calls.append([inputs[1]])
+
+    def _keep_attention(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._calls[-1].append(output)
+
+
+def _is_mask_roi_extractor(name: str) -> bool:
+    parts = name.split('.')
+    return parts[-1] == 'mask_roi_extractor' or (parts[-1].isdigit() and parts[-2:-1] == ['mask_roi_extractor'])
+
+
+@torch.no_grad()
+def paste_attention(
+    rois: Tensor, attention: Tensor, view: DetDataSample, sample: DetDataSample, score_thr: float
+) -> np.ndarray:
+    """Paste the attention of a batch's first image into that image.
+
+    Args:
+        rois: RoIs of the mask head, (n, 5), of which the first column is the image's place in the batch.
+        attention: Its attention maps, (n, 1, H', W').
+        view: What the data pipeline says of the image.
+        sample: The prediction.
+        score_thr: Lowest score of the detections that are drawn.
+
+    Returns:
+        Attention in [0, 1], shape (H, W) of the original image.
+    """
+    height, width = sample.ori_shape
+    # RoIs are in the order of their scores.
+    drawn = int((sample.pred_instances.scores >= score_thr).sum())
+    mine = (rois[:, 0] == 0).nonzero().squeeze(1)[:drawn]
+    if len(mine) == 0:
+        return np.zeros((height, width), dtype=np.float32)
+    boxes = rois[mine, 1:].float() / rois.new_tensor(view.scale_factor * 2)
+    attention = attention[mine].float()
+    lowest, highest = attention.amin(dim=(1, 2, 3), keepdim=True), attention.amax(dim=(1, 2, 3), keepdim=True)
+    attention = (attention - lowest) / (highest - lowest).clamp(min=1e-6)
+    maps, _ = _do_paste_mask(attention, boxes, height, width, skip_empty=False)
+    heat = maps.amax(dim=0).cpu().numpy()
+    return mmcv.imflip(heat, view.flip_direction).copy() if view.get('flip') else heat

@@ -1,0 +1,166 @@
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from chromium import needs_chromium, open_page
+from mmdet.registry import MODELS
+from odd_images import CLASSES, IMAGES, write_odd_images
+from tiny_training import rectangles_config, write_rectangles
+
+from mmdet_sag.errors import InputError
+
+TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/report.py'
+SECTIONS = ('accuracy', 'threshold', 'errors', 'mask-score', 'images', 'training', 'data', 'made')
+
+
+def run(*arguments):
+    command = [sys.executable, TOOL, *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
+
+
+def make_report(folder, *options):
+    result = run(folder / 'config.py', folder / 'results.pkl', '--out', folder / 'report.html', *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'Traceback' not in result.stderr
+    return (folder / 'report.html').read_text()
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('odd')
+    write_odd_images(folder)
+    return folder, make_report(folder, '--num-images', '3')
+
+
+def test_the_page_needs_no_other_file(odd):
+    _, html = odd
+    addresses = re.findall(r'(?:src|href)="([^"#]{1,40})', html)
+    assert addresses and all(address.startswith('data:') for address in addresses)
+    assert not re.search(r'@import|url\((?!#|data:)', html)
+
+
+def test_all_images_of_a_model_of_mmdetection_are_shown_whatever_their_shape(odd):
+    _, html = odd
+    for name in IMAGES:
+        # An image without objects and detections is neither good nor bad.
+        assert (f'prediction for {name}' in html) == (name != 'empty.png')
+    assert 'make this report from the checkpoint' in html
+    assert all(f'id="{section}"' in html for section in SECTIONS)
+
+
+def test_class_names_are_text_not_markup(odd):
+    _, html = odd
+    assert '<b>insulator' not in html
+    assert '&lt;b&gt;insulator&lt;/b&gt;' in html
+    assert CLASSES[1] in html
+
+
+@needs_chromium
+def test_the_page_opens_in_chromium_without_a_console_message_and_its_table_follows_the_slider(odd):
+    folder, _ = odd
+    dom, console = open_page((folder / 'report.html').as_uri(), '--dump-dom')
+    assert console == []
+    table = re.search(r'<table id="threshold-table">(.*?)</table>', dom, re.DOTALL)[1]
+    first_row = re.findall(r'<td>(.*?)</td>', re.findall(r'<tr.*?</tr>', table, re.DOTALL)[1])
+    assert first_row[0] == 'all classes'
+    # At the start, the slider is where F1 is highest: the columns that the script fills say what the others do.
+    assert first_row[5:7] == first_row[2:4]
+    right, wrong, missed = (int(cell) for cell in first_row[7:])
+    assert right + missed == sum(number for *_, number in IMAGES.values())
+    assert right > 30 and wrong > 5
+
+
+@needs_chromium
+def test_every_picture_and_chart_of_the_page_has_a_size(odd):
+    folder, html = odd
+    script = """<script>
+    const broken = [];
+    for (const e of document.querySelectorAll('.picture, .chart svg, table, img')) {
+      const box = e.getBoundingClientRect();
+      if (box.width < 20 || box.height < 20) broken.push(e.outerHTML.slice(0, 80));
+      if (box.right > innerWidth && !e.closest('.scroll, .chart')) broken.push('too wide: ' + e.outerHTML.slice(0, 80));
+    }
+    for (const e of document.querySelectorAll('use')) {
+      const name = e.getAttribute('href') ?? e.getAttribute('xlink:href');
+      if (!document.querySelector(name)) broken.push(e.outerHTML);
+    }
+    const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
+    ids.forEach((id, i) => { if (ids.indexOf(id) !== i) broken.push('doubled: ' + id); });
+    document.title = `${document.querySelectorAll('.picture').length} pictures, broken: ${broken}`;
+    </script></body>"""
+    (folder / 'probed.html').write_text(html.replace('</body>', script))
+    for width in (1300, 420):
+        dom, _ = open_page((folder / 'probed.html').as_uri(), '--dump-dom', f'--window-size={width},900')
+        title = re.search('<title>(.*?)</title>', dom)[1]
+        number, _, broken = title.partition(' pictures, broken: ')
+        assert int(number) >= 10 and broken == ''
+
+
+def test_nothing_found_at_all_is_said(tmp_path):
+    write_odd_images(tmp_path / 'data', mask_scores=False, found=False)
+    html = make_report(tmp_path / 'data')
+    assert 'Nothing was found at all' in html
+    assert 'gives no mask scores, or found nothing' in html
+
+
+def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training(tmp_path):
+    write_rectangles(tmp_path / 'data', num_images=4)
+    config = rectangles_config(tmp_path / 'data')
+    config.model.test_cfg.bbox_head.score_thr = 0.0
+    config.dump(tmp_path / 'config.py')
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    (tmp_path / 'run/2026/vis_data').mkdir(parents=True)
+    records = ['{"loss": 2.5, "loss_mask": 1.0, "step": 1}', '{"coco/segm_mAP": 0.25, "step": 1}', '{"loss": 1.5, "st']
+    (tmp_path / 'run/2026/vis_data/scalars.json').write_text('\n'.join(records))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'run/model.pth')
+    out = tmp_path / 'out/report.html'
+    result = run(
+        *(tmp_path / 'config.py', tmp_path / 'run/model.pth', '--out', out, '--work-dir', tmp_path / 'work'),
+        *('--num-images', '1', '--score-thr', '0'),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    html = out.read_text()
+    assert 'alt="attention for' in html
+    assert 'AP on the validation images' in html
+    assert 'Each dot is a detection' in html
+    # The predictions lie beside it: the page can be made again without the model.
+    again = run(tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out, '--work-dir', tmp_path / 'work')
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-2] == result.stdout.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('config.py', 'none.pkl'), 'do not exist: make them with tools/test.py --out'),
+        (('config.py', 'broken.pkl'), 'damaged or no pickle'),
+        (('config.py', 'none.pth'), 'give the path of a checkpoint'),
+        (('config.py', 'results.pkl', '--out', '.'), 'is a folder'),
+        (('config.py', 'results.pkl', '--out', 'broken.pkl/report.html'), 'its folder cannot be made'),
+        (('config.py', 'results.pkl', '--score-thr', '30'), 'scores are between 0 and 1'),
+        (
+            ('config.py', 'results.pkl', '--cfg-options', 'test_dataloader.dataset.ann_file=other.json'),
+            'give the config that they were predicted with',
+        ),
+    ],
+)
+def test_bad_input_is_named_with_the_remedy(odd, arguments, message, monkeypatch):
+    folder, _ = odd
+    (folder / 'broken.pkl').write_bytes(b'no pickle')
+    (folder / 'other.json').write_text('{"images": [], "annotations": [], "categories": []}')
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
+    with pytest.raises(InputError, match=re.escape(message)):
+        runpy.run_path(str(TOOL))['main']()
+
+
+def test_bad_input_is_one_line(tmp_path):
+    result = run(tmp_path / 'config.py', 'results.pkl')
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if 'error' in line] == result.stderr.splitlines()[-1:]
+    assert 'Traceback' not in result.stderr

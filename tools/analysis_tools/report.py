@@ -1,0 +1,203 @@
+"""Write a page on a model: how good it is, where it fails, which score threshold to use, and whether the data is sane.
+
+The page is one HTML file that needs no other. It takes a checkpoint, which is evaluated, or predictions that
+tools/test.py --out wrote; it works for any instance segmentation model of MMDetection on data in COCO's format.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag
+
+# isort: split
+import mmcv
+import mmdet
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmdet_sag.analysis import (
+    DataStatistics,
+    GroundTruth,
+    ImageResult,
+    ReportPage,
+    class_colours,
+    load_results,
+    read_scalars,
+)
+from mmdet_sag.command_line import run_command
+from mmdet_sag.datasets import check_inputs
+from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import open_whole
+from mmdet_sag.visualization import AttentionRecorder
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('model', metavar='CHECKPOINT|RESULTS', help='checkpoint file, or .pkl of tools/test.py --out')
+    parser.add_argument('--out', help='the page; default: report.html in the work folder')
+    parser.add_argument('--score-thr', type=float, help='score threshold of errors and pictures; default: best F1')
+    parser.add_argument('--num-images', type=int, default=6, help='pictures of each kind; default: %(default)s')
+    parser.add_argument('--train-dir', help="work folder of the training; default: the checkpoint's folder")
+    parser.add_argument('--work-dir', help="folder of the evaluation's log; default: the config's")
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, help='settings that replace those of the config'
+    )
+    parser.set_defaults(launcher='none', local_rank=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.score_thr is not None and not 0 <= args.score_thr <= 1:
+        raise InputError(f'--score-thr {args.score_thr}: scores are between 0 and 1')
+    if args.num_images < 0:
+        raise InputError(f'--num-images {args.num_images}: give 0 or more')
+    cfg = load_config(args)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    out = Path(args.out or Path(cfg.work_dir, 'report.html'))
+    require_writable(out)
+    has_results = args.model.endswith(('.pkl', '.pickle'))
+    runner = None
+    if has_results:
+        truth = GroundTruth.of_config(cfg)
+        results = load_results(args.model)
+    else:
+        runner = evaluate(cfg, args.model, out.with_suffix('.pkl'))
+        truth = GroundTruth.of_config(cfg)
+        results = load_results(out.with_suffix('.pkl'))
+    check_results(results, truth, args.model)
+
+    metainfo = cfg.test_dataloader.dataset.get('metainfo') or {}
+    colours = class_colours(metainfo.get('palette'), len(truth.classes))
+    page = ReportPage(truth, results, colours, args.score_thr, args.num_images)
+    no_attention = 'For attention maps, make this report from the checkpoint instead of its predictions.'
+    attention = {}
+    if runner is not None:
+        try:
+            attention = attention_pictures(runner, page.image_ids, truth, page.score_thr)
+            no_attention = ''
+        except InputError as e:
+            no_attention = f'No attention maps: {e}.'
+    train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
+    html = page.render(
+        title=f'Report on {Path(args.config).stem}',
+        facts=facts(args, cfg, truth),
+        attention=attention,
+        no_attention=no_attention,
+        scalars=read_scalars(Path(train_dir)) if train_dir else (),
+        no_scalars=f'There is no log of a training in {train_dir}: name its work folder with --train-dir.'
+        if train_dir
+        else 'For the curves of the training, name its work folder with --train-dir.',
+        training=training_data(cfg),
+    )
+    with open_whole(out, 'w') as file:
+        file.write(html)
+    print(f'mask AP {page.masks.ap():.3f}, box AP {page.boxes.ap():.3f}, best threshold {page.thresholds.best():.2f}')
+    print(out)
+
+
+def require_writable(path: Path) -> None:
+    """Check that a file can be written, before the work that fills it."""
+    if path.is_dir():
+        raise InputError(f'--out {path} is a folder: name a file, e.g. {path / "report.html"}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f'--out {path}: its folder cannot be made ({e.strerror}); name another with --out') from e
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f'--out {path}: its folder cannot be written; name another with --out')
+
+
+def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:
+    """Predict the test images; the predictions go to a file beside the page, from which it can be made again."""
+    cfg.load_from = checkpoint_file
+    checkpoint = load_checkpoint_file(checkpoint_file)
+    cfg.custom_hooks = [
+        hook for hook in cfg.get('custom_hooks', []) if hook.get('type') != 'AttentionVisualizationHook'
+    ] + [dict(type='FastInferenceHook')]
+    check_inputs(cfg, 'test')
+    # The page evaluates.
+    cfg.test_evaluator = [dict(type='DumpRLEResults', out_file_path=str(out))]
+    runner = build_runner(cfg)
+    check_checkpoint_fits(checkpoint, checkpoint_file, runner.model)
+    with torch.inference_mode():
+        runner.test()
+    return runner
+
+
+def check_results(results: Sequence[ImageResult], truth: GroundTruth, source: str) -> None:
+    """Refuse predictions of other images or classes, and images without annotations."""
+    known = set(truth.image_ids)
+    foreign = [result.image_id for result in results if result.image_id not in known]
+    if foreign:
+        raise InputError(
+            f"{source}: {len(foreign)} of its {len(results)} images are not in '{truth.ann_file}', e.g. image "
+            f'{foreign[0]}; give the config that they were predicted with'
+        )
+    highest = max((int(result.labels.max(initial=0)) for result in results), default=0)
+    if highest >= len(truth.classes):
+        raise InputError(
+            f"{source}: has label {highest}, but '{truth.ann_file}' has {len(truth.classes)} of the config's classes; "
+            'give the config that it was predicted with'
+        )
+    if not any(truth.annotations(result.image_id) for result in results):
+        raise InputError(
+            f"'{truth.ann_file}' has no annotated object of the config's classes: a report compares with them"
+        )
+
+
+def attention_pictures(runner: Runner, image_ids: Sequence, truth: GroundTruth, score_thr: float) -> dict:
+    """Where the mask head looks in some images: a picture, BGR, of each."""
+    recorder = AttentionRecorder(runner.model)
+    dataset = runner.test_dataloader.dataset
+    places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
+    pictures = {}
+    with recorder, torch.inference_mode():
+        for image_id in image_ids:
+            batch = pseudo_collate([dataset[places[image_id]]])
+            sample = runner.model.test_step(batch)[0]
+            image = mmcv.imread(str(truth.path(image_id)), channel_order='rgb')
+            heat = recorder.heat(batch['data_samples'], sample, score_thr)
+            pictures[image_id] = np.ascontiguousarray(recorder.overlay(heat, image)[..., ::-1])
+            recorder.forget()
+    return pictures
+
+
+def training_data(cfg: Config) -> Optional[DataStatistics]:
+    """What the model learnt from, if that is still there."""
+    try:
+        return DataStatistics(GroundTruth.of_config(cfg, 'train'))
+    except InputError:
+        return None
+
+
+def facts(args: argparse.Namespace, cfg: Config, truth: GroundTruth) -> dict[str, str]:
+    """What the page was made of."""
+    return {
+        'config': str(Path(args.config).resolve()),
+        'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve()),
+        'options': ' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()) or 'none',
+        'annotations': str(Path(truth.ann_file).resolve()),
+        'model': str(cfg.model.type),
+        'made on': datetime.now().strftime('%Y-%m-%d %H:%M'),
+        'with': f'mmdet_sag {mmdet_sag.__version__}, mmdet {mmdet.__version__}, torch {torch.__version__}, '
+        f'Python {platform.python_version()}',
+    }
+
+
+if __name__ == '__main__':
+    run_command(main)
