@@ -7,7 +7,6 @@ import torch
 from mmdet.registry import DATASETS
 from mmdet.utils import ConfigType
 from mmengine.config import Config
-
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor, nn

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 from typing import Optional, Union
 
@@ -91,6 +92,16 @@ class ExportedDetector(BaseModel):
                 results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
             sample.pred_instances = results
         return data_samples
+
+
+def is_exported(path: str) -> bool:
+    """Whether a file is an exported model, or would be, and not a checkpoint."""
+    if not path.endswith('.pt'):
+        return path.endswith(('.onnx', '.xml'))
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any('/code/' in name for name in archive.namelist())
 
 
 def load_exported(path: str, num_threads: int = 0) -> Union[OnnxModel, OpenVINOModel, TorchScriptModel]:

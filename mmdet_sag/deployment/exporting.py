@@ -20,9 +20,7 @@ PRECISIONS = dict(
     torchscript=('fp32', 'fp16', 'bf16'),
 )
 # What PyTorch itself rounds weights and features to. OpenVINO does it when it loads a model.
-_DTYPES = dict(
-    onnx=dict(fp16=torch.float16), torchscript=dict(fp16=torch.float16, bf16=torch.bfloat16), openvino={}
-)
+_DTYPES = dict(onnx=dict(fp16=torch.float16), torchscript=dict(fp16=torch.float16, bf16=torch.bfloat16), openvino={})
 _DIVISOR = 32
 
 

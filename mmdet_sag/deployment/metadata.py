@@ -12,7 +12,6 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
-from ..models.detectors import CenterMask
 from ..version import __version__
 from .runtime import RUNTIME_VERSION
 
@@ -33,7 +32,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
     Raises:
         InputError: The config prepares images in a way that the runtime does not know, or names other classes.
     """
-    meta = _dataset_meta(cfg)
+    meta = dataset_meta(cfg)
     classes = list(meta.get('classes') or [])
     if len(classes) != num_classes:
         raise InputError(
@@ -69,7 +68,8 @@ def test_dataset(cfg: Config) -> ConfigDict:
     return dataset
 
 
-def _dataset_meta(cfg: Config) -> dict:
+def dataset_meta(cfg: Config) -> dict:
+    """``classes`` and ``palette`` of the test's data set, as far as it has them."""
     dataset = test_dataset(cfg)
     return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
 

@@ -48,7 +48,9 @@ class OnnxModel:
         options.log_severity_level = 3
         providers = dict(CPU='CPUExecutionProvider', GPU='CUDAExecutionProvider')
         if providers.get(device) not in onnxruntime.get_available_providers():
-            raise RuntimeInputError(f'device {device}: this onnxruntime has no {providers.get(device, "such provider")}')
+            raise RuntimeInputError(
+                f'device {device}: this onnxruntime has no {providers.get(device, "such provider")}'
+            )
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[providers[device]])
         except Exception as e:
@@ -427,7 +429,7 @@ def _resize_axis(image: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 def _ringed(probs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks in a ring of zeros, and boxes of whole pixels that are larger alike: those of CenterMask's first version."""
+    """Masks in a ring of zeros, and boxes of whole pixels that grew alike: those of CenterMask's first version."""
     height, width = probs.shape[1:]
     half = (boxes[:, 2:] - boxes[:, :2]) * np.float32(0.5) * np.float32([(width + 2) / width, (height + 2) / height])
     centre = (boxes[:, 2:] + boxes[:, :2]) * np.float32(0.5)

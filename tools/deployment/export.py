@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16', 'int8'), default='fp32', help='its numbers')
     parser.add_argument('--out', required=True, help='folder to write; a previous export there is replaced')
     parser.add_argument('--images', type=int, default=20, help='test images that are compared; 0: do not compare')
-    parser.add_argument('--calibration-images', type=int, default=300, help='training images that int8 is calibrated on')
+    parser.add_argument('--calibration-images', type=int, default=300, help='training images for int8')
     parser.add_argument('--runs', type=int, default=5, help='measured runs of each model; 0: do not measure')
     parser.add_argument('--threads', type=int, default=0, help='threads of the comparison; default: one per core')
     switch = argparse.BooleanOptionalAction
