@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``."""
+"""Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``.
+
+In the place of a checkpoint, a model that tools/deployment/export.py made may stand: model.onnx, model.xml or model.pt.
+"""
 
 import argparse
 from copy import deepcopy
@@ -16,6 +19,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
+from mmdet_sag.deployment.exported_detector import is_exported
+from mmdet_sag.deployment.metadata import dataset_meta
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
 from mmdet_sag.errors import InputError
@@ -26,10 +31,10 @@ _DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     # After the config and before the options, as in MMDetection.
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or exported model')
     parser.add_argument('--out', help='file, .pkl or .pickle, that gets the predictions')
     parser.add_argument('--show', action='store_true', help='show the results in a window')
     parser.add_argument('--show-dir', help='folder inside <work dir>/<time stamp> that gets pictures of the results')
@@ -83,26 +88,49 @@ def use_tta(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
+def use_exported(cfg: Config, args: argparse.Namespace) -> None:
+    """Put an exported model in the place of the config's.
+
+    Raises:
+        InputError: Flags ask for what only PyTorch's model can.
+    """
+    for flag in ('tta', 'amp', 'compile'):
+        if getattr(args, flag):
+            raise InputError(f'--{flag}: {args.checkpoint} is an exported model, it runs as it is; leave out the flag')
+    cfg.model = dict(
+        type='ExportedDetector',
+        model_file=args.checkpoint,
+        data_preprocessor=cfg.model.data_preprocessor,
+        classes=dataset_meta(cfg)['classes'],
+    )
+
+
 def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out {args.out} must end in .pkl or .pickle')
     cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    if args.tta:
-        use_tta(cfg)
-    checkpoint = load_checkpoint_file(args.checkpoint)
+    exported = is_exported(args.checkpoint)
+    if not exported:
+        cfg.load_from = args.checkpoint
+        if args.tta:
+            use_tta(cfg)
+        checkpoint = load_checkpoint_file(args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.amp:
         cfg.test_cfg.fp16 = True
-    options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
+    if not exported:
+        options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
 
     if speaks_for_machine():
         check_inputs(cfg, 'test')
+    if exported:
+        use_exported(cfg, args)
     runner = build_runner(cfg)
-    check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
+    if not exported:
+        check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:
         runner.test_evaluator.metrics.append(DumpRLEResults(out_file_path=args.out))
     with torch.inference_mode():

@@ -3,6 +3,7 @@ from typing import Union
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks.wrappers import Conv2d
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
@@ -101,7 +102,7 @@ class SAGMaskHead(FCNMaskHead):
         """
         # A head that is combined with another kind has more than an FCN head's layers.
         fcn = type(self).forward is SAGMaskHead.forward and super().forward.__func__ is FCNMaskHead.forward
-        linear = type(self.conv_logits) is nn.Conv2d and self.conv_logits.kernel_size == (1, 1)
+        linear = type(self.conv_logits) in (nn.Conv2d, Conv2d) and self.conv_logits.kernel_size == (1, 1)
         if self.class_agnostic or not (fcn and linear):
             logits = self(x)
             return logits if self.class_agnostic else logits[torch.arange(len(labels)), labels][:, None]

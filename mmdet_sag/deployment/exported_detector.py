@@ -1,0 +1,118 @@
+import zipfile
+from pathlib import Path
+from typing import Optional, Union
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmdet.utils import ConfigType
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.roi_heads import SAGMaskHead
+from .runtime import OnnxModel, OpenVINOModel, RuntimeInputError, load_model
+from .torchscript_model import TorchScriptModel
+
+
+@MODELS.register_module()
+class ExportedDetector(BaseModel):
+    """An exported model in the place of the detector, for what evaluates detectors.
+
+    Args:
+        model_file: A model.onnx, model.xml or model.pt.
+        data_preprocessor: Config of the data preprocessor.
+        classes: Names of the classes that the model is to have.
+        num_threads: Threads that it works with; by default as many as there are cores.
+
+    Raises:
+        InputError: The model cannot be used, or has other classes.
+    """
+
+    def __init__(
+        self,
+        model_file: str,
+        data_preprocessor: ConfigType,
+        classes: Optional[tuple[str, ...]] = None,
+        num_threads: int = 0,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.model = load_exported(model_file, num_threads)
+        metadata = self.model.metadata
+        if classes is not None and list(classes) != metadata['classes']:
+            raise InputError(
+                f'{model_file}: finds {len(metadata["classes"])} classes ({metadata["classes"][0]} ...), the data set '
+                f'has {len(classes)} ({classes[0]} ...); give the config that it was exported with'
+            )
+        # Any head has the code that pastes masks; its layers are not used.
+        self.mask_head = SAGMaskHead(num_convs=0, in_channels=1, conv_out_channels=1, num_classes=1)
+        self.rcnn_cfg = ConfigDict(
+            mask_thr_binary=metadata['mask_thr'], rle_masks=True, inclusive_boxes=metadata['inclusive_boxes']
+        )
+
+    def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
+        """Detect objects and their masks.
+
+        Args:
+            inputs: Images of shape (N, 3, H, W), from the data preprocessor.
+            data_samples: Data samples with the images' meta information.
+            mode: ``'predict'``; an exported model can do nothing else.
+
+        Returns:
+            The data samples with ``pred_instances``, as from a detector, masks as :class:`RLEMasks`.
+        """
+        if mode != 'predict':
+            raise NotImplementedError(f'an exported model has no mode {mode}')
+        sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
+        outputs = self.model(inputs.cpu().numpy(), sizes.numpy())
+        outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
+        results_list, mask_probs = [], []
+        for i in range(len(data_samples)):
+            of_image = outputs['image_indices'] == i
+            results = InstanceData(
+                **{key: outputs[name][of_image] for key, name in (('bboxes', 'boxes'), ('scores', 'scores'))},
+                labels=outputs['labels'][of_image],
+            )
+            if self.model.metadata['has_mask_scores']:
+                results.mask_scores = outputs['mask_scores'][of_image]
+            results_list.append(results)
+            mask_probs.append(outputs['mask_probs'][of_image][:, None])
+        results_list = self.mask_head.predict_by_feat(
+            mask_probs,
+            results_list,
+            [sample.metainfo for sample in data_samples],
+            rcnn_test_cfg=self.rcnn_cfg,
+            rescale=True,
+            activate_map=True,
+        )
+        for sample, results in zip(data_samples, results_list):
+            if self.rcnn_cfg.inclusive_boxes:
+                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+            sample.pred_instances = results
+        return data_samples
+
+
+def is_exported(path: str) -> bool:
+    """Whether a file is an exported model, or would be, and not a checkpoint."""
+    if not path.endswith('.pt'):
+        return path.endswith(('.onnx', '.xml'))
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any('/code/' in name for name in archive.namelist())
+
+
+def load_exported(path: str, num_threads: int = 0) -> Union[OnnxModel, OpenVINOModel, TorchScriptModel]:
+    """Load an exported model of any format.
+
+    Raises:
+        InputError: It cannot be used.
+    """
+    try:
+        if Path(path).suffix == '.pt' and Path(path).is_file():
+            return TorchScriptModel(Path(path), num_threads)
+        return load_model(path, num_threads)
+    except RuntimeInputError as e:
+        raise InputError(str(e)) from e

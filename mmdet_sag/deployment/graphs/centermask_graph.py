@@ -1,0 +1,94 @@
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...models.detectors import CenterMask
+from ...models.roi_heads import ScaleAdaptiveRoIExtractor
+from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores
+
+
+class CenterMaskGraph(DetectionGraph):
+    """:class:`CenterMask` as one graph; see :class:`DetectionGraph`.
+
+    Args:
+        detector: A detector, its weights loaded.
+        dtype: See :class:`DetectionGraph`.
+
+    Raises:
+        InputError: Its ``test_cfg`` asks for what a graph cannot do.
+    """
+
+    def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(detector, dtype)
+        self.scale_adaptive = isinstance(detector.roi_head.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
+        cfg = self.detector.test_cfg.bbox_head
+        for key in ('nms_pre', 'max_per_img'):
+            if cfg.get(key, -1) <= 0:
+                raise InputError(f'test_cfg.bbox_head.{key} has to be set: an exported model needs a limit')
+        if cfg.nms.get('type', 'nms') != 'nms':
+            raise InputError(f'test_cfg.bbox_head.nms.type={cfg.nms.type} cannot be exported, only nms can')
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
+        """See :meth:`DetectionGraph.forward`."""
+        detector = self.detector
+        cfg, rcnn_cfg = detector.test_cfg.bbox_head, detector.test_cfg.rcnn
+        feats = detector.instance_feats(detector.extract_feat(images.to(self.dtype)))
+        candidates = self._candidates(feats, image_sizes)
+        order, best = keep_best(
+            candidates,
+            detector.bbox_head.num_classes,
+            cfg.nms.iou_threshold,
+            cfg.max_per_img,
+            cfg.nms.get('offset', 0),
+            cfg.get('keep_ties', True),
+        )
+        extent = float(rcnn_cfg.get('inclusive_boxes', False))
+        boxes = take(candidates.boxes, order)
+        clipped = clip(boxes, image_sizes[:, None], extent)
+        chosen = (best > 0) & (clipped[..., 2:] + extent > clipped[..., :2]).all(dim=-1)
+        image, rank = chosen.nonzero().unbind(1)
+        labels = candidates.labels.gather(1, order)[image, rank]
+        scores = best[image, rank]
+
+        rois = torch.cat([image[:, None].to(boxes.dtype), boxes[image, rank]], dim=1)
+        roi_head = detector.roi_head
+        img_areas = image_sizes.to(boxes.dtype).prod(dim=1)
+        mask_feats = roi_head.mask_roi_extractor(
+            feats[: roi_head.mask_roi_extractor.num_inputs],
+            rois,
+            img_areas=img_areas[image] if self.scale_adaptive else None,
+        )
+        mask_preds = roi_head.mask_head.forward_of_class(mask_feats, labels).to(mask_feats.dtype)
+        mask_scores = scores
+        if roi_head.mask_iou_head is not None:
+            iou_preds = roi_head.mask_iou_head(mask_feats, mask_preds[:, 0]).float()
+            index = labels if iou_preds.shape[1] > 1 else torch.zeros_like(labels)
+            mask_scores = scores * iou_preds.gather(1, index[:, None])[:, 0]
+        return Outputs(clipped[image, rank], scores, labels, image, mask_preds[:, 0].float().sigmoid(), mask_scores)
+
+    def _candidates(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Candidates:
+        head, cfg = self.detector.bbox_head, self.detector.test_cfg.bbox_head
+        levels = []
+        for cls_score, bbox_pred, centerness, stride in zip(*head(feats), head.strides):
+            # In float32, as the points of what is predicted in half precision have to be.
+            cls_score = cls_score.float().permute(0, 2, 3, 1).flatten(1, 2)
+            cls_score = cls_score.sigmoid() if head.use_sigmoid_cls else cls_score.softmax(-1)[..., :-1]
+            joint = cls_score * centerness.float().flatten(1)[..., None].sigmoid()
+            rank = joint if cfg.get('rank_by_centerness', True) else cls_score
+            rank = torch.where(cls_score > cfg.get('score_thr', 0), rank, -1.0).flatten(1)
+            best, index = top_scores(rank, cfg.nms_pre)
+            place = index.div(head.num_classes, rounding_mode='floor')
+            scores = torch.where(best > -1, joint.flatten(1).gather(1, index), 0.0)
+            distances = take(bbox_pred.float().flatten(2).transpose(1, 2), place)
+            if head.norm_on_bbox:
+                distances = distances * stride
+            width = bbox_pred.shape[3]
+            row = place.div(width, rounding_mode='floor')
+            points = torch.stack([place - row * width, row], dim=-1)
+            points = (points.to(distances.dtype) + head.prior_generator.offset) * stride
+            boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+            levels.append((boxes, scores, index % head.num_classes))
+        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
+        if cfg.get('clip_boxes', False):
+            boxes = clip(boxes, image_sizes[:, None], float(cfg.get('inclusive_boxes', False)))
+        return Candidates(boxes, scores.sqrt() if cfg.get('sqrt_score', True) else scores, labels)

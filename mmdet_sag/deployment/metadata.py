@@ -1,0 +1,122 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import numpy as np
+import torch
+from mmdet.datasets.transforms import Resize
+from mmdet.registry import DATASETS, TRANSFORMS
+from mmdet.visualization import get_palette
+from mmengine.config import Config, ConfigDict
+
+from ..datasets.transforms import ShortSideResize
+from ..errors import InputError
+from ..version import __version__
+from .runtime import RUNTIME_VERSION
+
+
+def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, num_classes: int) -> dict:
+    """All that a program needs to know to run an exported model, and where the model is from.
+
+    Args:
+        cfg: The model's config.
+        checkpoint: Path of its checkpoint.
+        model_format: ``onnx``, ``openvino`` or ``torchscript``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        num_classes: Number of the model's classes.
+
+    Returns:
+        What travels in the exported file, in types of JSON; docs/deployment.md lists the keys.
+
+    Raises:
+        InputError: The config prepares images in a way that the runtime does not know, or names other classes.
+    """
+    meta = dataset_meta(cfg)
+    classes = list(meta.get('classes') or [])
+    if len(classes) != num_classes:
+        raise InputError(
+            f'the model has {num_classes} classes, but the data set of test_dataloader names {len(classes)}: set its '
+            'metainfo.classes'
+        )
+    rcnn = cfg.model.test_cfg.rcnn
+    box_cfg = cfg.model.test_cfg.get('bbox_head', rcnn)
+    return dict(
+        runtime_version=RUNTIME_VERSION,
+        model=cfg.model.type,
+        format=model_format,
+        precision=precision,
+        config=Path(cfg.filename).name,
+        checkpoint=dict(name=Path(checkpoint).name, sha256=_sha256(checkpoint)),
+        classes=classes,
+        palette=[list(colour) for colour in get_palette(meta.get('palette'), num_classes)],
+        preprocessing=_preprocessing(cfg),
+        score_thr=box_cfg.get('score_thr', 0),
+        max_per_img=box_cfg.max_per_img,
+        mask_thr=rcnn.mask_thr_binary,
+        inclusive_boxes=bool(rcnn.get('inclusive_boxes', False)),
+        has_mask_scores=bool(cfg.model.roi_head.get('mask_iou_head')),
+        versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
+    )
+
+
+def test_dataset(cfg: Config) -> ConfigDict:
+    """Config of the data set inside whatever wraps that of the test."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def dataset_meta(cfg: Config) -> dict:
+    """``classes`` and ``palette`` of the test's data set, as far as it has them."""
+    dataset = test_dataset(cfg)
+    return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
+
+
+def _preprocessing(cfg: Config) -> dict:
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if preprocessor.get('mean') is None or preprocessor.get('std') is None:
+        raise InputError('model.data_preprocessor has no mean and std, which an exported model needs to know')
+    divisor = preprocessor.get('pad_size_divisor', 1)
+    if divisor % 32:
+        raise InputError(f'model.data_preprocessor.pad_size_divisor is {divisor}: set it to 32 or a multiple')
+    return dict(
+        resize=_resize(test_dataset(cfg).pipeline),
+        mean=[float(value) for value in preprocessor.mean],
+        std=[float(value) for value in preprocessor.std],
+        bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb', False)),
+        pad_size_divisor=divisor,
+        pad_value=float(np.float32(preprocessor.get('pad_value', 0))),
+    )
+
+
+def _resize(pipeline: list[dict]) -> dict:
+    """What a test pipeline does with the image, beside loading it."""
+    found = []
+    for step in pipeline:
+        transform: Any = TRANSFORMS.get(step['type'])
+        if transform in (Resize, ShortSideResize):
+            found.append((transform, step))
+        elif not step['type'].startswith(('Load', 'Pack')):
+            raise InputError(f'the test pipeline has {step["type"]}: only Resize and ShortSideResize can be exported')
+    if len(found) != 1 or 'scale' not in found[0][1]:
+        raise InputError('the test pipeline needs one Resize or ShortSideResize with a scale to be exported')
+    transform, step = found[0]
+    if step.get('interpolation', 'bilinear') != 'bilinear':
+        raise InputError(f'the test pipeline resizes by {step.interpolation}: only bilinear can be exported')
+    scale = step['scale']
+    mode = 'short_side' if transform is ShortSideResize else 'keep_ratio' if step.get('keep_ratio') else 'exact'
+    return dict(
+        mode=mode,
+        scale=[scale, scale] if isinstance(scale, int) else list(scale),
+        backend=step.get('backend', 'cv2'),
+    )
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

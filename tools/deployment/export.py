@@ -1,0 +1,57 @@
+"""Export a trained model to ONNX, OpenVINO or TorchScript: from the image tensor to boxes and mask probabilities.
+
+The folder --out gets the model, the runtime that runs it without PyTorch, and report.json. The model is compared with
+PyTorch's on images of the config's test data; if they disagree, there will be no folder. docs/deployment.md has more.
+"""
+
+import argparse
+
+import torch
+
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag  # noqa: F401
+
+# isort: split
+from mmdet_sag.command_line import run_command
+from mmdet_sag.deployment.export_settings import ExportSettings
+from mmdet_sag.deployment.exporting import FILES
+from mmdet_sag.deployment.whole_export import export
+from mmdet_sag.engine.launch import ConfigOptions, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=sorted(FILES), default='onnx', help='format of the model')
+    parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16', 'int8'), default='fp32', help='its numbers')
+    parser.add_argument('--out', required=True, help='folder to write; a previous export there is replaced')
+    parser.add_argument('--images', type=int, default=20, help='test images that are compared; 0: do not compare')
+    parser.add_argument('--calibration-images', type=int, default=300, help='training images for int8')
+    parser.add_argument('--runs', type=int, default=5, help='measured runs of each model; 0: do not measure')
+    parser.add_argument('--threads', type=int, default=0, help='threads of the comparison; default: one per core')
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument('--ap', action=switch, help='evaluate before and after on all test data; default: for int8')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, help="settings that replace the config's")
+    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings = ExportSettings(
+        model_format=args.format,
+        precision=args.precision,
+        num_images=args.images,
+        num_calibration_images=args.calibration_images,
+        num_runs=args.runs,
+        num_threads=args.threads,
+        measure_ap=args.precision == 'int8' if args.ap is None else args.ap,
+    )
+    export(load_config(args), args.checkpoint, args.out, settings)
+
+
+if __name__ == '__main__':
+    run_command(main)
