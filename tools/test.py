@@ -22,9 +22,10 @@ from mmdet_sag.datasets import check_inputs
 from mmdet_sag.deployment.exported_detector import is_exported
 from mmdet_sag.deployment.metadata import dataset_meta
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.engine.launch import add_arguments, build_runner, check_work_dir, load_config, run_tool
 from mmdet_sag.errors import InputError
 from mmdet_sag.evaluation import DumpRLEResults
+from mmdet_sag.fileio import check_writable_file
 from mmdet_sag.models import TwoStageMaskTTAModel
 
 _DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
@@ -110,6 +111,10 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out {args.out} must end in .pkl or .pickle')
     cfg = load_config(args)
+    if speaks_for_machine():
+        check_work_dir(cfg)
+        if args.out:
+            check_writable_file(args.out, '--out', makes_folder=True)
     exported = is_exported(args.checkpoint)
     if not exported:
         cfg.load_from = args.checkpoint

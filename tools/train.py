@@ -6,8 +6,14 @@ from mmengine.device import get_device
 
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
-from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file, newest_whole_checkpoint
-from mmdet_sag.engine.launch import add_arguments, build_runner, load_config, run_tool
+from mmdet_sag.engine.checkpoint_files import (
+    check_checkpoint_fits,
+    load_checkpoint_file,
+    newest_whole_checkpoint,
+    note_earlier_run,
+    note_finished_training,
+)
+from mmdet_sag.engine.launch import add_arguments, build_runner, check_work_dir, load_config, run_tool
 from mmdet_sag.errors import InputError
 
 
@@ -32,6 +38,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    if speaks_for_machine():
+        check_work_dir(cfg)
     if args.amp:
         if get_device() == 'cpu':
             raise InputError('--amp needs a GPU, NPU or MLU, and none was found; leave it out to train on the CPU')
@@ -41,15 +49,19 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
+    checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
     if args.resume:
         resume_from = args.resume
         if resume_from == 'auto':
-            resume_from = newest_whole_checkpoint(cfg.work_dir, cfg.get('default_hooks', {}).get('checkpoint'))
+            resume_from = newest_whole_checkpoint(cfg.work_dir, checkpoint_hook)
         cfg.resume = resume_from is not None
         if cfg.resume:
             cfg.load_from = resume_from
             # A mistake is to be told at once; its tensors are not kept.
-            load_checkpoint_file(resume_from, mmap=True)
+            checkpoint = load_checkpoint_file(resume_from, mmap=True)
+            note_finished_training(checkpoint, resume_from, cfg.get('train_cfg') or {})
+    elif speaks_for_machine():
+        note_earlier_run(cfg.work_dir, checkpoint_hook)
 
     if speaks_for_machine():
         check_inputs(cfg, 'train')

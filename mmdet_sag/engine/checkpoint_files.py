@@ -1,4 +1,5 @@
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -63,14 +64,10 @@ def newest_whole_checkpoint(work_dir: str, checkpoint_hook: Optional[dict] = Non
         InputError: The hook writes to another storage than the local disk, and there are checkpoints, or they cannot
             be listed.
     """
-    hook = checkpoint_hook or {}
-    templates = dict.fromkeys(['iter_{}.pth', 'epoch_{}.pth', *filter(None, [hook.get('filename_tmpl')])])
-    folder = work_dir
-    if hook.get('out_dir') and hook['out_dir'] != work_dir:
-        # As MMEngine joins them.
-        folder = f'{str(hook["out_dir"]).rstrip("/")}/{Path(work_dir).resolve().name}'
-    if is_remote(folder, hook.get('backend_args')):
-        _check_empty(folder, hook.get('backend_args'), templates)
+    backend_args = (checkpoint_hook or {}).get('backend_args')
+    folder, templates = _folder_and_templates(work_dir, checkpoint_hook)
+    if is_remote(folder, backend_args):
+        _check_empty(folder, backend_args, templates)
         return None
     named, pointer = None, Path(work_dir, 'last_checkpoint')
     if pointer.is_file():
@@ -79,7 +76,69 @@ def newest_whole_checkpoint(work_dir: str, checkpoint_hook: Optional[dict] = Non
     for template in templates:
         states = map(_training_state, _numbered(Path(folder), template))
         found += itertools.islice((state for state in states if state and _same_run(state, named)), 1)
-    return max(found, key=lambda state: state.progress).path if found else None
+    if not found:
+        return None
+    newest = max(found, key=lambda state: state.progress)
+    if named and newest is not named:
+        print_log(
+            f'Resumed from {newest.path}, after iteration {newest.progress[1]}, though {pointer} names {named.path}, '
+            f'after iteration {named.progress[1]}: if that is of a later run in the same folder, stop and give '
+            f'--resume {named.path}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return newest.path
+
+
+def note_earlier_run(work_dir: str, checkpoint_hook: Optional[dict] = None) -> None:
+    """Say in the log if a run that starts from the beginning finds the checkpoints of another in its folder.
+
+    Args:
+        work_dir: The work folder of the run.
+        checkpoint_hook: Config of its checkpoint hook.
+    """
+    folder, templates = _folder_and_templates(work_dir, checkpoint_hook)
+    if is_remote(folder, (checkpoint_hook or {}).get('backend_args')):
+        return
+    names = [path.name for template in templates for path in _numbered(Path(folder), template)]
+    if names:
+        print_log(
+            f'{folder} holds {", ".join(names[:3])}{", ..." if len(names) > 3 else ""} of an earlier run, and this one '
+            'starts from the beginning: it writes over files of the same name. Give --resume to go on from them, or '
+            'another --work-dir to keep the runs apart',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def note_finished_training(checkpoint: dict, path: str, train_cfg: dict) -> None:
+    """Say in the log if a checkpoint comes from the end of the training that is to go on from it.
+
+    Args:
+        checkpoint: Its content.
+        path: Where it is from.
+        train_cfg: Config of the training loop.
+    """
+    meta = checkpoint.get('meta') or {}
+    for unit, option in (('epoch', 'max_epochs'), ('iter', 'max_iters')):
+        done, end = meta.get(unit), train_cfg.get(option)
+        if isinstance(done, int) and isinstance(end, int) and done >= end:
+            print_log(
+                f'{path} was saved after {unit} {done}, and the training ends at {end}: nothing is left to train; '
+                f'raise it with --cfg-options train_cfg.{option}=N',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _folder_and_templates(work_dir: str, checkpoint_hook: Optional[dict]) -> tuple[str, Iterable[str]]:
+    """Where a run's checkpoints lie, and how they are named."""
+    hook = checkpoint_hook or {}
+    folder = work_dir
+    if hook.get('out_dir') and hook['out_dir'] != work_dir:
+        # As MMEngine joins them.
+        folder = f'{str(hook["out_dir"]).rstrip("/")}/{Path(work_dir).resolve().name}'
+    return folder, dict.fromkeys(['iter_{}.pth', 'epoch_{}.pth', *filter(None, [hook.get('filename_tmpl')])])
 
 
 class _TrainingState(NamedTuple):

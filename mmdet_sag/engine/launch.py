@@ -17,6 +17,7 @@ from torch import distributed as torch_dist
 
 from ..command_line import exit_with_input_error
 from ..errors import InputError
+from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
 
 
@@ -72,6 +73,18 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     return cfg
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Check that logs and checkpoints can be written into the folders of a config.
+
+    Raises:
+        InputError: One of them cannot be written to.
+    """
+    check_writable_folder(cfg.work_dir, '--work-dir')
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if checkpoint.get('out_dir') and not is_remote(checkpoint['out_dir'], checkpoint.get('backend_args')):
+        check_writable_folder(checkpoint['out_dir'], 'default_hooks.checkpoint.out_dir')
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -200,6 +200,12 @@ def error_of(tool: str, *arguments: object, folder: Path, monkeypatch, capsys) -
         ('test.py', ['my config.py', 'no.pth'], 'no.pth: cannot be read'),
         ('test.py', ['my config.py', 'cut.pth'], 'cut.pth: is damaged'),
         ('test.py', ['my config.py', 'cut.pth', '--out', 'out.txt'], 'must end in .pkl'),
+        ('train.py', ['my config.py', '--work-dir', 'cut.pth/work'], '(--work-dir) cannot be written to'),
+        ('test.py', ['my config.py', 'cut.pth', '--work-dir', 'cut.pth'], '(--work-dir) cannot be written to'),
+        ('test.py', ['my config.py', 'cut.pth', '--out', 'cut.pth/out.pkl'], '(--out) cannot be written to'),
+        ('misc/check_dataset.py', ['my config.py', '--fix', 'none/fixed.json'], '(--fix) cannot be written'),
+        ('analysis_tools/benchmark.py', ['my config.py', '--out-dir', 'cut.pth/out'], '(--out-dir) cannot be written'),
+        ('dataset_converters/make_demo_dataset.py', ['--out', 'cut.pth/data'], '(--out) cannot be written to'),
     ],
 )
 def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, capsys):
@@ -209,6 +215,20 @@ def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, 
     torch.save(dict(state_dict={'weight': torch.zeros(1000)}), folder / 'cut.pth')
     (folder / 'cut.pth').write_bytes((folder / 'cut.pth').read_bytes()[:2000])
     assert message in error_of(tool, *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(folder):
+    def train(*arguments: str) -> str:
+        command = (sys.executable, TOOLS / 'train.py', 'my config.py', '--work-dir', 'used', *arguments)
+        return ' '.join(run(*command, folder=folder).split())
+
+    assert 'of an earlier run' not in train('--cfg-options', 'train_cfg.max_iters=4')
+    text = train('--cfg-options', 'train_cfg.max_iters=2')
+    assert 'used holds iter_4.pth, iter_2.pth of an earlier run, and this one starts from the beginning' in text
+    text = train('--resume', '--cfg-options', 'train_cfg.max_iters=3')
+    assert 'iter_4.pth, after iteration 4, though used/last_checkpoint names' in text
+    assert 'iter_2.pth, after iteration 2' in text
+    assert 'nothing is left to train; raise it with --cfg-options train_cfg.max_iters=N' in text
 
 
 def test_the_checkpoint_of_another_model_is_refused(folder, monkeypatch, capsys, tmp_path):

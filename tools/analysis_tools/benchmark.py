@@ -47,6 +47,7 @@ from mmdet_sag.command_line import run_command
 from mmdet_sag.engine.fast_inference import speed_up
 from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import check_writable_folder
 from mmdet_sag.models.dense_heads import centermask_fcos_head
 from mmdet_sag.models.detectors import CenterMask
 from mmdet_sag.models.roi_heads.mask_heads.sag_mask_head import SAGMaskHead
@@ -129,12 +130,16 @@ def main() -> None:
         raise InputError(f'{len(args.models)} models, but {len(args.checkpoints)} checkpoints: give one for each')
     if args.runs < 1:
         raise InputError(f'--runs {args.runs}: at least one run is needed')
+<<<<<<< HEAD
     if args.grow and not args.models:
         raise InputError('--grow: name the configs to measure')
     growth = dict(_axis(text) for text in args.grow)
     args.resize = True
     if args.batch_size is None:
         args.batch_size = 2 if args.train else 1
+=======
+    check_writable_folder(args.out_dir, '--out-dir')
+>>>>>>> w-mends
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()

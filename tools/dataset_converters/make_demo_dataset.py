@@ -2,6 +2,7 @@ import argparse
 
 from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
+from mmdet_sag.fileio import check_writable_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +23,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_writable_folder(args.out, '--out')
     made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed, args.panoptic)
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')

@@ -13,7 +13,7 @@ from mmdet_sag.command_line import ExitStatus, run_command
 from mmdet_sag.datasets.full_check import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import open_whole
+from mmdet_sag.fileio import check_writable_file, open_whole
 
 _EXAMPLES_SHOWN = 3
 
@@ -65,6 +65,9 @@ def fix(reports: list[DataSetReport], path: str) -> None:
 
 def main() -> ExitStatus:
     args = parse_args()
+    for option, path in (('--json', args.json), ('--fix', args.fix)):
+        if path:
+            check_writable_file(path, option)
     reports = check_data_sets(load_config(args), args.splits, max(1, args.workers))
     for report in reports:
         print_report(report)
