@@ -130,16 +130,13 @@ def main() -> None:
         raise InputError(f'{len(args.models)} models, but {len(args.checkpoints)} checkpoints: give one for each')
     if args.runs < 1:
         raise InputError(f'--runs {args.runs}: at least one run is needed')
-<<<<<<< HEAD
     if args.grow and not args.models:
         raise InputError('--grow: name the configs to measure')
     growth = dict(_axis(text) for text in args.grow)
     args.resize = True
     if args.batch_size is None:
         args.batch_size = 2 if args.train else 1
-=======
     check_writable_folder(args.out_dir, '--out-dir')
->>>>>>> w-mends
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()
