@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from tiny_training import CLASSES, rectangles_config, write_rectangles
 
 
@@ -14,6 +15,7 @@ def write_tiny_checkpoint(folder: Path, num_images: int = 4) -> Config:
     config = rectangles_config(folder / 'data')
     config.model.test_cfg.bbox_head.score_thr = 0.0
     config.dump(folder / 'config.py')
+    init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     model.init_weights()

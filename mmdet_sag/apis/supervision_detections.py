@@ -21,8 +21,8 @@ def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
         classes: Class names; without them, detections have numbers alone.
 
     Returns:
-        ``supervision.Detections`` with boxes, masks where the model has them, scores, labels and, under ``data``, ``class_name`` and
-        ``mask_score``.
+        ``supervision.Detections`` with boxes, masks where the model has them, scores, labels and, under ``data``,
+        ``class_name`` and ``mask_score``.
 
     Raises:
         InputError: The package is not installed.

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
+import tiny_panoptic
 import torch
 from tiny_checkpoint import write_tiny_checkpoint
 from tiny_training import CLASSES
@@ -157,3 +158,17 @@ def test_what_is_no_video_is_named(demo, arguments, message):
     source, *options = arguments
     with pytest.raises(InputError, match=message):
         demo(source, 'config.py', 'model.pth', *options, name='video_demo')
+
+
+def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
+    config = tiny_panoptic.tiny_config()
+    config.model.test_cfg.panoptic.score_thr = 0.0
+    config.dump(tmp_path / 'config.py')
+    meta = dict(dataset_meta=dict(config.metainfo))
+    torch.save(dict(meta=meta, state_dict=tiny_panoptic.build_tiny().state_dict()), tmp_path / 'model.pth')
+    cv2.imwrite(str(tmp_path / 'street.png'), np.full((96, 128, 3), 120, np.uint8))
+    out = tmp_path / 'out'
+    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out-dir', out)
+    assert cv2.imread(str(out / 'preds/street_panoptic_seg.png')).shape == (96, 128, 3)
+    assert cv2.imread(str(out / 'vis/street.png')).shape[:2] == (96, 128)
+    assert (out / 'results.json').is_file()
