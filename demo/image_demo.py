@@ -1,31 +1,104 @@
-"""Detect objects in an image, or in each image of a folder, and draw them."""
+"""Detect objects in images: draw them, and write them in COCO's format."""
 
 import argparse
+import glob
+import os
 from pathlib import Path
 
-from mmdet_sag.apis import PanopticInferencer
+import mmcv
+from demo_arguments import add_arguments, make_predictor, nothing_found, require_folder
+from mmcv.image import imwrite
+from tqdm import tqdm
+
+from mmdet_sag.apis import CocoPredictions
 from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
+# Images without a detection that are named one by one.
+_MAX_NAMED = 5
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('img', help='image file or folder')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out-dir', default='outputs', help='folder that gets pictures (vis/) and results (preds/)')
-    parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
-    parser.add_argument('--pred-score-thr', type=float, default=0.3, help='lowest score of a box that is drawn')
+    parser.add_argument('img', help="image file, folder, or pattern such as 'photos/*.jpg' in quotes")
+    add_arguments(parser)
+    parser.add_argument('--out-dir', default='outputs', help='folder that gets pictures (vis/) and results.json')
+    parser.add_argument('--no-pictures', action='store_true', help='write results.json alone')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    for path in (args.img, args.config, args.checkpoint):
-        if not Path(path).exists():
-            raise InputError(f'{path} does not exist: check the path')
-    inferencer = PanopticInferencer(args.config, args.checkpoint, device=args.device)
-    inferencer(args.img, out_dir=args.out_dir, pred_score_thr=args.pred_score_thr, no_save_pred=False)
+    paths = find_images(args.img)
+    out_dir = require_folder(args.out_dir, '--out-dir')
+    predictor = make_predictor(args)
+    predictions = CocoPredictions(predictor.classes, args.score_thr)
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    unread, empty, num_found = [], [], 0
+    with tqdm(total=len(paths), unit='image') as progress:
+        for start in range(0, len(paths), args.batch_size):
+            batch = [(path, read(path)) for path in paths[start : start + args.batch_size]]
+            unread += [path for path, image in batch if image is None]
+            progress.update(len(batch))
+            batch = [(path, image) for path, image in batch if image is not None]
+            samples = predictor.predict([image for _, image in batch])
+            for (path, image), sample in zip(batch, samples):
+                name = str(path.relative_to(root))
+                predictions.add(name, sample, *image.shape[:2])
+                if not args.no_pictures:
+                    imwrite(predictor.draw(image, sample), str(out_dir / 'vis' / name))
+                if 'pred_panoptic_seg' in sample:
+                    sample.set_metainfo(dict(img_path=str(path)))
+                    predictor.inferencer.postprocess([sample], pred_out_dir=str(out_dir))
+                    num_found += 1
+                    continue
+                shown = int((sample.pred_instances.scores >= args.score_thr).sum())
+                num_found += shown
+                if not shown:
+                    empty.append(nothing_found(name, predictor.best_score(sample), args.score_thr))
+    for path in unread[:_MAX_NAMED]:
+        print(f'{path}: left out, it is no image that can be read')
+    if len(unread) == len(paths):
+        raise InputError(f'none of the {len(paths)} files of {args.img} is an image that can be read')
+    for line in empty[:_MAX_NAMED]:
+        print(line)
+    if len(empty) > _MAX_NAMED:
+        print(f'... and likewise in {len(empty) - _MAX_NAMED} more images')
+    predictions.write(out_dir / 'results.json')
+    print(f'{num_found} detections in {len(predictions.images)} images: {out_dir}')
+
+
+def find_images(source: str) -> list[Path]:
+    """Files that a user means by a file, a folder or a pattern.
+
+    Raises:
+        InputError: There are none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(f'folder {source} holds no images: name another, or a pattern such as {source}/*/*.jpg')
+        return found
+    if path.is_file():
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            raise InputError(f'{source} is a video: give it to demo/video_demo.py')
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f'{source} does not exist: check the path, or the pattern')
+    return found
+
+
+def read(path: Path):
+    """An image, BGR, (H, W, 3), or None if it cannot be read."""
+    try:
+        return mmcv.imread(str(path))
+    # A damaged file can fail in every way.
+    except Exception:
+        return None
 
 
 if __name__ == '__main__':

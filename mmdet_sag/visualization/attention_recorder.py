@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Optional
 
 import mmcv
 import numpy as np
@@ -69,6 +70,11 @@ class AttentionRecorder:
     def num_forwards(self) -> int:
         """Forwards of the mask head since :meth:`forget`."""
         return len(self._calls)
+
+    @property
+    def last(self) -> Optional[tuple[Tensor, Tensor]]:
+        """RoIs and attention maps of the only forward since :meth:`forget`, for :func:`paste_attention`."""
+        return tuple(self._calls[0]) if len(self._calls) == 1 else None
 
     def heat(self, views: Sequence[DetDataSample], sample: DetDataSample, score_thr: float) -> np.ndarray:
         """Attention of an image's detections at their places in it.

@@ -22,18 +22,19 @@ def run(*arguments):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
 
 
-def make_report(folder, *options):
-    result = run(folder / 'config.py', folder / 'results.pkl', '--out', folder / 'report.html', *options)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert 'Traceback' not in result.stderr
-    return (folder / 'report.html').read_text()
+def run_here(monkeypatch, *arguments):
+    """Run the tool inside this process."""
+    monkeypatch.setattr(sys, 'argv', [str(argument) for argument in (TOOL, *arguments)])
+    runpy.run_path(str(TOOL))['main']()
 
 
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
     folder = tmp_path_factory.mktemp('odd')
     write_odd_images(folder)
-    return folder, make_report(folder, '--num-images', '3')
+    result = run(folder / 'config.py', folder / 'results.pkl', '--out', folder / 'report.html', '--num-images', '3')
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, (folder / 'report.html').read_text()
 
 
 def test_the_page_needs_no_other_file(odd):
@@ -100,14 +101,15 @@ def test_every_picture_and_chart_of_the_page_has_a_size(odd):
         assert int(number) >= 10 and broken == ''
 
 
-def test_nothing_found_at_all_is_said(tmp_path):
-    write_odd_images(tmp_path / 'data', mask_scores=False, found=False)
-    html = make_report(tmp_path / 'data')
+def test_nothing_found_at_all_is_said(tmp_path, monkeypatch):
+    write_odd_images(tmp_path, mask_scores=False, found=False)
+    run_here(monkeypatch, tmp_path / 'config.py', tmp_path / 'results.pkl', '--out', tmp_path / 'report.html')
+    html = (tmp_path / 'report.html').read_text()
     assert 'Nothing was found at all' in html
     assert 'gives no mask scores, or found nothing' in html
 
 
-def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training(tmp_path):
+def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training(tmp_path, monkeypatch, capsys):
     write_rectangles(tmp_path / 'data', num_images=4)
     config = rectangles_config(tmp_path / 'data')
     config.model.test_cfg.bbox_head.score_thr = 0.0
@@ -129,9 +131,8 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     assert 'AP on the validation images' in html
     assert 'Each dot is a detection' in html
     # The predictions lie beside it: the page can be made again without the model.
-    again = run(tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out, '--work-dir', tmp_path / 'work')
-    assert again.returncode == 0
-    assert again.stdout.splitlines()[-2] == result.stdout.splitlines()[-2]
+    run_here(monkeypatch, tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out)
+    assert capsys.readouterr().out.splitlines()[-2] == result.stdout.splitlines()[-2]
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,8 @@ def test_bad_input_is_named_with_the_remedy(odd, arguments, message, monkeypatch
     (folder / 'broken.pkl').write_bytes(b'no pickle')
     (folder / 'other.json').write_text('{"images": [], "annotations": [], "categories": []}')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
     with pytest.raises(InputError, match=re.escape(message)):
-        runpy.run_path(str(TOOL))['main']()
+        run_here(monkeypatch, *arguments)
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -1,0 +1,68 @@
+import argparse
+import os
+from pathlib import Path
+
+from mmdet_sag.apis import Predictor
+from mmdet_sag.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that the demos of images and videos have in common."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
+    parser.add_argument('--score-thr', '--pred-score-thr', type=float, default=0.3, help='lowest score that is shown')
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')
+    parser.add_argument('--batch-size', type=int, default=1, help='images, or tiles, that the model gets together')
+    parser.add_argument(
+        '--tiles', type=int, metavar='SIDE', help='predict in tiles of this many pixels, and the whole image, and join'
+    )
+    parser.add_argument('--tile-overlap', type=float, default=0.25, help='share of a tile that its neighbour has too')
+
+
+def make_predictor(args: argparse.Namespace) -> Predictor:
+    """Build what predicts from the flags of :func:`add_arguments`.
+
+    Raises:
+        InputError: A flag cannot be used.
+    """
+    return Predictor(
+        args.config,
+        args.checkpoint,
+        device=args.device,
+        score_thr=args.score_thr,
+        classes=args.classes,
+        batch_size=args.batch_size,
+        tile_size=args.tiles,
+        tile_overlap=args.tile_overlap,
+    )
+
+
+def require_folder(path: str, option: str) -> Path:
+    """Make a folder that can be written, before the work that fills it.
+
+    Raises:
+        InputError: It cannot be made or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f'{option} {path} cannot be made ({e.strerror}): name another folder') from e
+    if not os.access(folder, os.W_OK):
+        raise InputError(f'{option} {path} cannot be written: name another folder')
+    return folder
+
+
+def nothing_found(name: str, best, score_thr: float) -> str:
+    """Say that nothing is above the threshold, and what is closest to it.
+
+    Args:
+        name: What was looked at.
+        best: Result of :meth:`Predictor.best_score`.
+        score_thr: The threshold.
+    """
+    if best is None:
+        return f'{name}: nothing was found'
+    score, label = best
+    return f'{name}: nothing has a score of {score_thr:g} or more; the best is {score:.3f} ({label}), see --score-thr'

@@ -1,0 +1,158 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+
+from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from ..errors import InputError
+from ..visualization import draw_instances
+from .panoptic_inferencer import PanopticInferencer
+from .tiles import Tile, make_tiles, merge_tiles
+
+
+class Predictor:
+    """Predicts and draws images, of which only chosen classes may be wanted.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file; it must hold all weights of the model.
+        device: Device, such as ``cpu`` or ``cuda:0``; None: the best that is there.
+        score_thr: Lowest score of a detection that is drawn.
+        classes: Names of the classes to show; None: all.
+        batch_size: Images, or tiles, that go through the model together.
+        tile_size: Side of the tiles that images are predicted in, beside the whole image; None: no tiles.
+        tile_overlap: Share of a tile that its neighbour has too.
+
+    Raises:
+        InputError: Something cannot be used: the config, the checkpoint, the device or a class.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        checkpoint: str,
+        device: Optional[str] = None,
+        score_thr: float = 0.3,
+        classes: Optional[Sequence[str]] = None,
+        batch_size: int = 1,
+        tile_size: Optional[int] = None,
+        tile_overlap: float = 0.25,
+    ) -> None:
+        if not 0 <= score_thr <= 1:
+            raise InputError(f'--score-thr {score_thr}: scores are between 0 and 1')
+        if batch_size < 1:
+            raise InputError(f'--batch-size {batch_size}: give 1 or more')
+        if tile_size is not None and tile_size < 32:
+            raise InputError(f'--tiles {tile_size}: give the side of a tile in pixels, 32 or more')
+        if not 0 <= tile_overlap < 0.9:
+            raise InputError(f'--tile-overlap {tile_overlap}: give a share of a tile, 0 to 0.9')
+        self.score_thr, self.batch_size = score_thr, batch_size
+        self.tile_size, self.tile_overlap = tile_size, tile_overlap
+        if not Path(config).is_file():
+            raise InputError(f'config {config} does not exist, check the path')
+        try:
+            cfg = Config.fromfile(config)
+        # A config is a program: it can fail in every way.
+        except Exception as e:
+            raise InputError(f'config {config} cannot be read, {type(e).__name__}: {" ".join(str(e).split())}') from e
+        weights = load_checkpoint_file(checkpoint)
+        self._check_device(device)
+        self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)
+        check_checkpoint_fits(weights, checkpoint, self.inferencer.model)
+        meta = self.inferencer.model.dataset_meta
+        named = (cfg.test_dataloader.dataset.get('metainfo') or {}).get('classes')
+        if 'dataset_meta' not in weights.get('meta', {}) and named:
+            # Without names in the checkpoint, MMDetection takes those of COCO.
+            meta['classes'] = tuple(named)
+        self.classes: tuple[str, ...] = tuple(meta['classes'])
+        if unknown := [name for name in classes or () if name not in self.classes]:
+            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
+        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
+
+    @property
+    def shows_some_classes(self) -> bool:
+        """Whether classes were chosen."""
+        return self._labels is not None
+
+    @staticmethod
+    def _check_device(device: Optional[str]) -> None:
+        if device is None:
+            return
+        try:
+            torch.empty(0, device=device)
+        # PyTorch says it as RuntimeError, AssertionError or an error of the device's own.
+        except Exception as e:
+            raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
+        """Predict images.
+
+        Args:
+            images: Images, BGR, each (H, W, 3).
+
+        Returns:
+            The prediction of each, in which ``pred_instances`` are those of the chosen classes.
+        """
+        tiled = self.tile_size is not None
+        samples = [self._predict_tiles(image) for image in images] if tiled else self._forward(images)
+        return [self._of_classes(sample) for sample in samples]
+
+    def _forward(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
+        samples = []
+        for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
+            samples += self.inferencer.forward(data)
+        return samples
+
+    def _predict_tiles(self, image: np.ndarray) -> DetDataSample:
+        height, width = image.shape[:2]
+        tiles = make_tiles(height, width, self.tile_size, self.tile_overlap)
+        whole = Tile(0, 0, width, height)
+        if tiles == [whole]:
+            return self._forward([image])[0]
+        # Objects larger than a tile are seen in the whole image alone.
+        tiles.append(whole)
+        samples = self._forward([image[t.y : t.y + t.height, t.x : t.x + t.width] for t in tiles])
+        if any('pred_panoptic_seg' in sample for sample in samples):
+            raise InputError('--tiles: a panoptic segmentation cannot be joined from tiles; leave the option out')
+        return merge_tiles(tiles, samples, height, width)
+
+    def _of_classes(self, sample: DetDataSample) -> DetDataSample:
+        if self._labels is not None and 'pred_instances' in sample:
+            pred = sample.pred_instances
+            sample.pred_instances = pred[torch.isin(pred.labels, pred.labels.new_tensor(self._labels))]
+        return sample
+
+    def draw(
+        self, image: np.ndarray, sample: DetDataSample, score_thr: Optional[float] = None, strip: bool = True
+    ) -> np.ndarray:
+        """Draw a prediction over its image.
+
+        Args:
+            image: The image, BGR, (H, W, 3).
+            sample: Prediction.
+            score_thr: Lowest score of a detection that is drawn; None: that of the predictor.
+            strip: See :func:`draw_instances`.
+
+        Returns:
+            The picture, BGR; see :func:`draw_instances`.
+        """
+        if 'pred_panoptic_seg' not in sample:
+            pred = sample.pred_instances
+            pred = pred[pred.scores >= (self.score_thr if score_thr is None else score_thr)]
+            palette = self.inferencer.model.dataset_meta.get('palette')
+            return draw_instances(image, pred, self.classes, palette, strip=strip)
+        visualizer = self.inferencer.visualizer
+        visualizer.add_datasample('prediction', np.ascontiguousarray(image[..., ::-1]), sample, draw_gt=False)
+        return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+    def best_score(self, sample: DetDataSample) -> Optional[tuple[float, str]]:
+        """The highest score of a prediction, and its class; None where nothing was found."""
+        pred = sample.get('pred_instances')
+        if pred is None or len(pred) == 0:
+            return None
+        best = int(pred.scores.argmax())
+        return float(pred.scores[best]), self.classes[int(pred.labels[best])]

@@ -1,0 +1,122 @@
+"""Prediction of a large image in tiles."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from ..structures.mask import RLEMasks
+from ..structures.mask.place_rle import place_rle
+
+# Share of a mask that one with a higher score, or one that is whole, may cover.
+_MAX_COVERED = 0.5
+
+
+class Tile(NamedTuple):
+    """A part of an image: columns ``x`` to ``x + width``, rows ``y`` to ``y + height``, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
+    """Cover an image with tiles of equal size, the last ones moved inwards.
+
+    Args:
+        height: Height of the image.
+        width: Width of the image.
+        size: Side of a tile; the image's where that is smaller.
+        overlap: Share of a tile that its neighbour has too, in [0, 1).
+    """
+    columns, rows = (_starts(length, size, overlap) for length in (width, height))
+    return [Tile(x, y, min(size, width), min(size, height)) for y in rows for x in columns]
+
+
+def merge_tiles(tiles: Sequence[Tile], samples: Sequence[DetDataSample], height: int, width: int) -> DetDataSample:
+    """Join the detections of an image's tiles.
+
+    What a tile cuts off at an edge inside the image is kept only where no tile shows it whole. Of detections of a class
+    whose masks overlap by more than half of the smaller one, the first stays: those that are whole before those cut
+    off, the higher score first. Where a model predicts no masks, boxes take their place.
+
+    Args:
+        tiles: Tiles; one that is the whole image may be among them.
+        samples: Predictions of each.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        The prediction of the image, with masks in run-length encoding.
+    """
+    found = [_place(tile, sample.pred_instances, height, width) for tile, sample in zip(tiles, samples)]
+    instances = InstanceData.cat([instances for instances, _ in found])
+    cut = np.concatenate([cut for _, cut in found])
+    if len(instances):
+        instances = instances[torch.from_numpy(_keep(instances, cut))]
+        # Visualizers and RoI-wise consumers expect the highest score first.
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
+    merged = DetDataSample(metainfo=dict(ori_shape=(height, width), img_shape=(height, width)))
+    merged.pred_instances = instances
+    return merged
+
+
+def _starts(length: int, size: int, overlap: float) -> Iterator[int]:
+    last = max(length - size, 0)
+    steps = -(-last // max(int(size * (1 - overlap)), 1))
+    return [round(last * i / steps) for i in range(steps)] + [last] if steps else [0]
+
+
+def _place(tile: Tile, pred: InstanceData, height: int, width: int) -> tuple[InstanceData, np.ndarray]:
+    """Detections of a tile in the image, and which of them end at an edge inside it."""
+    pred = pred.cpu()
+    masks: Optional[list] = None
+    if 'masks' in pred:
+        masks = [_place_mask(mask, box, tile, height, width) for mask, box in zip(pred.masks, pred.bboxes)]
+        pred = InstanceData(**{key: value for key, value in pred.items() if key != 'masks'})
+    x1, y1, x2, y2 = pred.bboxes.numpy().reshape(-1, 4).T
+    cut = (x1 < 2) & (tile.x > 0) | (y1 < 2) & (tile.y > 0)
+    cut |= (x2 > tile.width - 2) & (tile.x + tile.width < width)
+    cut |= (y2 > tile.height - 2) & (tile.y + tile.height < height)
+    placed = InstanceData(**{key: value for key, value in pred.items() if key != 'bboxes'})
+    placed.bboxes = pred.bboxes + pred.bboxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
+    if masks is not None:
+        placed.masks = RLEMasks(masks, height, width)
+    return placed, cut
+
+
+def _place_mask(mask, box: torch.Tensor, tile: Tile, height: int, width: int) -> dict:
+    bitmap = mask.decode() if hasattr(mask, 'decode') else np.asarray(mask.cpu(), dtype=bool)
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not len(rows):
+        return place_rle(bitmap[:1, :1], tile.x, tile.y, height, width)
+    top, left = rows[0], columns[0]
+    crop = bitmap[top : rows[-1] + 1, left : columns[-1] + 1]
+    return place_rle(crop, tile.x + int(left), tile.y + int(top), height, width)
+
+
+def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:
+    """Indices of the detections that stay."""
+    scores = instances.get('mask_scores', instances.scores).numpy()
+    labels = instances.labels.numpy()
+    x1, y1, x2, y2 = instances.bboxes.numpy().astype(np.float64).T
+    boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+    shapes = [dict(mask) for mask in instances.masks] if 'masks' in instances else None
+    kept: list[int] = []
+    for i in np.lexsort((-scores, cut)):
+        rivals = [k for k in kept if labels[k] == labels[i] and x1[k] < x2[i] and x1[i] < x2[k]]
+        rivals = [k for k in rivals if y1[k] < y2[i] and y1[i] < y2[k]]
+        if rivals:
+            mine, theirs = ([shapes[i]], [shapes[k] for k in rivals]) if shapes else (boxes[[i]], boxes[rivals])
+            # With iscrowd, the share of the first that the second covers.
+            covered = mask_utils.iou(mine, theirs, [1] * len(rivals))[0]
+            covers = mask_utils.iou(theirs, mine, [1])[:, 0]
+            if max(covered.max(), covers.max()) > _MAX_COVERED:
+                continue
+        kept.append(int(i))
+    return np.array(sorted(kept), dtype=np.int64)

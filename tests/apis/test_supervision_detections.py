@@ -1,0 +1,46 @@
+import cv2
+import numpy as np
+import pytest
+from mmdet.apis import DetInferencer
+from tiny_checkpoint import write_tiny_checkpoint
+
+from mmdet_sag.apis import to_supervision
+from mmdet_sag.errors import InputError
+
+
+@pytest.fixture
+def inferencer(tmp_path):
+    write_tiny_checkpoint(tmp_path)
+    return DetInferencer(str(tmp_path / 'config.py'), str(tmp_path / 'model.pth'), device='cpu', show_progress=False)
+
+
+def test_three_lines_give_the_same_results_as_detections_of_supervision(inferencer, tmp_path):
+    supervision = pytest.importorskip('supervision', reason='supervision is not installed (pip install supervision)')
+    image = cv2.imread(str(tmp_path / 'data/images/1.png'))
+    (sample,) = inferencer(image, return_datasamples=True)['predictions']
+    detections = to_supervision(sample, inferencer.model.dataset_meta['classes'])
+    (numbers,) = inferencer(image)['predictions']
+    assert isinstance(detections, supervision.Detections)
+    assert len(detections) == len(numbers['scores']) > 0
+    np.testing.assert_allclose(detections.confidence, numbers['scores'], rtol=1e-6)
+    np.testing.assert_allclose(detections.xyxy, numbers['bboxes'], rtol=1e-6)
+    np.testing.assert_array_equal(detections.class_id, numbers['labels'])
+    assert detections.mask.shape == (len(detections), *image.shape[:2]) and detections.mask.dtype == bool
+    assert set(detections.data['class_name']) <= {'green', 'blue'}
+    # What it is for: its own tools take them.
+    chosen = detections[detections.confidence > np.median(detections.confidence)]
+    assert 0 < len(chosen) < len(detections)
+    assert (supervision.MaskAnnotator().annotate(image.copy(), chosen) != image).any()
+
+
+def test_an_image_without_detections_gives_none(inferencer):
+    pytest.importorskip('supervision', reason='supervision is not installed (pip install supervision)')
+    (sample,) = inferencer(np.zeros((64, 64, 3), np.uint8), return_datasamples=True)['predictions']
+    sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > 2]
+    assert len(to_supervision(sample, ('green', 'blue'))) == 0
+
+
+def test_without_the_package_its_name_is_said(monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'supervision', None)
+    with pytest.raises(InputError, match='pip install supervision'):
+        to_supervision(None)

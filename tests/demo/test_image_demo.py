@@ -1,0 +1,174 @@
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import tiny_panoptic
+import torch
+from tiny_checkpoint import write_tiny_checkpoint
+from tiny_training import CLASSES
+
+from mmdet_sag.errors import InputError
+
+DEMO = Path(__file__).resolve().parents[2] / 'demo'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('image_demo')
+    write_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def demo(folder, monkeypatch, capsys):
+    """Runs a demo inside this process; returns what it prints."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(DEMO))
+
+    def run(*arguments, name='image_demo'):
+        monkeypatch.setattr(sys, 'argv', [name, *(str(argument) for argument in arguments)])
+        runpy.run_path(str(DEMO / f'{name}.py'))['main']()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_each_image_of_a_folder_gets_a_picture_and_results_in_the_format_of_coco(demo, folder, tmp_path):
+    said = demo('data/images', 'config.py', 'model.pth', '--out-dir', tmp_path, '--batch-size', 3, '--score-thr', 0.1)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert f'{len(results["annotations"])} detections in 4 images' in said
+    assert [image['file_name'] for image in results['images']] == ['1.png', '2.png', '3.png', '4.png']
+    assert [category['name'] for category in results['categories']] == list(CLASSES)
+    for annotation in results['annotations']:
+        assert annotation['score'] >= 0.1
+        assert mask_utils.area(annotation['segmentation']) == annotation['area']
+    for i in range(1, 5):
+        picture = cv2.imread(str(tmp_path / f'vis/{i}.png'))
+        plain = cv2.imread(str(folder / f'data/images/{i}.png'))
+        # Enlarged, the detections drawn over it.
+        assert picture.shape[1] % plain.shape[1] == 0
+        enlarged = cv2.resize(plain, (picture.shape[1],) * 2, interpolation=cv2.INTER_CUBIC)
+        assert np.abs(enlarged.astype(int) - picture[: len(enlarged)]).max() > 50
+
+
+def test_only_the_chosen_classes_are_shown(demo, tmp_path):
+    demo('data/images/*.png', 'config.py', 'model.pth', '--out-dir', tmp_path, '--classes', 'blue', '--score-thr', 0.1)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert {annotation['category_id'] for annotation in results['annotations']} == {2}
+
+
+def test_nothing_above_the_threshold_is_said_with_the_best_score(demo, tmp_path):
+    said = demo('data/images/1.png', 'config.py', 'model.pth', '--out-dir', tmp_path, '--score-thr', 1)
+    assert '1.png: nothing has a score of 1 or more; the best is 0.' in said
+    assert any(f'({name})' in said for name in CLASSES)
+
+
+def test_a_large_image_is_predicted_in_tiles(demo, folder, tmp_path):
+    small = [cv2.imread(str(folder / f'data/images/{i}.png')) for i in (1, 2, 3, 4)]
+    large = np.vstack([np.hstack(small), np.hstack(small[::-1])])
+    cv2.imwrite(str(tmp_path / 'large.png'), large)
+    arguments = ('config.py', 'model.pth', '--out-dir', tmp_path, '--tiles', 64, '--score-thr', 0.1)
+    demo(tmp_path / 'large.png', *arguments, '--batch-size', 8)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['annotations']
+    assert all(annotation['segmentation']['size'] == [128, 256] for annotation in results['annotations'])
+    columns = {int(annotation['bbox'][0] // 64) for annotation in results['annotations']}
+    assert columns == {0, 1, 2, 3}
+
+
+def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path):
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    with pytest.raises(InputError, match='none of the 1 files'):
+        demo(tmp_path / 'broken.jpg', 'config.py', 'model.pth', '--out-dir', tmp_path / 'out')
+    cv2.imwrite(str(tmp_path / 'good ü.png'), cv2.imread(str(folder / 'data/images/1.png')))
+    said = demo(tmp_path, 'config.py', 'model.pth', '--out-dir', tmp_path / 'out')
+    assert 'broken.jpg: left out' in said
+    assert (tmp_path / 'out/vis/good ü.png').is_file()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('data/images/1.png', 'config.py', 'other.pth'), 'does not belong to this model'),
+        (('data/images/1.png', 'config.py', 'broken.pth'), 'broken.pth'),
+        (('data/images/1.png', 'config.py', 'model.pth', '--classes', 'red'), "no class 'red', only green, blue"),
+        (('data/images/1.png', 'config.py', 'model.pth', '--device', 'cuda:9'), '--device cuda:9 cannot be used'),
+        (('data/images/1.png', 'config.py', 'model.pth', '--batch-size', '0'), 'give 1 or more'),
+        (('data/images/1.png', 'config.py', 'model.pth', '--out-dir', 'config.py'), 'cannot be made'),
+        (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
+        (('data', 'config.py', 'model.pth'), 'holds no images'),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, message):
+    (folder / 'broken.pth').write_bytes(b'PK\x03\x04')
+    weights = torch.load(folder / 'model.pth', weights_only=False)['state_dict']
+    half = {key: value for key, value in weights.items() if key.startswith('backbone')}
+    torch.save(dict(state_dict=half), folder / 'other.pth')
+    with pytest.raises(InputError) as error:
+        demo(*arguments)
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+    assert not (folder / 'outputs/vis').exists()
+
+
+def test_as_a_process_it_shows_its_progress(folder, tmp_path):
+    command = [sys.executable, DEMO / 'image_demo.py', 'data/images', 'config.py', 'model.pth', '--out-dir', tmp_path]
+    result = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert '4/4' in result.stderr and 'image/s' in result.stderr.replace('s/image', 'image/s')
+    assert 'detections in 4 images' in result.stdout
+
+
+@pytest.mark.parametrize('name', ['video.mp4', 'video.webm', 'video.avi'])
+def test_a_video_becomes_one_that_plays_with_the_detections_drawn(demo, folder, tmp_path, name):
+    source = tmp_path / 'source.avi'
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 64))
+    for i in (1, 2, 3, 4, 1):
+        writer.write(cv2.imread(str(folder / f'data/images/{i}.png')))
+    writer.release()
+    out = tmp_path / name
+    arguments = ('config.py', 'model.pth', '--out', out, '--batch-size', 2, '--score-thr', 0.1)
+    said = demo(source, *arguments, '--results', tmp_path / 'results.json', name='video_demo')
+    assert 'detections in 5 frames' in said and 'images/s' in said
+    capture = cv2.VideoCapture(str(out))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12, abs=0.1)
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    assert len(frames) == 5
+    assert {frame.shape for frame in frames} == {(448, 448, 3)}
+    assert len(json.loads((tmp_path / 'results.json').read_text())['images']) == 5
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('none.mp4',), 'does not exist'),
+        (('config.py',), 'cannot be opened'),
+        (('config.py', '--out', 'video.gif'), 'name a file that ends in'),
+    ],
+)
+def test_what_is_no_video_is_named(demo, arguments, message):
+    source, *options = arguments
+    with pytest.raises(InputError, match=message):
+        demo(source, 'config.py', 'model.pth', *options, name='video_demo')
+
+
+def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
+    config = tiny_panoptic.tiny_config()
+    config.model.test_cfg.panoptic.score_thr = 0.0
+    config.dump(tmp_path / 'config.py')
+    meta = dict(dataset_meta=dict(config.metainfo))
+    torch.save(dict(meta=meta, state_dict=tiny_panoptic.build_tiny().state_dict()), tmp_path / 'model.pth')
+    cv2.imwrite(str(tmp_path / 'street.png'), np.full((96, 128, 3), 120, np.uint8))
+    out = tmp_path / 'out'
+    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out-dir', out)
+    assert cv2.imread(str(out / 'preds/street_panoptic_seg.png')).shape == (96, 128, 3)
+    assert cv2.imread(str(out / 'vis/street.png')).shape[:2] == (96, 128)
+    assert (out / 'results.json').is_file()

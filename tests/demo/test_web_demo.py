@@ -1,0 +1,70 @@
+import base64
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from browser import Browser
+from chromium import needs_chromium
+from tiny_checkpoint import write_tiny_checkpoint
+
+DEMO = Path(__file__).resolve().parents[2] / 'demo/web_demo.py'
+has_gradio = importlib.util.find_spec('gradio') is not None
+IMAGE = "document.querySelector('#{0} img')?.src"
+# What gradio itself writes into the console of a headless browser.
+OF_GRADIO = 'Method not implemented.'
+
+
+@needs_chromium
+@pytest.mark.skipif(not has_gradio, reason='gradio is not installed (pip install gradio)')
+def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
+    write_tiny_checkpoint(tmp_path)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, DEMO, tmp_path / 'config.py', tmp_path / 'model.pth', '--port', port]
+    environment = {**os.environ, 'GRADIO_TEMP_DIR': str(tmp_path / 'gradio'), 'PYTHONUNBUFFERED': '1'}
+    server = subprocess.Popen(
+        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        printed = []
+        for line in server.stdout:
+            printed.append(line)
+            if 'Running on' in line:
+                break
+        assert f'http://127.0.0.1:{port}' in printed[-1], ''.join(printed)
+        with Browser() as browser:
+            browser.open(f'http://127.0.0.1:{port}/')
+            browser.wait_for("!!document.querySelector('#image input[type=file]')")
+            browser.choose_file('#image input[type=file]', tmp_path / 'data/images/1.png')
+            browser.wait_for("document.querySelector('#said')?.innerText.includes('of 0.30 or more')")
+            masks = browser.wait_for(IMAGE.format('masks'))
+            assert browser.wait_for(IMAGE.format('attention'))
+            set_value = """(() => {
+              const field = document.querySelector('#score input[type=number]');
+              Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, '1');
+              for (const kind of ['input', 'change', 'blur']) field.dispatchEvent(new Event(kind, {bubbles: true}));
+            })()"""
+            browser.evaluate(set_value)
+            said = browser.wait_for("document.querySelector('#said').innerText.match(/.* 1.00 .*/)?.[0]")
+            assert 'Nothing has a score of 1.00 or more; the best is 0.' in said
+            browser.wait_for(f'{IMAGE.format("masks")} !== {masks!r}')
+            assert [message for message in browser.messages if OF_GRADIO not in message] == []
+            picture = cv2.imdecode(np.frombuffer(base64.b64decode(browser.screenshot()), np.uint8), cv2.IMREAD_COLOR)
+            assert picture.std() > 10
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.skipif(has_gradio, reason='gradio is installed')
+def test_without_gradio_its_name_is_said(tmp_path):
+    result = subprocess.run([sys.executable, str(DEMO), 'a.py', 'b.pth'], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == 'error: the package gradio is not installed: pip install gradio'
