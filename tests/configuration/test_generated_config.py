@@ -197,6 +197,14 @@ def test_what_the_data_lack_is_named(data, tmp_path):
         DataStatistics.of_folder(data)
 
 
+def test_a_config_inside_the_clone_inherits_by_a_path_that_moves_with_it(data):
+    base = find_zoo_config('centermask-lite_v39')
+    made = GeneratedConfig(DataStatistics.of_folder(data), base, weights='random')
+    inside = made.text(base.parents[2] / 'configs/mine/my.py')
+    assert inside.startswith(f"_base_ = '../centermask_lite/{base.name}'")
+    assert made.text(data / 'my.py').startswith(f"_base_ = '{base}'")
+
+
 @pytest.mark.parametrize('option', ['batch_size', 'num_processes', 'epochs', 'short_side'])
 def test_numbers_out_of_range_are_named(option, data):
     with pytest.raises(InputError, match='is 0: give at least'):

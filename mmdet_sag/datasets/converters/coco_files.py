@@ -37,6 +37,7 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     Raises:
         InputError: An image is missing, or an annotation cannot be used.
     """
+    options.refuse_class_names(source)
     files = _annotation_files(source)
     if not files:
         raise InputError(f"'{source}' has no annotations in COCO's format: give the JSON file")

@@ -91,7 +91,8 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
     groups = _mask_files(image_folder, mask_folder)
     in_folders = any(name for files in groups.values() for name, _ in files)
     if in_folders:
-        names = options.class_names or sorted({name for files in groups.values() for name, _ in files})
+        options.refuse_class_names(source)
+        names = sorted({name for files in groups.values() for name, _ in files})
     elif options.class_names:
         names = options.class_names
     else:

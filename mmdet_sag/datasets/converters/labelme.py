@@ -44,6 +44,7 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     Raises:
         InputError: An image is missing, or a shape is broken.
     """
+    options.refuse_class_names(source)
     files = [source] if source.is_file() else list(files_below(source, '.json'))
     root = source.parent if source.is_file() else source
     images: list[LabelledImage] = []
@@ -53,13 +54,13 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
         if not isinstance(content.get('shapes'), list):
             raise InputError(f"'{path}' has no shapes, so it is no file of LabelMe: move it elsewhere")
         images.append(_labelled_image(path, content, root, options, left_out))
-    classes = options.class_names or sorted({item.name for image in images for item in image.objects})
+    classes = sorted({item.name for image in images for item in image.objects})
     notes = [f'{count} shapes of type {kind}, which has no area: left out' for kind, count in sorted(left_out.items())]
     labelled = {image.path.resolve() for image in images}
     unlabelled = sum(path.resolve() not in labelled for path in images_below(root))
     if unlabelled:
         notes.append(f'{unlabelled} images without a JSON file: left out, as nobody labelled them')
-    return LabelledData(list(classes), images, notes)
+    return LabelledData(classes, images, notes)
 
 
 def _holds_shapes(path: Path) -> bool:

@@ -2,6 +2,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ...errors import InputError
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -19,3 +21,14 @@ class ReadOptions:
     image_folder: Optional[Path] = None
     exif: Optional[str] = None
     components: Optional[bool] = None
+
+    def refuse_class_names(self, source: Path) -> None:
+        """Refuse names for class numbers where the labels are names themselves.
+
+        Raises:
+            InputError: Names are given.
+        """
+        if self.class_names:
+            raise InputError(
+                f"--source-classes: the labels of '{source}' are names, not numbers: change them with --rename"
+            )

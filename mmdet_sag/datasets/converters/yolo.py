@@ -32,7 +32,8 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
     Args:
         source: ``data.yaml``, the folder that holds it, or a folder of images and text files: beside each other, or
             below folders ``images`` and ``labels``. ``train`` and ``val`` folders are the split.
-        options: Class names are needed where there is neither ``data.yaml`` nor ``classes.txt``.
+        options: Class names are needed where there is neither ``data.yaml`` nor ``classes.txt``. Labels have the paths
+            below the source, or its ``labels``, that images have below ``image_folder``.
 
     Raises:
         InputError: A line is no outline, or a class has no name.
@@ -45,9 +46,11 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
         raise InputError(
             f"'{source}' says nowhere what its classes are called: give --source-classes NAME NAME ..., or a data.yaml"
         )
-    found = list(_listed_images(config, config_file)) if config_file else []
+    elsewhere = options.image_folder
+    found = list(_listed_images(config, config_file)) if config_file and not elsewhere else []
     if not found:
-        found = [(path, path.relative_to(root), _split_in(path.relative_to(root))) for path in images_below(root)]
+        folder = elsewhere or root
+        found = [(path, path.relative_to(folder), _split_in(path.relative_to(folder))) for path in images_below(folder)]
     if not found:
         raise InputError(f"'{source}' has no images: give the folder that holds images and labels, or its data.yaml")
 
@@ -56,7 +59,7 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
         header = read_header(path)
         image = LabelledImage(path, _short(place).as_posix(), header, split=split)
         image.drops_orientation = header.labels_are_of_stored(path, None, options.exif, habit='turned')
-        label_file = _label_file(path)
+        label_file = _label_file(path, [root / place, root / 'labels' / place] if elsewhere else [])
         if label_file is None:
             without_labels += 1
         else:
@@ -157,8 +160,8 @@ def _short(place: Path) -> Path:
     return Path(*kept, place.name)
 
 
-def _label_file(image: Path) -> Optional[Path]:
-    candidates = [image.with_suffix('.txt')]
+def _label_file(image: Path, places: list[Path]) -> Optional[Path]:
+    candidates = [path.with_suffix('.txt') for path in (*places, image)]
     parts = list(image.parts)
     if 'images' in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index('images')

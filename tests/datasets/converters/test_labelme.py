@@ -109,5 +109,7 @@ def test_a_broken_shape_is_named(bad, message, tmp_path):
 def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
     with pytest.raises(InputError, match='40x20 pixels, but its labels are of 50x20'):
         read(put(tmp_path / 'in', shape(), imageWidth=50))
+    with pytest.raises(InputError, match='are names, not numbers: change them with --rename'):
+        read(tmp_path / 'in', class_names=['x'])
     with pytest.raises(InputError, match="its image 'b.png' is not there"):
         read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))

@@ -77,6 +77,12 @@ def test_an_outline_beyond_the_border_is_cut_at_it(tmp_path):
     assert min(polygon) == 0 and max(polygon[::2]) == 40 and max(polygon[1::2]) == 20
 
 
+def test_images_may_lie_elsewhere(tmp_path):
+    put(tmp_path / 'photos/train/a.png', tmp_path / 'exported/labels/train/a.txt')
+    data = read(tmp_path / 'exported', class_names=['x'], image_folder=tmp_path / 'photos')
+    assert [(image.split, len(image.objects)) for image in data.images] == [('train', 1)]
+
+
 @pytest.mark.parametrize(
     ('line', 'message'),
     [
