@@ -31,9 +31,10 @@ def declared(*names: str) -> set[str]:
     return {re.match(r'[\w.-]+', line)[0].lower() for line in lines if line[:1].isalpha()}
 
 
-def undeclared(folders: tuple[str, ...], requirements: set[str]) -> dict[str, str]:
+def undeclared(folders: tuple[str, ...], requirements: set[str], without: str = '.mim') -> dict[str, str]:
     """Distributions that are imported and not required, each with a file that needs it."""
-    sources = [path for folder in folders for path in (ROOT / folder).rglob('*.py') if '.mim' not in path.parts]
+    sources = [path for folder in folders for path in (ROOT / folder).rglob('*.py')]
+    sources = [path for path in sources if not {'.mim', without}.intersection(path.parts)]
     # Scripts and tests import the files beside them by their bare names.
     own = {path.stem for path in sources if 'mmdet_sag' not in path.relative_to(ROOT).parts}
     own |= {'mmdet_sag', 'mmdet_sag_operators'}
@@ -49,7 +50,13 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='Python 3.9 d
 
 
 def test_the_package_its_tools_and_the_demo_import_what_requirements_txt_declares():
-    assert undeclared(('mmdet_sag', 'tools', 'demo', 'configs'), declared('requirements.txt')) == {}
+    folders = ('mmdet_sag', 'tools', 'demo', 'configs')
+    assert undeclared(folders, declared('requirements.txt'), without='deployment') == {}
+
+
+def test_exports_import_what_their_requirements_declare():
+    requirements = declared('requirements.txt', 'requirements/deploy.txt')
+    assert undeclared(('mmdet_sag/deployment', 'tools/deployment'), requirements) == {}
 
 
 def test_the_tests_import_what_their_requirements_declare():

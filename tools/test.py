@@ -104,6 +104,8 @@ def use_exported(cfg: Config, args: argparse.Namespace) -> None:
         data_preprocessor=cfg.model.data_preprocessor,
         classes=dataset_meta(cfg)['classes'],
     )
+    # Those of EMA, attention maps and so on work on layers and weights.
+    cfg.custom_hooks = []
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ from .reference_detector import ReferenceDetector
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
 # Detections that are so close to the lowest score that is kept may be there or not.
 _SCORE_OF_LAST = 1e-4
+# Share of the other detections that a float32 model may have and PyTorch's not, or the other way round: where an IoU is
+# at the threshold of NMS, rounding decides which of two boxes stays.
+_SHARE_BY_ROUNDING = 5e-3
 
 
 class Agreement(NamedTuple):
@@ -195,7 +198,8 @@ def _differences(expected: InstanceData, found: InstanceData, pairs: list[tuple]
 def _judge(agreement: Agreement, exact: bool) -> None:
     if exact:
         too_far = any(getattr(agreement, name) > bound for name, bound in BOUNDS.items())
-        failed = too_far or agreement.num_found < agreement.num_detections or agreement.num_surplus > 0
+        different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
+        failed = too_far or different > _SHARE_BY_ROUNDING * agreement.num_detections
     else:
         failed = agreement.num_found < 0.5 * agreement.num_detections
     if failed:

@@ -39,6 +39,7 @@ class ExportedDetector(BaseModel):
         num_threads: int = 0,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
+        self.model_file = model_file
         self.model = load_exported(model_file, num_threads)
         metadata = self.model.metadata
         if classes is not None and list(classes) != metadata['classes']:
@@ -66,7 +67,10 @@ class ExportedDetector(BaseModel):
         if mode != 'predict':
             raise NotImplementedError(f'an exported model has no mode {mode}')
         sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
-        outputs = self.model(inputs.cpu().numpy(), sizes.numpy())
+        try:
+            outputs = self.model(inputs.cpu().numpy(), sizes.numpy())
+        except RuntimeInputError as e:
+            raise InputError(f'{self.model_file}: {e}') from e
         outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
         results_list, mask_probs = [], []
         for i in range(len(data_samples)):

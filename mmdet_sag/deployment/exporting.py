@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Union
 
 import torch
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmdet.models.detectors import TwoStageDetector
 from torch import nn
 
@@ -21,6 +22,7 @@ PRECISIONS = dict(
 )
 # What PyTorch itself rounds weights and features to. OpenVINO does it when it loads a model.
 _DTYPES = dict(onnx=dict(fp16=torch.float16), torchscript=dict(fp16=torch.float16, bf16=torch.bfloat16), openvino={})
+_DCN = (DeformConv2dPack, ModulatedDeformConv2dPack)
 _DIVISOR = 32
 
 
@@ -60,6 +62,8 @@ def build_graph(detector: nn.Module, model_format: str = 'onnx', precision: str 
         InputError: The detector has no instance masks, or something that cannot be exported.
     """
     dtype = _DTYPES[model_format].get(precision, torch.float32)
+    if model_format == 'openvino' and any(isinstance(module, _DCN) for module in detector.modules()):
+        raise InputError('OpenVINO reads no deformable convolutions (DeformConv of ONNX): use --format onnx')
     if isinstance(detector, PanopticCenterMask):
         raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
     if not getattr(getattr(detector, 'roi_head', None), 'with_mask', False):

@@ -56,7 +56,8 @@ def quantize(source: Path, target: Path, detector: nn.Module, batches: Iterator[
     data = nncf.Dataset([dict(images=image, image_sizes=size) for image, size in images])
 
     def run(model, operators: Iterable[_Operator]):
-        ignored = nncf.IgnoredScope(names=_kept_in_float(operators), validate=False)
+        # Sums, of biases and of FPN levels, join values of different ranges: 8 bits for both cost 7 points of mask AP.
+        ignored = nncf.IgnoredScope(names=_kept_in_float(operators), types=['Add'], validate=False)
         preset = nncf.QuantizationPreset.MIXED
         return nncf.quantize(model, data, subset_size=len(images), preset=preset, ignored_scope=ignored)
 

@@ -115,7 +115,14 @@ class OpenVINOModel:
             raise _unreadable(path, f'openvino {openvino.__version__}', e) from e
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        """Detect objects; see :meth:`OnnxModel.__call__`."""
+        """Detect objects; see :meth:`OnnxModel.__call__`.
+
+        Raises:
+            RuntimeInputError: The images are too small for OpenVINO's pooling, which wants more than its kernel.
+        """
+        if min(images.shape[2:]) < 64:
+            height, width = images.shape[2:]
+            raise RuntimeInputError(f'an input of {height}x{width} is too small for OpenVINO: pad it to 64 pixels')
         results = self.model(dict(images=images, image_sizes=image_sizes))
         return {name: results[name].copy() for name in OUTPUTS}
 

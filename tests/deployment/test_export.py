@@ -1,0 +1,244 @@
+"""A model that was exported by the tool finds what PyTorch's finds, in every runtime and without PyTorch."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tiny_export import write_tiny
+from tiny_training import CLASSES
+
+from mmdet_sag.deployment import whole_export
+from mmdet_sag.deployment.comparison import BOUNDS, config_images
+from mmdet_sag.deployment.export_settings import ExportSettings
+from mmdet_sag.deployment.exported_detector import ExportedDetector, load_exported
+from mmdet_sag.deployment.exporting import check_format, write_openvino
+from mmdet_sag.errors import InputError
+
+for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
+    pytest.importorskip(package, reason=f'exports need {package}')
+
+ROOT = Path(__file__).parents[2]
+# In the runtime's process, nothing may import these.
+WITHOUT_TORCH = (
+    'import runpy, sys; sys.modules.update(dict.fromkeys(["torch", "mmdet", "mmcv", "mmengine", "mmdet_sag"])); '
+    'sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
+)
+
+
+def run_tool(monkeypatch, path: str, *arguments: object) -> int:
+    """Run a tool of this clone in this process; its exit status."""
+    monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / 'tools' / path), run_name='__main__')
+    return end.value.code
+
+
+def run_runtime(*arguments: object) -> subprocess.CompletedProcess:
+    """Run a runtime.py where torch and mmdet cannot be imported."""
+    command = [sys.executable, '-c', WITHOUT_TORCH, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A folder with data, a config, a checkpoint and, in ``onnx``, what the tool makes of them."""
+    folder = tmp_path_factory.mktemp('my exports')
+    config, checkpoint = write_tiny(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = (config, checkpoint, '--out', folder / 'onnx', '--images', 4, '--runs', 1)
+        assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope='module')
+def openvino(folder) -> Path:
+    metadata = json.loads((folder / 'onnx/report.json').read_text())['metadata']
+    (folder / 'openvino').mkdir()
+    write_openvino(folder / 'onnx/model.onnx', folder / 'openvino/model.xml', {**metadata, 'format': 'openvino'})
+    shutil.copy(folder / 'onnx/runtime.py', folder / 'openvino')
+    return folder / 'openvino/model.xml'
+
+
+@pytest.fixture(scope='module')
+def detector(folder) -> torch.nn.Module:
+    init_default_scope('mmdet')
+    return whole_export.build_detector(Config.fromfile(folder / 'tiny.py'), str(folder / 'tiny.pth'))
+
+
+def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
+    report = json.loads((folder / 'onnx/report.json').read_text())
+    assert report['metadata']['classes'] == list(CLASSES)
+    assert report['metadata']['preprocessing']['resize'] == dict(mode='keep_ratio', scale=[90, 75], backend='pillow')
+    assert len(report['metadata']['checkpoint']['sha256']) == 64
+    assert report['agreement']['num_images'] == 4
+    assert report['agreement']['num_detections'] > 20
+    assert report['agreement']['num_found'] == report['agreement']['num_detections']
+    assert all(report['agreement'][name] <= bound for name, bound in BOUNDS.items())
+    assert report['seconds'].keys() == {'PyTorch', 'onnx'}
+    assert sorted(path.name for path in (folder / 'onnx').iterdir()) == ['model.onnx', 'report.json', 'runtime.py']
+
+
+@pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
+def test_the_test_tool_s_model_gives_the_detector_s_masks(folder, openvino, detector, runtime):
+    path = openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'
+    config = Config.fromfile(folder / 'tiny.py')
+    exported = ExportedDetector(str(path), config.model.data_preprocessor, CLASSES, num_threads=1)
+    for batch in config_images(config, 4):
+        with torch.inference_mode():
+            expected = detector.test_step(batch)[0].pred_instances
+        found = exported.test_step(batch)[0].pred_instances
+        assert len(found) == len(expected) > 3
+        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=BOUNDS['boxes'], rtol=0)
+        torch.testing.assert_close(found.mask_scores, expected.mask_scores, atol=BOUNDS['scores'], rtol=0)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.masks.to_ndarray() != expected.masks.to_ndarray()).mean() < 1e-3
+
+
+@pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
+def test_any_number_of_images_of_any_size_and_none_with_objects(folder, openvino, runtime):
+    model = load_exported(str(openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'), num_threads=1)
+    generator = np.random.default_rng(0)
+    for count, height, width in ((1, 64, 96), (3, 128, 64)):
+        images = generator.normal(0, 60, (count, 3, height, width)).astype(np.float32)
+        sizes = np.array([[height, width - 3]] * count)
+        outputs = model(images, sizes)
+        assert set(outputs['image_indices']) == set(range(count))
+        assert outputs['boxes'][:, 2].max() <= width - 3
+        assert outputs['mask_probs'].shape == (len(outputs['scores']), 28, 28)
+        # No box is left of what is clipped to nothing.
+        outputs = model(images, np.zeros_like(sizes))
+        assert len(outputs['boxes']) == 0 and outputs['mask_probs'].shape == (0, 28, 28)
+
+
+@pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
+def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, runtime):
+    place = (openvino if runtime == 'openvino' else folder / 'onnx/model.onnx').parent
+    done = run_runtime(place / 'runtime.py', place, folder / 'data/images', '--out', tmp_path, '--score-thr', 0.1)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / 'results.json').read_text())
+    for batch in config_images(Config.fromfile(folder / 'tiny.py'), 4):
+        with torch.inference_mode():
+            sample = detector.test_step(batch)[0]
+        expected, name = sample.pred_instances, Path(sample.img_path).name
+        assert [found['label'] for found in results[name]] == expected.labels.tolist()
+        boxes = np.array([found['bbox'] for found in results[name]])
+        boxes[:, 2:] += boxes[:, :2]
+        assert np.abs(boxes - expected.bboxes.numpy()).max() < BOUNDS['boxes']
+        texts = [mask['counts'].decode() for mask in expected.masks]
+        equal = [found['segmentation']['counts'] == text for found, text in zip(results[name], texts)]
+        assert np.mean(equal) > 0.8
+        picture = cv2.imread(str(tmp_path / f'{name}.png'))
+        assert picture.shape[:2] == sample.ori_shape
+        assert (picture != cv2.imread(sample.img_path)).any()
+
+
+def test_the_test_tool_evaluates_an_exported_model(folder, monkeypatch, tmp_path):
+    arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
+    runpy.run_path(str(ROOT / 'tools/test.py'), run_name='__main__')
+    (scores,) = tmp_path.glob('*/*.json')
+    assert 'coco/segm_mAP' in json.loads(scores.read_text())
+
+
+@pytest.mark.parametrize('options', [['--tta'], ['--amp']])
+def test_flags_that_an_exported_model_knows_nothing_of_are_refused(folder, monkeypatch, capsys, tmp_path, options):
+    arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path, *options)
+    assert run_tool(monkeypatch, 'test.py', *arguments) == 2
+    assert 'is an exported model' in capsys.readouterr().err
+
+
+def test_exported_models_are_measured_beside_pytorch_s(folder, monkeypatch, capsys, tmp_path):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', folder / 'onnx/model.onnx', '--size', 60, 80, '--runs', 1)
+    assert run_tool(monkeypatch, 'deployment/benchmark.py', *arguments, '--out', tmp_path / 'speed.json') == 0
+    assert re.search(r' 1\.00  PyTorch', capsys.readouterr().out)
+    assert len(json.loads((tmp_path / 'speed.json').read_text())['seconds']) == 2
+
+
+def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monkeypatch, tmp_path):
+    shutil.copytree(folder / 'onnx', tmp_path / 'out')
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
+    monkeypatch.setattr(whole_export, 'write_onnx', lambda graph, path, metadata: shutil.copy(other, path))
+    other = folder / 'onnx/model.onnx'
+    # Weights of another training: the exported model is not the checkpoint's.
+    content = torch.load(folder / 'tiny.pth')
+    content['state_dict']['bbox_head.conv_reg.bias'] += 0.5
+    torch.save(content, tmp_path / 'other.pth')
+    config = Config.fromfile(folder / 'tiny.py')
+    with pytest.raises(InputError, match="disagrees with PyTorch's"):
+        whole_export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['other.pth', 'out']
+
+
+def test_a_folder_of_something_else_is_not_replaced(folder, monkeypatch, capsys):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
+    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert 'holds something else than an export' in capsys.readouterr().err
+
+
+def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path):
+    (tmp_path / 'boxes.py').write_text("_base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'\n")
+    model = Config.fromfile(tmp_path / 'boxes.py').model
+    model.backbone.init_cfg = None
+    torch.save(dict(state_dict=MODELS.build(model).state_dict()), tmp_path / 'boxes.pth')
+    arguments = (tmp_path / 'boxes.py', tmp_path / 'boxes.pth', '--out', tmp_path / 'out', '--images', 0)
+    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert 'FCOS predicts no instance masks' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_a_format_does_not_have_is_refused():
+    with pytest.raises(InputError, match='torchscript models have fp32, fp16, bf16; use --format onnx or openvino'):
+        check_format('torchscript', 'int8')
+
+
+def test_a_step_that_the_runtime_does_not_know_is_refused(folder, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.test_dataloader.dataset.pipeline.insert(2, dict(type='RandomFlip', prob=0.0))
+    with pytest.raises(InputError, match='the test pipeline has RandomFlip'):
+        whole_export.export(config, str(folder / 'tiny.pth'), str(tmp_path / 'out'), ExportSettings(num_images=0))
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('kind', ['damaged', 'foreign', 'other version', 'no image', 'no weights'])
+def test_the_runtime_says_in_one_line_what_it_cannot_use(folder, openvino, tmp_path, kind):
+    import onnx
+
+    model, image = tmp_path / 'model.onnx', folder / 'data/images/1.png'
+    content = (folder / 'onnx/model.onnx').read_bytes()
+    model.write_bytes(content[: len(content) // 2] if kind == 'damaged' else content)
+    if kind in ('foreign', 'other version'):
+        graph = onnx.load(model)
+        entry = graph.metadata_props[[prop.key for prop in graph.metadata_props].index('mmdet_sag')]
+        entry.value = entry.value.replace('"runtime_version": 1', '"runtime_version": 7')
+        if kind == 'foreign':
+            del graph.metadata_props[:]
+        onnx.save(graph, model)
+    if kind == 'no image':
+        image = tmp_path / 'broken.jpg'
+        image.write_bytes(b'no image')
+    if kind == 'no weights':
+        model = tmp_path / 'model.xml'
+        shutil.copy(openvino, model)
+    done = run_runtime(folder / 'onnx/runtime.py', model, image, '--out', tmp_path / 'out')
+    words = {
+        'damaged': 'is damaged',
+        'foreign': 'was not exported by mmdet_sag',
+        'other version': 'needs version 7 of the runtime',
+        'no image': 'is no image, or damaged',
+        'no weights': 'is missing: it holds the weights',
+    }
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1 and words[kind] in done.stderr

@@ -1,0 +1,114 @@
+"""What an export writes computes what the detector does, before any export."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from tiny_export import lively_tiny
+from tiny_panoptic import build_tiny
+
+from mmdet_sag.deployment.exporting import build_graph
+from mmdet_sag.deployment.reference_detector import ReferenceDetector
+from mmdet_sag.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SIZES = torch.tensor([[90, 120], [96, 101]])
+FIRST = ROOT / 'configs/centermask_first/centermask-first-lite_v19_fpn_ms-4x_coco.py'
+
+
+def images(std: float = 30.0) -> torch.Tensor:
+    batch = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1)) * std
+    for image, (height, width) in zip(batch, SIZES.tolist()):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return batch
+
+
+def check(detector: torch.nn.Module, batch: torch.Tensor) -> int:
+    samples = [
+        DetDataSample(
+            metainfo=dict(
+                img_shape=size,
+                ori_shape=size,
+                scale_factor=(1.0, 1.0),
+                batch_input_shape=(96, 128),
+                pad_shape=(96, 128),
+            )
+        )
+        for size in map(tuple, SIZES.tolist())
+    ]
+    expected = ReferenceDetector(detector)(batch, samples)
+    with torch.inference_mode():
+        outputs = build_graph(detector)(batch, SIZES)
+    assert outputs.image_indices.tolist() == [i for i, results in enumerate(expected) for _ in range(len(results))]
+    if not len(outputs.boxes):
+        assert outputs.mask_probs.shape == (0, 28, 28)
+        return 0
+    names = dict(boxes='bboxes', scores='scores', labels='labels', mask_probs='mask_probs', mask_scores='mask_scores')
+    for name, key in names.items():
+        torch.testing.assert_close(
+            getattr(outputs, name), torch.cat([results[key] for results in expected]), atol=2e-4, rtol=1e-4
+        )
+    return len(outputs.boxes)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'test_cfg.bbox_head.max_per_img': 5},
+        {'test_cfg.bbox_head.keep_ties': False, 'test_cfg.bbox_head.max_per_img': 5},
+        {'test_cfg.bbox_head.rank_by_centerness': False, 'test_cfg.bbox_head.nms_pre': 40},
+        {'roi_head.mask_iou_head': None},
+        {'roi_head.mask_head.class_agnostic': True, 'roi_head.mask_iou_head': None},
+        {'backbone.arch': 'V-19-slim', 'backbone.dcn': dict(type='DCNv2', deform_groups=1)},
+    ],
+    ids=['centermask', 'few', 'no ties', 'ranked by class', 'no mask IoU', 'class-agnostic', 'dcn'],
+)
+def test_centermask(options):
+    assert check(lively_tiny(**options), images()) > 5
+
+
+def test_the_first_implementation():
+    assert check(lively_tiny(FIRST), images()) > 5
+
+
+def test_no_detection_at_all():
+    assert check(lively_tiny(**{'test_cfg.bbox_head.score_thr': 0.999}), images()) == 0
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn', 'htc', 'scnet'])
+def test_two_stage_detectors_with_spatial_attention(name):
+    config = Config.fromfile(ROOT / f'configs/sag_mask/{name}_r50_fpn_sag_1x_coco.py').model
+    config.backbone.update(init_cfg=None, depth=18)
+    config.neck.in_channels = [64, 128, 256, 512]
+    config.test_cfg.rpn.max_per_img = 15
+    config.test_cfg.rcnn.update(score_thr=0.03, max_per_img=6)
+    torch.manual_seed(0)
+    model = MODELS.build(config).eval()
+    bbox_heads = model.roi_head.bbox_head
+    for head in bbox_heads if isinstance(bbox_heads, torch.nn.ModuleList) else [bbox_heads]:
+        torch.nn.init.normal_(head.fc_cls.weight, std=0.3)
+        torch.nn.init.normal_(head.fc_reg.weight, std=0.01)
+    torch.nn.init.normal_(model.rpn_head.rpn_cls.weight, std=0.3)
+    assert check(model, images(std=1.0)) > 2
+
+
+def test_a_panoptic_model_is_refused():
+    with pytest.raises(InputError, match='only instance segmentation'):
+        build_graph(build_tiny())
+
+
+def test_a_soft_nms_is_refused():
+    detector = lively_tiny(**{'test_cfg.bbox_head.nms.type': 'soft_nms'})
+    with pytest.raises(InputError, match='soft_nms cannot be exported'):
+        build_graph(detector)
+
+
+def test_deformable_convolutions_are_refused_where_the_format_has_none():
+    detector = lively_tiny(**{'backbone.arch': 'V-19-slim', 'backbone.dcn': dict(type='DCNv2', deform_groups=1)})
+    with pytest.raises(InputError, match='use --format onnx'):
+        build_graph(detector, 'openvino')

@@ -1,0 +1,50 @@
+"""The runtime's own image operations are those of the libraries that it does without."""
+
+import json
+
+import mmcv
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmdet_sag.datasets.transforms import ShortSideResize
+from mmdet_sag.deployment import runtime
+from mmdet_sag.structures.mask import paste_masks_as_rle
+
+
+def test_images_are_resized_like_pillow_does():
+    generator = np.random.default_rng(0)
+    for height, width, scale in ((48, 64, 1.25), (75, 61, 0.5), (60, 90, 0.31), (33, 20, 3.0), (40, 40, 1.0)):
+        image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        size = int(width * scale + 0.5), int(height * scale + 0.5)
+        expected = mmcv.imresize(image, size, backend='pillow')
+        np.testing.assert_array_equal(runtime._resize_like_pillow(image, *size), expected)
+
+
+@pytest.mark.parametrize('shape', [(480, 640), (427, 640), (640, 360), (100, 900)])
+def test_images_get_the_size_that_the_pipelines_give(shape):
+    settings = dict(mode='keep_ratio', scale=[1333, 800])
+    expected, _ = mmcv.imrescale(np.zeros((*shape, 3), np.uint8), (1333, 800), return_scale=True)
+    assert runtime.resized_size(*shape[::-1], settings) == expected.shape[1::-1]
+    transform = ShortSideResize(scale=(1333, 800))
+    expected = transform(dict(img=np.zeros((*shape, 3), np.uint8)))['img']
+    assert runtime.resized_size(*shape[::-1], dict(settings, mode='short_side')) == expected.shape[1::-1]
+
+
+def test_masks_are_pasted_and_encoded_bit_by_bit():
+    generator = torch.Generator().manual_seed(0)
+    probs = F.interpolate(torch.randn(40, 1, 5, 5, generator=generator) * 4, (28, 28), mode='bicubic')[:, 0].sigmoid()
+    corners = torch.rand(40, 2, generator=generator) * 200 - 20
+    boxes = torch.cat([corners, corners + torch.rand(40, 2, generator=generator) ** 2 * 200], dim=1)
+    # Without an extent, off the image, and as large as the image, of which every pixel belongs to the mask.
+    boxes[:3] = torch.tensor([[5, 5, 5, 9.0], [500, 3, 520, 9], [0, 0, 150, 120]])
+    probs[2] = 1
+    expected = paste_masks_as_rle(probs, boxes, 120, 150)
+    for prob, box, mask in zip(probs.numpy(), boxes.numpy(), expected):
+        found = runtime.encode_mask(prob, box, 120, 150, 0.5)
+        assert found['counts'] == mask['counts'].decode()
+        bitmap = mask_utils.decode(dict(size=[120, 150], counts=found['counts'].encode()))
+        np.testing.assert_array_equal(runtime.decode_mask(found), bitmap.astype(bool))
+    json.dumps(found)

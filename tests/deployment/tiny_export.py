@@ -1,0 +1,52 @@
+"""A tiny CenterMask whose random weights detect something, for exports."""
+
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tiny import CONFIG, tiny_config
+from tiny_training import rectangles_config, write_rectangles
+
+
+def write_tiny(folder: Path) -> tuple[Path, Path]:
+    """Write data, a config and a checkpoint into a folder; paths of the latter two."""
+    init_default_scope('mmdet')
+    write_rectangles(folder / 'data', num_images=4)
+    config = rectangles_config(folder / 'data')
+    # Pictures of different sizes, and more than one stride of padding.
+    for name in ('test_dataloader', 'val_dataloader'):
+        config[name].dataset.pipeline[1].scale = (90, 75)
+        config[name].dataset.pipeline[1].backend = 'pillow'
+    config.model.test_cfg.bbox_head.max_per_img = 12
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    make_lively(model)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'tiny.pth')
+    config.dump(folder / 'tiny.py')
+    return folder / 'tiny.py', folder / 'tiny.pth'
+
+
+def lively_tiny(path: Path = CONFIG, **options) -> torch.nn.Module:
+    """The tiny model of a config, whose random weights detect something, in evaluation mode."""
+    config: Config = tiny_config(path=path)
+    config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    make_lively(model)
+    return model.eval()
+
+
+def make_lively(model: torch.nn.Module) -> None:
+    """Spread the scores, boxes and masks of a model's random weights."""
+    head, roi_head = model.bbox_head, model.roi_head
+    torch.nn.init.normal_(head.conv_cls.weight, std=0.3)
+    torch.nn.init.constant_(head.conv_cls.bias, -2.0)
+    torch.nn.init.normal_(head.conv_reg.weight, std=0.1)
+    torch.nn.init.constant_(head.conv_reg.bias, 2.0 if head.norm_on_bbox else 3.0)
+    torch.nn.init.normal_(roi_head.mask_head.conv_logits.weight, std=0.5)
+    if roi_head.mask_iou_head is not None:
+        torch.nn.init.constant_(roi_head.mask_iou_head.fc_mask_iou.bias, 0.6)
