@@ -22,6 +22,6 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1000, eta_min_ratio=0.01),
 ]
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=10)
+    optimizer=dict(_delete_=True, type='FusedAdamW', lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=10)
 )
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=500))

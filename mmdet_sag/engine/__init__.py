@@ -1,4 +1,5 @@
 from .hooks import *
+from .optimizers import *
 from .runner import *
 from .safe_globals import allow_mmengine_checkpoints
 

@@ -1,0 +1,3 @@
+from .fused_adamw import FusedAdamW
+
+__all__ = ['FusedAdamW']
