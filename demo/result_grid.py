@@ -24,7 +24,7 @@ def draw_result_grid(
     palette: list[tuple[int, int, int]],
     out_file: Path,
     num_images: int = 5,
-    score_thr: float = 0.3,
+    score_thr: float = 0.4,
 ) -> None:
     """Draw the first validation images beside their true and their predicted masks.
 
