@@ -109,9 +109,7 @@ class GeneratedConfig:
             self._note('batch size', given, 'given')
             return given
         chosen = min(4, self.statistics.num_images)
-        self._note(
-            'batch size', chosen, 'a usual one for a GPU; --batch-size changes it, and the learning rate with it'
-        )
+        self._note('batch size', chosen, 'usual for a GPU; --batch-size changes it, and the learning rate with it')
         return chosen
 
     def _choose_size(self, given: Optional[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ def convert(out, *sources, options=None, format=None, val=0.25, group_by=None, a
     if 'classes' in changes:
         conversion.choose(changes['classes'])
     conversion.split(val, 0, group_by, anew)
-    conversion.write(out)
+    conversion.write(out, changes.get('link', False))
     return conversion
 
 
@@ -107,6 +107,13 @@ def test_coco_passes_with_crowds_boxes_and_areas_as_they_are(demo_parts, tmp_pat
         assert [[item[key] for key in keys] for item in made['annotations']] == [
             [item[key] for key in keys] for item in original['annotations']
         ]
+
+
+def test_links_take_the_place_of_copies(demo_parts, tmp_path):
+    convert(tmp_path / 'out', demo_parts.root, link=True)
+    copies = list((tmp_path / 'out/train').iterdir())
+    assert len(copies) == 12
+    assert all(path.is_symlink() and path.resolve().parent == demo_parts.parts['train'][1] for path in copies)
 
 
 def test_the_same_source_gives_the_same_bytes(demo_parts, tmp_path):
