@@ -2,6 +2,7 @@
 
 import enum
 import os
+import signal
 import sys
 from typing import Callable, NoReturn, Optional
 
@@ -32,6 +33,8 @@ def run_command(main: Callable[[], Optional[int]]) -> NoReturn:
         status = main()
     except InputError as error:
         exit_with_input_error(error)
+    except KeyboardInterrupt:
+        exit_interrupted()
     sys.exit(ExitStatus.DONE if status is None else status)
 
 
@@ -40,6 +43,13 @@ def exit_with_input_error(error: InputError) -> NoReturn:
     if speaks_for_machine():
         print(f'error: {error}', file=sys.stderr)
     sys.exit(ExitStatus.INPUT_ERROR)
+
+
+def exit_interrupted() -> NoReturn:
+    """Print one line after Ctrl-C, once on each machine, and exit."""
+    if speaks_for_machine():
+        print('\nstopped by Ctrl-C', file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def speaks_for_machine() -> bool:

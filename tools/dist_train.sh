@@ -27,7 +27,17 @@ fi
 export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 
-PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
+# torchrun, which ends with a stack trace and status 1 after a signal, though the processes have ended in good order.
+torchrun='
+import sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.run import main
+try:
+    main()
+except SignalException as e:
+    sys.exit(128 + e.sigval)
+'
+PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -c "$torchrun" \
     --nnodes="${NNODES:-1}" \
     --nproc_per_node="$2" \
     "${rendezvous[@]}" \

@@ -15,7 +15,7 @@ from mmengine.dist import barrier, is_distributed
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 
-from ..command_line import exit_with_input_error
+from ..command_line import exit_interrupted, exit_with_input_error
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
@@ -106,6 +106,9 @@ def run_tool(main: Callable[[], None]) -> None:
     except InputError as e:
         _end_process_group(failed=True)
         exit_with_input_error(e)
+    except KeyboardInterrupt:
+        _end_process_group(failed=True)
+        exit_interrupted()
     except SystemExit:
         # PreemptionHook's: it has waited for the other processes.
         _end_process_group()

@@ -57,6 +57,8 @@ def start(*command: object, folder: Path, **environment: str) -> subprocess.Pope
             },
             stdout=log,
             stderr=log,
+            # As from a terminal, where Ctrl-C is for the whole group.
+            start_new_session=True,
         )
 
 
@@ -72,10 +74,10 @@ def trains(folder: Path) -> bool:
     return 'Iter(train)' in (folder / 'log').read_text()
 
 
-def assert_nothing_is_lost(folder: Path) -> None:
+def assert_nothing_is_lost(folder: Path, name: str = 'SIGTERM') -> None:
     log = (folder / 'log').read_text()
-    assert 'SIGTERM: stopped after iteration' in log, log[-3000:]
-    done = int(log.split('SIGTERM: stopped after iteration ')[1].split('.')[0])
+    assert f'{name}: stopped after iteration' in log, log[-3000:]
+    done = int(log.split(f'{name}: stopped after iteration ')[1].split('.')[0])
     path = Path((folder / 'work' / 'last_checkpoint').read_text())
     assert path.name == f'iter_{done}.pth'
     assert torch.load(path)['meta']['iter'] == done
@@ -118,3 +120,45 @@ def test_torchrun_that_is_stopped_loses_nothing(folder):
     finally:
         job.kill()
     assert_nothing_is_lost(folder)
+
+
+def started(folder: Path, processes: int, slow_disk: str) -> subprocess.Popen:
+    """A training that has begun, with workers that load its images."""
+    train = [sys.executable, ROOT / 'tools' / 'train.py', 'config.py']
+    if processes > 1:
+        train = [ROOT / 'tools' / 'dist_train.sh', 'config.py', processes]
+    options = ('train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True')
+    job = start(*train, '--work-dir', 'work', '--cfg-options', *options, folder=folder, PORT=PORT, SLOW_DISK=slow_disk)
+    wait_for(lambda: trains(folder), folder, [job])
+    return job
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_ctrl_c_saves_and_says_how_to_go_on(folder, processes):
+    job = started(folder, processes, slow_disk='0')
+    try:
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.wait(timeout=180) == 130
+    finally:
+        job.kill()
+    assert_nothing_is_lost(folder, 'SIGINT')
+    log = (folder / 'log').read_text()
+    assert 'Traceback' not in log, log[-3000:]
+    assert 'Go on with --resume' in log
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_second_ctrl_c_stops_at_once(folder, processes):
+    job = started(folder, processes, slow_disk='60')
+    try:
+        os.killpg(job.pid, signal.SIGINT)
+        wait_for((folder / 'writing').exists, folder, [job])
+        time.sleep(1.2)
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.wait(timeout=180) == 130
+    finally:
+        job.kill()
+    assert not (folder / 'work' / 'last_checkpoint').exists(), 'it waited for the disk'
+    log = (folder / 'log').read_text()
+    assert 'Traceback' not in log, log[-3000:]
+    assert 'Ctrl-C: stopped at once' in log

@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Callable, NoReturn, Optional
 
@@ -14,20 +15,26 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
+from ...command_line import speaks_for_machine
 from .whole_checkpoint_hook import WholeCheckpointHook
+
+# A launcher hands Ctrl-C on to processes that the terminal has sent it to already.
+_SAME_INTERRUPT = 1.0
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves a checkpoint and ends the process when a scheduler asks it to.
+    """Saves a checkpoint and ends the process when a scheduler, or a person with Ctrl-C, asks it to.
 
     After one of the signals, the iteration that runs is finished, a checkpoint is saved, and the process exits with
-    status 128 + number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (on Linux). ``--resume`` goes on from there.
-    With gradient accumulation, the iteration is the one that updates the weights.
+    status 128 + number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (on Linux), 130 after SIGINT, which is
+    Ctrl-C. ``--resume`` goes on from there. With gradient accumulation, the iteration is the one that updates the
+    weights.
 
     In a distributed run, all processes stay until the checkpoint is whole: a launcher ends the others as soon as one
-    leaves. Further signals change nothing until then. When the training ends, by an error too, the signals mean again
-    what they meant before it.
+    leaves. Further signals of a scheduler change nothing until then; a second Ctrl-C, more than a second after the
+    first, ends the process at once. When the training ends, by an error too, the signals mean again what they meant
+    before it.
 
     Args:
         signals: Names of the signals. Those that the system does not have are left out.
@@ -38,10 +45,11 @@ class PreemptionHook(Hook):
     # After everything that changes the state, and after the checkpoint of this iteration if it has one.
     priority = 'LOWEST'
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), sync_interval: int = 10) -> None:
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT'), sync_interval: int = 10) -> None:
         self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]
         self.sync_interval = sync_interval
         self._received = 0
+        self._interrupted_at: Optional[float] = None
         self._agreed = 0
         self._at_epoch_end = False
 
@@ -97,10 +105,27 @@ class PreemptionHook(Hook):
 
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._pid:
-            # A worker that was forked with this handler: as if it had none.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self._received = number
+            # A worker that was forked with this handler: as if it had none. Only the terminal sends SIGINT to workers
+            # too, which the training needs until it has stopped by itself.
+            if number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        # torchrun hands a second Ctrl-C on as SIGTERM.
+        if number == signal.SIGINT or (self._interrupted_at is not None and 'TORCHELASTIC_RUN_ID' in os.environ):
+            self._interrupt()
+        else:
+            self._received = number
+
+    def _interrupt(self) -> None:
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            self._received = self._received or signal.SIGINT
+            _say('Ctrl-C: a checkpoint is saved after the step or the validation that runs; once more stops at once')
+        elif now - self._interrupted_at > _SAME_INTERRUPT:
+            _say('Ctrl-C: stopped at once; --resume goes on from the newest checkpoint')
+            os._exit(128 + signal.SIGINT)
 
     def _stop(self, runner: Runner, epoch: int, iteration: int) -> NoReturn:
         # No process comes back from it before the file is whole.
@@ -111,3 +136,9 @@ class PreemptionHook(Hook):
         )
         barrier()
         sys.exit(128 + self._agreed)
+
+
+def _say(text: str) -> None:
+    # Not through print or a logger: the signal may have interrupted one that holds its lock.
+    if speaks_for_machine():
+        os.write(2, f'\n{text}\n'.encode())

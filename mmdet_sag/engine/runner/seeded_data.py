@@ -156,6 +156,8 @@ def start_after(runner: Runner, num_iters: int, num_skipped: Optional[int] = Non
 
 
 def _init_worker(worker_init_fn: Optional[Callable[[int], None]], worker_id: int) -> None:
+    # Ctrl-C reaches all processes of a terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # macOS has no sigwaitinfo: workers stop there as soon as they are asked to.
     if hasattr(signal, 'sigwaitinfo'):
         signals = {signal.SIGTERM, signal.SIGUSR1}
