@@ -1,10 +1,12 @@
+from typing import Optional
+
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ...models.detectors import CenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
-from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores
+from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
 
 
 class CenterMaskGraph(DetectionGraph):
@@ -51,20 +53,26 @@ class CenterMaskGraph(DetectionGraph):
         scores = best[image, rank]
 
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes[image, rank]], dim=1)
-        roi_head = detector.roi_head
-        img_areas = image_sizes.to(boxes.dtype).prod(dim=1)
-        mask_feats = roi_head.mask_roi_extractor(
-            feats[: roi_head.mask_roi_extractor.num_inputs],
-            rois,
-            img_areas=img_areas[image] if self.scale_adaptive else None,
-        )
+        rois, roi_labels = with_filler(rois, labels)
+        probs, ious = self._masks(feats, rois, roi_labels, image_sizes)
+        mask_scores = scores if ious is None else scores * ious[:-1]
+        return Outputs(clipped[image, rank], scores, labels, image, probs[:-1], mask_scores)
+
+    def _masks(
+        self, feats: tuple[Tensor, ...], rois: Tensor, labels: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Mask probabilities (n, h, w) of RoIs' classes and predicted IoU (n, ), None without MaskIoU head."""
+        roi_head = self.detector.roi_head
+        extractor = roi_head.mask_roi_extractor
+        img_areas = image_sizes.to(rois.dtype).prod(dim=1)[rois[:, 0].long()] if self.scale_adaptive else None
+        mask_feats = extractor(feats[: extractor.num_inputs], rois, img_areas=img_areas)
         mask_preds = roi_head.mask_head.forward_of_class(mask_feats, labels).to(mask_feats.dtype)
-        mask_scores = scores
-        if roi_head.mask_iou_head is not None:
-            iou_preds = roi_head.mask_iou_head(mask_feats, mask_preds[:, 0]).float()
-            index = labels if iou_preds.shape[1] > 1 else torch.zeros_like(labels)
-            mask_scores = scores * iou_preds.gather(1, index[:, None])[:, 0]
-        return Outputs(clipped[image, rank], scores, labels, image, mask_preds[:, 0].float().sigmoid(), mask_scores)
+        probs = mask_preds[:, 0].float().sigmoid()
+        if roi_head.mask_iou_head is None:
+            return probs, None
+        ious = roi_head.mask_iou_head(mask_feats, mask_preds[:, 0]).float()
+        index = labels if ious.shape[1] > 1 else torch.zeros_like(labels)
+        return probs, ious.gather(1, index[:, None])[:, 0]
 
     def _candidates(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Candidates:
         head, cfg = self.detector.bbox_head, self.detector.test_cfg.bbox_head

@@ -133,6 +133,12 @@ def clip(boxes: Tensor, image_sizes: Tensor, extent: float = 0) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), torch.cat([limits, limits], dim=-1))
 
 
+def with_filler(rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """RoIs (n, 5) and labels (n, ) with one more behind: OpenVINO's pooling cannot do with none."""
+    filler = rois.new_tensor([[0.0, 0.0, 0.0, 8.0, 8.0]])
+    return torch.cat([rois, filler]), torch.cat([labels, labels.new_zeros(1)])
+
+
 def _exportable(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, BaseRoIExtractor):

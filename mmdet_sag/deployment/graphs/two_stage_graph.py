@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
 from ..operators import non_max_suppression
-from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores
+from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
 
 
 class TwoStageGraph(DetectionGraph):
@@ -51,8 +51,8 @@ class TwoStageGraph(DetectionGraph):
         boxes, scores = self._box_branch(feats, context, proposals, image_sizes)
         boxes, scores, labels, image = self._detections(boxes, torch.where(valid[..., None], scores, 0.0))
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-        probs = self._mask_branch(feats, context, rois, labels)
-        return Outputs(boxes, scores, labels, image, probs, scores)
+        probs = self._mask_branch(feats, context, *with_filler(rois, labels))
+        return Outputs(boxes, scores, labels, image, probs[:-1], scores)
 
     def _context(self, feats: tuple[Tensor, ...]) -> dict:
         """What the branches of HTC and SCNet get beside RoI features."""
@@ -130,9 +130,8 @@ class TwoStageGraph(DetectionGraph):
         """Mask probabilities of RoIs' classes, shape (n, h, w)."""
         roi_head = self.detector.roi_head
         if isinstance(roi_head, SCNetRoIHead):
-            if torch.compiler.is_exporting():
-                # MMDetection's pooling has a branch for no RoIs, which ONNX's needs none for.
-                torch._check(rois.shape[0] > 0)
+            # MMDetection's pooling has a branch for no RoIs.
+            torch._check(rois.shape[0] > 0)
             relayed = roi_head._bbox_forward(stage=-1, x=feats, rois=rois, **context)['relayed_feat']
             context = dict(context, relayed_feat=roi_head.feat_relay_head(relayed))
             mask_preds = [roi_head._mask_forward(feats, rois, **context)['mask_preds']]
