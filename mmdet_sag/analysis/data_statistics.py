@@ -51,14 +51,15 @@ class DataStatistics:
             training: The data set that the model learnt from.
         """
         remarks = []
-        for label, number in enumerate(self.objects_per_class):
-            name = self.truth.classes[label]
-            if number == 0:
-                remarks.append(f'{name}: no object, so nothing can be said about this class.')
-            elif number < 20:
-                remarks.append(f'{name}: {number} objects, so its figures are uncertain.')
-            if training is not None and training.objects_per_class[label] == 0:
-                remarks.append(f'{name}: no object to learn from in the training data.')
+        numbers = dict(zip(self.truth.classes, self.objects_per_class.tolist()))
+        if none := [name for name, number in numbers.items() if number == 0]:
+            remarks.append(f'No object, so nothing can be said: {_names(none)}.')
+        if few := [f'{name} ({number})' for name, number in numbers.items() if 0 < number < 20]:
+            remarks.append(f'Few objects, so their figures are uncertain: {_names(few)}.')
+        if training is not None:
+            unlearnt = [name for name, n in zip(training.truth.classes, training.objects_per_class) if n == 0]
+            if unlearnt:
+                remarks.append(f'No object to learn from in the training data: {_names(unlearnt)}.')
         missing = [i for i in self._objects if not self.truth.path(i).is_file()]
         if missing:
             remarks.append(f'{len(missing)} images are missing, e.g. {self.truth.path(missing[0])}.')
@@ -89,3 +90,8 @@ class DataStatistics:
                     f'{len(shared)} images are also in the training data, e.g. {min(shared)}: the figures are too good.'
                 )
         return remarks
+
+
+def _names(names: list[str], most: int = 8) -> str:
+    more = f' and {len(names) - most} more classes' if len(names) > most else ''
+    return ', '.join(names[:most]) + more

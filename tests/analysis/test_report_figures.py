@@ -169,7 +169,8 @@ def test_without_any_detection_ap_is_zero_where_there_is_something_to_find(odd):
 def test_what_looks_wrong_in_a_data_set_is_said(tmp_path):
     truth = write_truth(tmp_path / 'truth.json', [(0, A), (0, A), (1, (5, 5, 7, 7))])
     remarks = ' '.join(DataStatistics(truth).remarks(training=DataStatistics(truth)))
-    assert 'a: 2 objects' in remarks and 'c: no object' in remarks
+    assert 'uncertain: a (2), b (1).' in remarks
+    assert 'nothing can be said: c.' in remarks
     assert '1 objects are annotated twice' in remarks
     assert '1 images are missing' in remarks
     assert '1 objects cover fewer than 16 pixels' in remarks

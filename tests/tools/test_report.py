@@ -65,7 +65,7 @@ def test_the_page_opens_in_chromium_without_a_console_message_and_its_table_foll
     folder, _ = odd
     dom, console = open_page((folder / 'report.html').as_uri(), '--dump-dom')
     assert console == []
-    table = re.search(r'<table id="threshold-table">(.*?)</table>', dom, re.DOTALL)[1]
+    table = re.search(r'<table class="sortable" id="threshold-table">(.*?)</table>', dom, re.DOTALL)[1]
     first_row = re.findall(r'<td>(.*?)</td>', re.findall(r'<tr.*?</tr>', table, re.DOTALL)[1])
     assert first_row[0] == 'all classes'
     # At the start, the slider is where F1 is highest: the columns that the script fills say what the others do.
@@ -91,6 +91,14 @@ def test_every_picture_and_chart_of_the_page_has_a_size(odd):
     }
     const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
     ids.forEach((id, i) => { if (ids.indexOf(id) !== i) broken.push('doubled: ' + id); });
+    const table = document.querySelector('#accuracy-table');
+    const values = () => [...table.rows].slice(2).map((row) => row.cells[2].textContent);
+    for (const sign of [-1, 1]) {
+      table.rows[0].cells[2].click();
+      const sorted = values().slice().sort((a, b) => sign * (a - b));
+      if (values().join() !== sorted.join()) broken.push('not sorted: ' + values());
+    }
+    if (!table.rows[1].classList.contains('all')) broken.push('all classes not first');
     document.title = `${document.querySelectorAll('.picture').length} pictures, broken: ${broken}`;
     </script></body>"""
     (folder / 'probed.html').write_text(html.replace('</body>', script))

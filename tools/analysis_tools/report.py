@@ -106,7 +106,9 @@ def main() -> None:
     )
     with open_whole(out, 'w') as file:
         file.write(html)
-    print(f'mask AP {page.masks.ap():.3f}, box AP {page.boxes.ap():.3f}, best threshold {page.thresholds.best():.2f}')
+    best = page.thresholds.best()
+    said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'
+    print(f'mask AP {page.masks.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}')
     print(out)
 
 
