@@ -140,6 +140,14 @@ def test_the_sizes_of_the_images_decide_theirs(data):
     assert sizes(9000, 1000) == (600, 1800)
 
 
+def test_the_sizes_of_test_time_augmentation_follow(data):
+    config, _, _ = generate(data, 'centermask-lite_v39', short_side=300)
+    resizes = config.tta_pipeline[1].transforms[0]
+    assert [resize.scale for resize in resizes] == [(1000, side) for side in (200, 250, 300, 350, 400)]
+    assert all(resize.type == 'Resize' and resize.keep_ratio for resize in resizes)
+    assert not {'resize', 'scale'} & config.keys()
+
+
 def test_objects_given_as_rle_are_learnt_as_bitmaps(data):
     assert not generate(data, 'centermask-lite_v39')[0].train_pipeline[1].poly2mask
 
