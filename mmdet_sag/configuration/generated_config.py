@@ -216,7 +216,24 @@ class GeneratedConfig:
                 if changes:
                     text = ', '.join(f'{key}={value!r}' for key, value in changes.items())
                     lines.append(f'{name}[{index}].update({text})')
-        return '\n'.join(lines)
+        return '\n'.join(lines + self._tta_lines())
+
+    def _tta_lines(self) -> list[str]:
+        """The sizes of test-time augmentation, changed like that of the images."""
+        zoo_short = _test_scale(self.zoo)[1]
+        if 'tta_pipeline' not in self.zoo or self.short_side == zoo_short:
+            return []
+        ratio = self.short_side / zoo_short
+        resizes = self.zoo.tta_pipeline[1].transforms[0]
+        scales = [tuple(round(side * ratio) for side in resize.scale) for resize in resizes]
+        transforms = "tta_pipeline[1]['transforms'][0]"
+        return [
+            f'tta_scales = {scales}',
+            'tta_pipeline = _base_.tta_pipeline',
+            f'{transforms} = [',
+            f'    dict(resize, scale=scale) for resize, scale in zip({transforms}, tta_scales)',
+            ']',
+        ]
 
     def _changes(self, transform: dict, train: bool) -> dict:
         if transform.type == 'LoadAnnotations':

@@ -11,11 +11,24 @@ from mmengine.registry import init_default_scope
 from tiny_training import write_rectangles
 
 from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
-from mmdet_sag.configuration.zoo_config import zoo_configs
 from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained
 from mmdet_sag.errors import InputError
 
-MODELS_OF_ALL_KINDS = sorted({name.split('_fpn_')[0] for name in zoo_configs()})
+# Every kind of backbone in every family: the others differ in depth and width.
+MODELS_OF_ALL_KINDS = [
+    'centermask-lite_mv2',
+    'centermask-lite_v19-slim-dw',
+    'centermask_r50-caffe',
+    'centermask_x101-32x8d',
+    'centermask_v39-dcn',
+    'centermask-first-lite_mv2',
+    'centermask-first_r50-caffe',
+    'centermask-first_v39-dcn',
+    'mask-rcnn_r50',
+    'cascade-mask-rcnn_r50',
+    'htc_r50',
+    'scnet_r50',
+]
 
 
 @pytest.fixture
@@ -52,7 +65,7 @@ def choice(made, what):
 
 
 @pytest.mark.parametrize('model', MODELS_OF_ALL_KINDS)
-def test_a_config_of_every_model_fits_the_data_and_trains_all_of_its_backbone(model, data):
+def test_a_config_of_every_kind_of_model_fits_the_data_and_trains_all_of_its_backbone(model, data):
     config, _, text = generate(data, model)
     init_default_scope('mmdet')
     assert len(text.splitlines()) < 80
@@ -138,6 +151,14 @@ def test_the_sizes_of_the_images_decide_theirs(data):
     # A panorama keeps its short side, up to an aspect of three.
     assert sizes(2000, 1000) == (600, 1200)
     assert sizes(9000, 1000) == (600, 1800)
+
+
+def test_the_sizes_of_test_time_augmentation_follow(data):
+    config, _, _ = generate(data, 'centermask-lite_v39', short_side=300)
+    resizes = config.tta_pipeline[1].transforms[0]
+    assert [resize.scale for resize in resizes] == [(1000, side) for side in (200, 250, 300, 350, 400)]
+    assert all(resize.type == 'Resize' and resize.keep_ratio for resize in resizes)
+    assert not {'resize', 'scale'} & config.keys()
 
 
 def test_objects_given_as_rle_are_learnt_as_bitmaps(data):
