@@ -31,7 +31,7 @@ class ExportableDeformConv(nn.Module):
             offset,
             mask,
             conv.weight,
-            conv.bias,
+            getattr(conv, 'bias', None),
             conv.stride,
             conv.padding,
             conv.dilation,

@@ -89,6 +89,14 @@ def test_the_masks_of_a_class_are_those_of_the_heads_own_forward(kind):
     torch.testing.assert_close(head.forward_of_class(x, labels), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_masks_of_one_class_do_not_cost_those_of_all():
+    head = build()
+    calls = []
+    head.conv_logits.register_forward_hook(lambda *args: calls.append(args))
+    head.forward_of_class(torch.randn(4, 8, 14, 14), torch.tensor([0, 2, 1, 1]))
+    assert not calls
+
+
 def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
     head = build()
     head(torch.zeros(0, 8, 14, 14)).sum().backward()
