@@ -96,6 +96,8 @@ def make_page(gradio, look: Look):
     """Build the page."""
     with gradio.Blocks(title='mmdet_sag') as page:
         found = gradio.State()
+        score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')
+        said = gradio.Markdown(elem_id='said')
         shown = dict(show_label=False, height=440)
         with gradio.Row():
             with gradio.Column():
@@ -107,8 +109,6 @@ def make_page(gradio, look: Look):
             with gradio.Column(visible=look.recorder is not None):
                 gradio.Markdown('### where the mask head looks')
                 attention = gradio.Image(interactive=False, elem_id='attention', **shown)
-        score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')
-        said = gradio.Markdown(elem_id='said')
         outputs = [masks, attention, said]
         image.change(look.predict, [image, score_thr], [found, *outputs], api_name='predict')
         score_thr.change(look.draw, [found, score_thr], outputs, show_progress='hidden')

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .coco_accuracy import CocoAccuracy
 from .data_statistics import DataStatistics
@@ -166,6 +167,9 @@ def training_chart(scalars: Sequence[dict]) -> Optional[str]:
             style = dict(color='black', linewidth=1.8) if key == 'loss' else dict(linewidth=1.1)
             left.plot(steps, values, label=key.replace('loss_', '') if key != 'loss' else 'total', **style)
         left.set(title='Losses', xlabel='training step', yscale='log')
+        # The formatter of logarithmic axes writes formulas, which are not parsed here.
+        left.yaxis.set_major_formatter('{x:g}')
+        left.yaxis.set_minor_formatter(NullFormatter())
         for key in ap_names:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
             name = 'mask AP' if 'segm' in key else 'box AP'

@@ -91,6 +91,9 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
             length = 6.9 * len(outline.name) + 6
             x = max(min(left, shown_width - length), 0)
             y = _free_place(x, min(max(top - 3, 12), shown_height - 3), length, taken, shown_height)
+            # Where there is no room, the note says it.
+            if y is None:
+                continue
             taken.append((x, y, length))
             names.append(f'<text x="{x:.0f}" y="{y:.0f}">{escape(outline.name)}</text>')
     return Markup(
@@ -99,14 +102,15 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
     )
 
 
-def _free_place(x: float, y: float, length: float, taken: list[tuple[float, float, float]], height: int) -> float:
-    """Nearest line below or at ``y`` on which no other name is; ``y`` if the picture is full."""
-    line = y
-    while line <= height - 3:
-        if not any(abs(line - other) < 13 and x < left + width and left < x + length for left, other, width in taken):
-            return line
-        line += 4
-    return y
+def _free_place(
+    x: float, y: float, length: float, taken: list[tuple[float, float, float]], height: int
+) -> Optional[float]:
+    """Nearest line at or below ``y`` on which no other name is; None if the picture is full."""
+    while y <= height - 3:
+        if not any(abs(y - other) < 13 and x < left + width and left < x + length for left, other, width in taken):
+            return y
+        y += 4
+    return None
 
 
 def _svg_path(mask: dict, scale_x: float, scale_y: float) -> Optional[tuple[str, float, float]]:

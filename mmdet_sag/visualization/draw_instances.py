@@ -90,6 +90,10 @@ def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int
 def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -> np.ndarray:
     canvas = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(_FONT), size)
+    longest = max(draw.textlength(name, font) for name in names) + 4
+    if longest > canvas.width:
+        size = max(int(size * canvas.width / longest), 8)
+        font = ImageFont.truetype(str(_FONT), size)
     taken = []
     for (x1, y1, *_), name in zip(boxes, names):
         width, height = draw.textlength(name, font) + 4, size + 4

@@ -137,6 +137,7 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     html = out.read_text()
     assert 'alt="attention for' in html
     assert 'AP on the validation images' in html
+    assert 'mathdefault' not in html
     assert 'Each dot is a detection' in html
     # The predictions lie beside it: the page can be made again without the model.
     run_here(monkeypatch, tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from mmdet_sag.structures.mask import RLEMasks
+from mmdet_sag.structures.mask.place_rle import place_rle
+from mmdet_sag.visualization import draw_instances
+
+CLASSES = ('insulator', 'défaut', '缺陷')
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def detections(number, height, width, kind='rle'):
+    generator = np.random.default_rng(0)
+    boxes, masks = [], []
+    for _ in range(number):
+        w, h = (int(generator.integers(4, max(side // 3, 5))) for side in (width, height))
+        x, y = int(generator.integers(0, width - w)), int(generator.integers(0, height - h))
+        boxes.append([x, y, x + w, y + h])
+        masks.append(place_rle(np.ones((h, w), bool), x, y, height, width))
+    found = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.arange(number) % 3,
+        scores=torch.linspace(0.9, 0.3, number),
+    )
+    if kind != 'boxes':
+        rle = RLEMasks(masks, height, width)
+        found.masks = rle if kind == 'rle' else rle.to_tensor()
+    return found
+
+
+@pytest.mark.parametrize('size', [(40, 60), (90, 1800), (1800, 90), (700, 900)])
+@pytest.mark.parametrize('number', [0, 3, 50])
+def test_pictures_of_all_shapes_and_numbers_keep_the_shape_of_the_image(size, number):
+    image = np.full((*size, 3), 100, np.uint8)
+    picture = draw_instances(image, detections(number, *size), CLASSES, COLOURS)
+    zoom = picture.shape[1] // size[1]
+    assert picture.shape[1] == zoom * size[1]
+    # Names of many detections stand in a strip below.
+    assert (picture.shape[0] > zoom * size[0]) == (number == 50)
+    assert draw_instances(image, detections(number, *size), CLASSES, strip=False).shape[0] == zoom * size[0]
+    assert ((picture[: zoom * size[0]] != 100).any()) == (number > 0)
+
+
+def test_masks_have_the_colours_of_their_classes_and_boxes_stand_in_where_there_are_none():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    found = detections(2, 600, 600)
+    picture = draw_instances(image, found, CLASSES, COLOURS)
+    np.testing.assert_array_equal(picture, draw_instances(image, detections(2, 600, 600, 'bitmaps'), CLASSES, COLOURS))
+    x1, y1, x2, y2 = found.bboxes[0].int().tolist()
+    blue, green, red = picture[(y1 + y2) // 2, (x1 + x2) // 2].tolist()
+    assert red > 150 and max(blue, green) < 100
+    boxes = draw_instances(image, detections(2, 600, 600, 'boxes'), CLASSES, COLOURS)
+    assert boxes[(y1 + y2) // 2, (x1 + x2) // 2].tolist() == [100, 100, 100]
+    assert (boxes != 100).any()
