@@ -6,6 +6,7 @@ from mmengine.device import get_device
 
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
+from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
     load_checkpoint_file,
@@ -49,6 +50,7 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
+    unfreeze_random_backbones(cfg)
     checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
     if args.resume:
         resume_from = args.resume

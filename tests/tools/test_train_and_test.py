@@ -231,6 +231,23 @@ def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(
     assert 'nothing is left to train; raise it with --cfg-options train_cfg.max_iters=N' in text
 
 
+def test_a_backbone_of_random_weights_trains(folder):
+    resnet = "type='ResNet', depth=18, in_channels=3, out_indices=(1, 2, 3), frozen_stages=1, norm_eval=True"
+    norm = "norm_cfg=dict(type='BN', requires_grad=False)"
+    (folder / 'random.py').write_text(
+        "_base_ = './my config.py'\n"
+        f'model = dict(backbone=dict(_delete_=True, {resnet}, {norm}), neck=dict(in_channels=[128, 256, 512]))\n'
+        "optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))\n"
+        'param_scheduler = []\n'
+        'train_cfg = dict(max_iters=8)\n'
+    )
+    command = (sys.executable, TOOLS / 'train.py', 'random.py', '--work-dir', 'random')
+    assert 'model.backbone starts from random weights, so it is not kept frozen' in run(*command, folder=folder)
+    weights = torch.load(folder / 'random' / 'iter_8.pth')['state_dict']
+    assert weights['backbone.bn1.running_mean'].abs().sum() > 0
+    assert 'is not kept frozen' in run(*command, '--resume', folder=folder), 'the resumed run is the same'
+
+
 def test_the_checkpoint_of_another_model_is_refused(folder, monkeypatch, capsys, tmp_path):
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), tmp_path / 'other.pth')
     arguments = ('my config.py', tmp_path / 'other.pth', '--work-dir', tmp_path)

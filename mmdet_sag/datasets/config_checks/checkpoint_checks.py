@@ -3,6 +3,8 @@
 import os
 import zipfile
 
+from mmengine.model import PretrainedInit
+
 from ...errors import InputError
 from ...fileio import is_remote
 from .model_checks import model_parts
@@ -45,12 +47,14 @@ def check_pretrained(model: dict) -> None:
         InputError: A file is missing or not a checkpoint.
     """
     for option, name, cfg in model_parts(model, 'model'):
-        if name != 'init_cfg' or cfg.get('type') != 'Pretrained':
+        if name != 'init_cfg' or cfg.get('type') not in ('Pretrained', PretrainedInit):
             continue
         path = cfg.get('checkpoint')
         if isinstance(path, str) and not is_remote(path) and not os.path.exists(os.path.expanduser(path)):
+            # An entry of a list cannot be left out, only all of the list.
+            whole = option[: option.rindex('init_cfg') + len('init_cfg')]
             raise InputError(
                 f"pretrained weights '{path}' ({option}) do not exist: make them as docs/checkpoints.md says, or train "
-                f'from random weights with --cfg-options {option}=None'
+                f'from random weights with --cfg-options {whole}=None'
             )
         check_checkpoint_file(path, f'{option}.checkpoint')

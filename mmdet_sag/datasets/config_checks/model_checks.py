@@ -49,13 +49,19 @@ def check_types(model: dict) -> None:
             raise InputError(f"{option}.type: no class '{kind}' is registered; {remedy}")
 
 
-def _num_classes(cfg: dict) -> Optional[int]:
-    if 'num_classes' in cfg:
-        return cfg['num_classes']
+def option_value(cfg: dict, key: str) -> Optional[Any]:
+    """An option of a part of a model: what its config says, or the default of its class, or None.
+
+    Args:
+        cfg: Config of the part.
+        key: Name of the option.
+    """
+    if key in cfg:
+        return cfg[key]
     kind = cfg.get('type')
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
-        parameter = inspect.signature(base.__init__).parameters.get('num_classes')
+        parameter = inspect.signature(base.__init__).parameters.get(key)
         if parameter is not None:
             return None if parameter.default is parameter.empty else parameter.default
     return None
@@ -75,7 +81,7 @@ def check_class_count(model: dict, classes: tuple[str, ...], option: str) -> Non
     wrong = {}
     for place, name, cfg in model_parts(model, 'model'):
         if name in _HEADS:
-            count = _num_classes(cfg)
+            count = option_value(cfg, 'num_classes')
             if count is not None and count != len(classes):
                 wrong[place] = count
     if wrong:

@@ -185,6 +185,13 @@ class LossGuardHook(Hook):
             )
         if self._num_left_out:
             what = f'the loss scaler left out {self._num_left_out} steps in a row, {what}'
+        if _has_untrained_norms(runner.model):
+            raise InputError(
+                f'{what}. {state}, but cannot go far: the batch norms that are frozen were never trained, so '
+                'the weights around them are random. Name pretrained weights (load_from, or init_cfg of the '
+                'backbone), or train all of it with --cfg-options model.backbone.norm_cfg.requires_grad=True '
+                'model.backbone.norm_eval=False model.backbone.frozen_stages=-1, from the beginning'
+            )
         raise InputError(
             f'{what}. {state}: look at the annotations of these images, lower the learning rate or clip the gradients '
             '(optim_wrapper.clip_grad), then go on with --resume'
@@ -239,6 +246,25 @@ def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Optional[Tenso
 
 def _statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
     return [buffer for module in modules if isinstance(module, _BatchNorm) for buffer in module.buffers()]
+
+
+def _has_untrained_norms(model: nn.Module) -> bool:
+    """Whether there are batch norms that keep their statistics, and all of these are as they were made."""
+    frozen = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and not module.training and module.track_running_stats
+    ]
+    return bool(frozen) and all(map(_is_as_made, frozen))
+
+
+def _is_as_made(norm: _BatchNorm) -> bool:
+    if not bool((norm.running_mean == 0).all() & (norm.running_var == 1).all()):
+        return False
+    # Some pretrained weights have the statistics folded into weight and bias.
+    if not norm.affine or norm.weight.requires_grad:
+        return True
+    return bool((norm.weight == norm.weight[0]).all() & (norm.bias == 0).all())
 
 
 def _image_paths(data_samples: Union[dict, Sequence]) -> list[str]:

@@ -74,7 +74,9 @@ class CenterMask(SingleStageDetector):
             if path and not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
                     f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
-                    'says, or set model.backbone.init_cfg=None to start without'
+                    'says, or train all of it from random weights with model.backbone.init_cfg=None '
+                    'model.backbone.norm_cfg.requires_grad=True model.backbone.norm_eval=False '
+                    'model.backbone.frozen_stages=-1'
                 )
         super().init_weights()
 

@@ -410,6 +410,15 @@ def test_the_remedy_for_missing_pretrained_weights_works(data):
     check_inputs(data.config, 'train')
 
 
+def test_missing_pretrained_weights_are_found_in_a_list_and_the_remedy_works(data):
+    pretrained = dict(type='Pretrained', checkpoint='nowhere.pth')
+    data.config.model.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), pretrained]
+    with pytest.raises(InputError, match=r'nowhere\.pth.* model\.backbone\.init_cfg=None$'):
+        check_inputs(data.config, 'train')
+    data.config.merge_from_dict({'model.backbone.init_cfg': None})
+    check_inputs(data.config, 'train')
+
+
 def test_the_remedy_for_a_wrong_class_count_works(data):
     data.config.model.bbox_head.num_classes = 7
     with pytest.raises(InputError) as refusal:

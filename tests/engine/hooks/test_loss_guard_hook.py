@@ -195,6 +195,31 @@ def test_a_step_costs_one_value_that_the_host_waits_for(tmp_path, kind):
     assert counts[0] - counts[1] == 6
 
 
+class FrozenNorms(FewWeights):
+    """Norms that keep the statistics that they have."""
+
+    def train(self, mode: bool = True) -> 'FrozenNorms':
+        super().train(mode)
+        self.layers[1].eval()
+        return self
+
+
+class PretrainedNorms(FrozenNorms):
+    """The same, with statistics of an earlier training."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.layers[1].running_mean.fill_(0.1)
+
+
+def test_norms_frozen_on_random_weights_are_named_as_the_cause(tmp_path):
+    images = images_of(tmp_path)
+    with pytest.raises(InputError, match=r'never trained.*norm_cfg\.requires_grad=True.*norm_eval=False'):
+        train(tmp_path / 'random', 12, FrozenNorms, images[4][0])
+    with pytest.raises(InputError, match='look at the annotations'):
+        train(tmp_path / 'pretrained', 12, PretrainedNorms, images[4][0])
+
+
 def test_finite_losses_pass(tmp_path):
     train(tmp_path, 3)
     assert (tmp_path / 'iter_3.pth').is_file()
