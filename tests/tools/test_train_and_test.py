@@ -169,6 +169,38 @@ def test_an_option_that_cannot_be_read_is_named(option, capsys):
     assert f'cannot read {option}: write key=value' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ("('red car','dog')", ('red car', 'dog')),
+        ("['red car', 'dog']", ['red car', 'dog']),
+        ('/my data/', '/my data/'),
+        ("{'red car': 1}", {'red car': 1}),
+        ('[a, b]', ['a', 'b']),
+        ('a,b', ['a', 'b']),
+        ('(1)', (1,)),
+        ('1,2', [1, 2]),
+        ('1e-3', 1e-3),
+        ('None', None),
+        ('true', True),
+    ],
+)
+def test_options_keep_the_spaces_of_their_strings(text, value):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(['config.py', '--cfg-options', f'key={text}', 'other=1']).cfg_options
+    assert options == {'key': value, 'other': 1}
+
+
+@pytest.mark.parametrize('text', ['[red car,dog]', 'red car,dog'])
+def test_names_with_spaces_that_would_be_lost_are_refused(text, capsys):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['config.py', '--cfg-options', f'key={text}'])
+    assert 'names with spaces in quotes' in capsys.readouterr().err
+
+
 def test_the_status_of_a_failed_job_is_not_0(folder):
     job = subprocess.run(
         [TOOLS / 'dist_train.sh', 'no config.py', '1'], cwd=folder, env=ENVIRONMENT, timeout=120, capture_output=True
