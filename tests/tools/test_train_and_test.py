@@ -103,6 +103,17 @@ def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
     assert metrics(folder / 'mmdet')['coco/segm_mAP_50'] > 0
 
 
+def test_mmdetections_inferencer_takes_the_checkpoint_alone_once_this_package_is_imported(folder, checkpoint):
+    code = (
+        'import sys, mmdet_sag\n'
+        'from mmdet.apis import DetInferencer\n'
+        "found = DetInferencer(weights=sys.argv[1])(sys.argv[2])['predictions'][0]\n"
+        "print('keys:', *sorted(found))"
+    )
+    image = folder / 'my data' / 'images' / '1.png'
+    assert 'keys: bboxes labels masks scores' in run(sys.executable, '-c', code, checkpoint, image, folder=folder)
+
+
 def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folder):
     command = [TOOLS / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'stopped', '--cfg-options']
     with open(folder / 'log', 'w') as log:
