@@ -1,11 +1,13 @@
 """What the training and the test tool share: their flags, the config, the process group and one-line errors."""
 
 import argparse
+import ast
 import datetime
 import os
+import re
 import subprocess
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -22,17 +24,41 @@ from ..operators import operators_in_use
 
 
 class ConfigOptions(DictAction):
-    """``--cfg-options``: settings that replace those of the config."""
+    """``--cfg-options``: settings that replace those of the config.
+
+    Values are read as MMEngine's :class:`DictAction` reads them, which drops all spaces, except that lists, tuples and
+    dicts of Python keep those in their strings, and single values keep theirs.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for word in values:
+            try:
+                key, text = word.split('=', maxsplit=1)
+                options[key] = _option_value(text)
+            # MMEngine asserts, or recurses without end, on what it cannot take apart.
+            except (AssertionError, RecursionError, ValueError) as e:
+                raise argparse.ArgumentError(
+                    self,
+                    f'cannot read {word}: write key=value, lists as key="[a,b]", and names with spaces in quotes of '
+                    "their own, key=\"['a b','c']\"; other dicts than key=\"{'a': 1}\" belong into a config",
+                ) from e
+        setattr(namespace, self.dest, options)
+
+
+def _option_value(text: str) -> Any:
+    if text[:1] in ('(', '[', '{'):
         try:
-            super().__call__(parser, namespace, values, *args)
-        # MMEngine asserts, or recurses without end, on what it cannot take apart.
-        except (AssertionError, RecursionError, ValueError) as e:
-            raise argparse.ArgumentError(
-                self,
-                f'cannot read {" ".join(values)}: write key=value, lists as key="[a,b]"; dicts belong into a config',
-            ) from e
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = None
+        if isinstance(value, (list, tuple, dict)):
+            return value
+    elif not set(text) & set(',()[]'):
+        return DictAction._parse_int_float_bool(text.strip('\'"'))
+    if re.search(r'[^\s,()\[\]]\s+[^\s,()\[\]]', text):
+        raise ValueError('spaces that would be lost')
+    return DictAction._parse_iterable(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=ConfigOptions,
         help='settings that replace those of the config, e.g. train_cfg.max_iters=1000 model.backbone.arch=V-39; '
-        'lists as key="[a,b]" or key=a,b, without white space',
+        'lists as key="[a,b]" or key=a,b; names with spaces as key="[\'a b\',\'c\']"',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')

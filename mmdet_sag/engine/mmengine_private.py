@@ -6,6 +6,7 @@ tells at once which of them an update has moved.
 
 # By class or module, the methods and functions that are overridden or called, with their parameters.
 PRIVATE_FUNCTIONS = {
+    'mmengine.config.DictAction': {'_parse_int_float_bool': ('val',), '_parse_iterable': ('val',)},
     'mmengine.hooks.CheckpointHook': {
         '_save_checkpoint_with_step': ('self', 'runner', 'step', 'meta'),
         '_save_best_checkpoint': ('self', 'runner', 'metrics'),

@@ -65,6 +65,18 @@ def test_a_broken_data_set_is_listed_and_its_repaired_copy_passes(data):
     assert 'nothing found' in finished.stdout
 
 
+def test_a_repair_that_leaves_nothing_is_refused(data):
+    for annotation in data.content['annotations']:
+        annotation['category_id'] = 99
+    data.write()
+    fixed = data.root / 'fixed.json'
+    finished = run('misc/check_dataset.py', data.write_config(), '--fix', fixed)
+    assert 'large share' in finished.stdout
+    assert finished.returncode == 2
+    assert '--fix would leave none of the 7 annotations' in finished.stderr
+    assert not fixed.exists()
+
+
 def test_a_data_set_that_cannot_be_checked_is_refused(data):
     config = data.write_config()
     data.ann_file.write_text('{"images": [')

@@ -103,6 +103,17 @@ def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
     assert metrics(folder / 'mmdet')['coco/segm_mAP_50'] > 0
 
 
+def test_mmdetections_inferencer_takes_the_checkpoint_alone_once_this_package_is_imported(folder, checkpoint):
+    code = (
+        'import sys, mmdet_sag\n'
+        'from mmdet.apis import DetInferencer\n'
+        "found = DetInferencer(weights=sys.argv[1])(sys.argv[2])['predictions'][0]\n"
+        "print('keys:', *sorted(found))"
+    )
+    image = folder / 'my data' / 'images' / '1.png'
+    assert 'keys: bboxes labels masks scores' in run(sys.executable, '-c', code, checkpoint, image, folder=folder)
+
+
 def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folder):
     command = [TOOLS / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'stopped', '--cfg-options']
     with open(folder / 'log', 'w') as log:
@@ -167,6 +178,38 @@ def test_an_option_that_cannot_be_read_is_named(option, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(['config.py', '--cfg-options', option])
     assert f'cannot read {option}: write key=value' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ("('red car','dog')", ('red car', 'dog')),
+        ("['red car', 'dog']", ['red car', 'dog']),
+        ('/my data/', '/my data/'),
+        ("{'red car': 1}", {'red car': 1}),
+        ('[a, b]', ['a', 'b']),
+        ('a,b', ['a', 'b']),
+        ('(1)', (1,)),
+        ('1,2', [1, 2]),
+        ('1e-3', 1e-3),
+        ('None', None),
+        ('true', True),
+    ],
+)
+def test_options_keep_the_spaces_of_their_strings(text, value):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(['config.py', '--cfg-options', f'key={text}', 'other=1']).cfg_options
+    assert options == {'key': value, 'other': 1}
+
+
+@pytest.mark.parametrize('text', ['[red car,dog]', 'red car,dog'])
+def test_names_with_spaces_that_would_be_lost_are_refused(text, capsys):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['config.py', '--cfg-options', f'key={text}'])
+    assert 'names with spaces in quotes' in capsys.readouterr().err
 
 
 def test_the_status_of_a_failed_job_is_not_0(folder):

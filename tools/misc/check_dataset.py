@@ -57,6 +57,12 @@ def fix(reports: list[DataSetReport], path: str) -> None:
     report = reports[0]
     bad_images = {image_id: kind for other in reports for image_id, kind in other.bad_images.items()}
     content, done = repair_coco(report.content, bad_images, report.source.loads_masks is not False)
+    for key in ('images', 'annotations'):
+        if report.content[key] and not content[key]:
+            raise InputError(
+                f"--fix would leave none of the {len(report.content[key])} {key} of '{report.source.ann_file}', so "
+                f"'{path}' is not written: correct what the table names"
+            )
     write_coco(content, path, [report.source.ann_file])
     print(f'written: {path}, {len(content["images"])} images, {len(content["annotations"])} annotations')
     if done:

@@ -1,13 +1,15 @@
 """Checks of images, categories and annotations in a file in COCO's format, without looking at any pixel."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Optional
 
 # Rasterising a polygon takes time and memory in proportion to its perimeter in pixels.
 _MAX_COORDINATE = 1e6
 # COCO's own boxes reach over the border by fractions of a pixel.
 _BORDER_TOLERANCE = 1.0
+# Of annotations whose category is not listed: beyond it, this is no matter of a few strays.
+_LARGE_SHARE = 0.25
 
 
 def _is_number(value: Any) -> bool:
@@ -93,6 +95,28 @@ def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]
             ('class-order-differs', f"'{in_config_order[place]}' stands where the file has '{in_file_order[place]}'")
         )
     return problems
+
+
+def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> Optional[str]:
+    """The kind of mistake behind annotations of categories that are not listed, or None if they are a few strays.
+
+    Args:
+        used: Number of annotations by category id.
+        category_ids: Ids of the file's categories.
+    """
+    unknown = {category_id for category_id in used if category_id not in category_ids}
+    if not unknown:
+        return None
+    texts = {str(category_id) for category_id in category_ids}
+    if any(str(category_id) in texts for category_id in unknown):
+        return 'category-ids-as-text'
+    if len(unknown) == 1 and all(isinstance(category_id, int) for category_id in (*unknown, *category_ids)):
+        (stray,) = unknown
+        first, last = min(category_ids, default=0), max(category_ids, default=0)
+        if (stray == first - 1 == 0 and last not in used) or (stray == last + 1 and first == 0 and first not in used):
+            return 'category-ids-shifted'
+    num_unknown = sum(used[category_id] for category_id in unknown)
+    return 'many-unknown-categories' if num_unknown >= _LARGE_SHARE * sum(used.values()) else None
 
 
 def box_problems(annotation: dict, image: Optional[dict]) -> list[str]:

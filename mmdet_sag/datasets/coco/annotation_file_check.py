@@ -1,7 +1,14 @@
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from .annotation_checks import annotation_problems, category_problems, usable_category_ids, usable_images
+from .annotation_checks import (
+    annotation_problems,
+    category_id_problem,
+    category_problems,
+    usable_category_ids,
+    usable_images,
+)
 from .problem_tally import ProblemTally
 
 
@@ -56,12 +63,14 @@ class AnnotationFileCheck:
         """Goes through the annotations.
 
         Yields:
-            An annotation that has its ids, and its kinds of problem. Malformed ones and ids that are used more than
-            once are tallied here, all else is left to the caller.
+            An annotation that has its ids, and its kinds of problem. Malformed ones, ids that are used more than
+            once, and what is wrong with the category ids of all are tallied here, all else is left to the caller.
         """
         entries = self.content['annotations']
         step = 1 if self.num_decoded is None else max(1, len(entries) // self.num_decoded)
         seen = set()
+        used: Counter = Counter()
+        strays = []
         for index, annotation in enumerate(entries):
             problems = annotation_problems(
                 annotation,
@@ -77,7 +86,13 @@ class AnnotationFileCheck:
             if annotation['id'] in seen:
                 self.tally.add('duplicate-annotation-id', f'annotation {annotation["id"]}')
             seen.add(annotation['id'])
+            used[annotation['category_id']] += 1
+            if 'unknown-category' in problems:
+                strays.append(annotation['id'])
             yield annotation, problems
+        mistake = category_id_problem(used, self.category_ids)
+        if mistake is not None:
+            self._add([(mistake, f'annotation {stray}') for stray in strays])
 
     def _add(self, problems: list[tuple[str, str]]) -> None:
         for kind, example in problems:

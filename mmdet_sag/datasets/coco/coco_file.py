@@ -2,8 +2,49 @@
 
 import gc
 import json
+from itertools import islice
+from pathlib import Path
 
 from ...errors import InputError
+
+
+def check_not_yolo(path: str) -> None:
+    """Check that a path is not what YOLO is trained from: a folder of labels, a file of them, or ``data.yaml``.
+
+    Args:
+        path: What a config names as annotation file, or as folder of the data; it may not exist.
+
+    Raises:
+        InputError: It is; the message names the converter.
+    """
+    place = Path(path)
+    if place.is_dir():
+        found = any(place.glob('data.y*ml')) or any(map(_has_yolo_labels, islice(place.glob('**/*.txt'), 10)))
+        source = place
+    else:
+        is_yaml = place.suffix in ('.yaml', '.yml') and place.is_file() and 'names' in place.read_text(errors='ignore')
+        found = is_yaml or _has_yolo_labels(place)
+        # labels/train/1.txt belongs to what lies beside labels.
+        above = [folder.parent for folder in place.parents if folder.name == 'labels']
+        source = above[0] if above else place.parent
+    if found:
+        raise InputError(
+            f"'{path}' holds labels of YOLO, not annotations in COCO's format: convert them with "
+            f"'tools/dataset_converters/to_coco.py {source} --out DIR', and name the file that this writes"
+        )
+
+
+def _has_yolo_labels(path: Path) -> bool:
+    """Whether a text file begins with a line of YOLO: a class, and 4 numbers of a box or 6 or more of a polygon."""
+    if path.suffix != '.txt' or not path.is_file():
+        return False
+    with open(path, errors='ignore') as file:
+        words = file.readline(100000).split()
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return False
+    return len(numbers) >= 5 and numbers[0].is_integer() and all(0 <= number <= 1 for number in numbers[1:])
 
 
 def load_coco(path: str, annotations_needed: bool = True) -> dict:
@@ -28,6 +69,7 @@ def load_coco(path: str, annotations_needed: bool = True) -> dict:
     except OSError as error:
         raise InputError(f"annotation file '{path}' cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
+        check_not_yolo(path)
         raise InputError(
             f"annotation file '{path}' is not valid JSON ({error}): it may be truncated; copy or export it again"
         ) from error

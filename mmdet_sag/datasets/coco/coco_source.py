@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...fileio import is_remote
 from ..coco_instance_panoptic import CocoInstancePanopticDataset
 from ..panoptic.panoptic_source import PanopticSource
+from .coco_file import check_not_yolo
 
 _LOADERS = ('LoadAnnotations', 'mmdet.LoadAnnotations', 'LoadInstancesAndPanopticSeg')
 
@@ -170,6 +171,9 @@ def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
             f'{option}.data_root=DIR'
         )
     if not os.path.isfile(dataset.ann_file):
+        check_not_yolo(dataset.ann_file)
+        if data_root:
+            check_not_yolo(data_root)
         raise InputError(
             f"annotation file '{dataset.ann_file}' does not exist: put it there, or set --cfg-options "
             f'{option}.ann_file=FILE'

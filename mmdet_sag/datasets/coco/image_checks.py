@@ -8,9 +8,13 @@ import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .problem_kinds import PROBLEM_KINDS
+
 _EXIF_ORIENTATION = 0x0112
 # Orientations of EXIF that exchange width and height.
 _TURNED = (5, 6, 7, 8)
+# All that turn or mirror.
+_CHANGED = range(2, 9)
 
 
 def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
@@ -41,7 +45,7 @@ def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
 def _size_problem(stored: tuple[int, int], orientation: Optional[int], expected: tuple[int, int]) -> Optional[str]:
     seen = stored[::-1] if orientation in _TURNED else stored
     if seen == expected:
-        return None
+        return 'exif-turned-image' if orientation in _CHANGED and stored == expected else None
     return 'exif-rotated-image' if stored == expected else 'image-size-mismatch'
 
 
@@ -69,7 +73,7 @@ def image_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
     if not os.path.isfile(path):
         return 'missing-image'
     problem = header_problem(path, expected)
-    if problem is not None:
+    if problem is not None and not PROBLEM_KINDS[problem].notice:
         return problem
     try:
         with Image.open(path) as image:
@@ -80,4 +84,4 @@ def image_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
         return 'undecodable-image'
     if not isinstance(pixels, np.ndarray):
         return 'undecodable-image'
-    return _size_problem(pixels.shape[1::-1], None, expected)
+    return _size_problem(pixels.shape[1::-1], None, expected) or problem

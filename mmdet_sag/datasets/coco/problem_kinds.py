@@ -91,6 +91,13 @@ PROBLEM_KINDS = {
         Fix.DROP_IMAGE,
         of_one_image='is turned by its EXIF orientation, unlike the sizes in the annotation file',
     ),
+    'exif-turned-image': ProblemKind(
+        Subject.IMAGE,
+        'images that their EXIF orientation turns or mirrors without a change of size: training sees them turned, so '
+        'look whether they were annotated so',
+        notice=True,
+        of_one_image='is turned by its EXIF orientation',
+    ),
     'category-malformed': ProblemKind(Subject.CATEGORY, 'categories without a usable id or name', True, True),
     'duplicate-category-id': ProblemKind(Subject.CATEGORY, 'category ids used more than once', True, True),
     'duplicate-category-name': ProblemKind(Subject.CATEGORY, 'category names used more than once', True, True),
@@ -120,6 +127,28 @@ PROBLEM_KINDS = {
     ),
     'unknown-category': ProblemKind(
         Subject.ANNOTATION, 'annotations of a category that is not listed', fix=Fix.DROP_ANNOTATION
+    ),
+    'category-ids-as-text': ProblemKind(
+        Subject.ANNOTATION,
+        "annotations whose category id is a text where the file's categories have numbers, or the reverse",
+        True,
+        True,
+        remedy='write the category ids of both as numbers',
+    ),
+    'category-ids-shifted': ProblemKind(
+        Subject.ANNOTATION,
+        "annotations of a category that is not listed, just beside the file's ids: annotations and categories count "
+        'from 0 and from 1, so that all other annotations have a wrong class',
+        True,
+        True,
+        remedy='number categories and annotations alike',
+    ),
+    'many-unknown-categories': ProblemKind(
+        Subject.ANNOTATION,
+        'annotations, a large share of the file, of a category that is not listed',
+        True,
+        True,
+        remedy='list all categories in the file, or correct the ids',
     ),
     'crowd-with-polygons': ProblemKind(
         Subject.ANNOTATION, 'crowd regions given as polygons instead of RLE', notice=True

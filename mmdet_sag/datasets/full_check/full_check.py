@@ -11,7 +11,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from ...errors import InputError
-from ..coco import AnnotationFileCheck, CocoSource, ProblemTally, coco_sources, load_coco
+from ..coco import PROBLEM_KINDS, AnnotationFileCheck, CocoSource, ProblemTally, coco_sources, load_coco
 from ..coco.image_checks import image_problem
 from ..panoptic import PanopticSource
 from ..panoptic.panoptic_checks import (
@@ -91,7 +91,8 @@ def check_data_set(sources: Sequence[CocoSource], content: dict, workers: int = 
     for image, kind in tqdm(checked, 'images', total=len(images), unit=''):
         if kind is not None:
             tally.add(kind, image['file_name'])
-            report.bad_images[image['id']] = kind
+            if not PROBLEM_KINDS[kind].notice:
+                report.bad_images[image['id']] = kind
     for panoptic in dict.fromkeys(each.panoptic for each in sources if each.panoptic is not None):
         _check_panoptic(panoptic, load_coco(panoptic.ann_file), images, tally, workers)
     return report

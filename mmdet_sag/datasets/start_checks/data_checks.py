@@ -41,9 +41,9 @@ def _check_categories(source: CocoSource, check: AnnotationFileCheck) -> None:
         names = [category.get('name') for category in check.content['categories'] if isinstance(category, dict)]
         raise InputError(
             f"annotation file '{source.ann_file}' has no class {_listed(absent, 3)} ({len(absent)} of the "
-            f'{len(source.classes)} classes of {source.option}); it has {_listed(names)}: set '
-            f"{source.option}.metainfo=dict(classes=(...)) to the file's names, the same in every data set, and the "
-            "heads' num_classes to their number"
+            f'{len(source.classes)} classes of {source.option}); it has {_listed(names)}: set --cfg-options '
+            f'"{source.option}.metainfo.classes=[{_listed(names, 20)}]", the same in every data set, '
+            "and the heads' num_classes to their number"
         )
     if 'class-order-differs' in tally.counts:
         raise InputError(
@@ -83,7 +83,7 @@ def _used_images(source: CocoSource, images: list[dict], with_class: Container) 
     return images
 
 
-def _check_image_files(source: CocoSource, images: list[dict]) -> None:
+def _check_image_files(source: CocoSource, images: list[dict], tally: ProblemTally) -> None:
     source.require_image_folder()
     missing = missing_images(source.image_folder, [image['file_name'] for image in images])
     if missing:
@@ -96,7 +96,9 @@ def _check_image_files(source: CocoSource, images: list[dict]) -> None:
     for image in images[:: max(1, len(images) // _SAMPLED_HEADERS)]:
         path = os.path.join(source.image_folder, image['file_name'])
         problem = header_problem(path, (image['width'], image['height']))
-        if problem is not None:
+        if problem is not None and PROBLEM_KINDS[problem].notice:
+            tally.add(problem, image['file_name'])
+        elif problem is not None:
             what = PROBLEM_KINDS[problem].of_one_image.format(width=image['width'], height=image['height'])
             raise InputError(
                 f"image '{path}' {what}: replace it, or run '{_FULL_CHECK} CONFIG --fix OUT.json', which finds all "
@@ -162,7 +164,7 @@ def check_data(
             f'object of the {len(source.classes)} classes that could be learnt or found (crowd regions, empty boxes '
             f'and broken masks do not count): name another file with --cfg-options {source.option}.ann_file=FILE'
         )
-    _check_image_files(source, used)
+    _check_image_files(source, used, tally)
     if tally:
         print_log(
             f'{source.option}: {"; ".join(tally.describe(kind) for kind in tally.counts)}. Nothing of this stops '

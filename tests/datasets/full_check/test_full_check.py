@@ -182,6 +182,19 @@ def test_an_image_turned_by_exif_agrees_with_the_size_it_is_seen_in(data):
     assert _report(data).is_clean
 
 
+@pytest.mark.parametrize(('orientation', 'size'), [(3, (64, 48)), (2, (64, 48)), (6, (48, 48))])
+def test_an_image_that_exif_turns_without_a_change_of_size_is_noticed_and_kept(data, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new('RGB', size).save(data.image_folder / '1.png', exif=exif)
+    data.content['images'][0].update(width=size[0], height=size[1])
+    report = _report(data)
+    assert report.tally.examples == {'exif-turned-image': ['1.png']}
+    assert report.is_clean
+    assert not report.bad_images
+    check_inputs(data.config, 'train')
+
+
 def test_double_images_are_found_and_the_later_one_removed(data):
     data.content['images'] += [
         dict(data.content['images'][0], file_name='3.png'),

@@ -1,7 +1,9 @@
 """Broken input stops a run before it starts, with one line that names the thing and the remedy."""
 
+import argparse
 import copy
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmdet_sag.datasets import check_inputs
+from mmdet_sag.engine.launch import add_arguments
 from mmdet_sag.errors import InputError
 
 
@@ -381,6 +384,73 @@ def test_what_training_skips_is_noted_in_one_line_of_the_log(data, monkeypatch, 
     check_inputs(data.config, 'train')
     assert len(lines) == 2  # of the training and the validation data
     assert all(noted in line and 'check_dataset.py' in line and '\n' not in line for line in lines)
+
+
+def _count_from_0(data):
+    for annotation in data.content['annotations']:
+        annotation['category_id'] -= 1
+
+
+def _categories_from_0(data):
+    for category in data.content['categories']:
+        category['id'] -= 1
+
+
+def _ids_as_text(data):
+    for annotation in data.content['annotations']:
+        annotation['category_id'] = str(annotation['category_id'])
+
+
+def _many_strays(data):
+    for annotation in data.content['annotations'][:2]:
+        annotation['category_id'] = 99
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (_count_from_0, r'4 annotations .* annotation 1: .*alike'),
+        (_categories_from_0, r'count from 0 and from 1.*alike'),
+        (_ids_as_text, r'7 annotations whose category id is a text .*as numbers'),
+        (_many_strays, r'2 annotations, a large share of the file, .*list all'),
+    ],
+)
+def test_category_ids_that_do_not_fit_the_file_are_refused_with_the_cause(data, change, message):
+    change(data)
+    data.write()
+    for mode in ('train', 'test'):
+        with pytest.raises(InputError, match=message):
+            check_inputs(data.config, mode)
+
+
+def test_class_names_with_spaces_are_recommended_in_a_form_that_works(data):
+    for category, name in zip(data.content['categories'], ('red car', 'blue car')):
+        category['name'] = name
+    data.write()
+    with pytest.raises(InputError) as error:
+        check_inputs(data.config, 'train')
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for split in ('train', 'val'):
+        (option,) = re.findall('--cfg-options "([^"]*)"', str(error.value).replace('train_', f'{split}_'))
+        data.config.merge_from_dict(parser.parse_args(['config.py', '--cfg-options', option]).cfg_options)
+    check_inputs(data.config, 'train')
+
+
+def _yolo(root):
+    for name in ('labels/train', 'images/train'):
+        (root / name).mkdir(parents=True)
+    (root / 'labels/train/1.txt').write_text('0 0.1 0.1 0.9 0.1 0.9 0.9\n')
+    (root / 'data.yaml').write_text('names: [cat, dog]\n')
+
+
+@pytest.mark.parametrize('name', ['', 'data.yaml', 'labels/train', 'labels/train/1.txt', 'annotations.json'])
+def test_labels_of_yolo_are_recognised_and_the_converter_named(data, tmp_path, name):
+    root = tmp_path / 'yolo'
+    _yolo(root)
+    data.train_set.update(data_root=f'{root}/', ann_file=name or str(root))
+    with pytest.raises(InputError, match=rf"labels of YOLO.*to_coco\.py {root}\S* --out DIR'"):
+        check_inputs(data.config, 'train')
 
 
 def test_the_mask_of_a_skipped_annotation_does_no_harm_in_training(data):
