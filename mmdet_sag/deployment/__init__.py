@@ -1,0 +1,1 @@
+"""Export of whole models, and the runtime that they run in without PyTorch."""
