@@ -1,9 +1,6 @@
 import argparse
-import os
-from pathlib import Path
 
 from mmdet_sag.apis import Predictor
-from mmdet_sag.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,22 +33,6 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
         tile_size=args.tiles,
         tile_overlap=args.tile_overlap,
     )
-
-
-def require_folder(path: str, option: str) -> Path:
-    """Make a folder that can be written, before the work that fills it.
-
-    Raises:
-        InputError: It cannot be made or written.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f'{option} {path} cannot be made ({e.strerror}): name another folder') from e
-    if not os.access(folder, os.W_OK):
-        raise InputError(f'{option} {path} cannot be written: name another folder')
-    return folder
 
 
 def nothing_found(name: str, best, score_thr: float) -> str:

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import mmcv
-from demo_arguments import add_arguments, make_predictor, nothing_found, require_folder
+from demo_arguments import add_arguments, make_predictor, nothing_found
 from mmcv.image import imwrite
 from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
 from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import check_writable_folder
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
@@ -32,7 +33,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     paths = find_images(args.img)
-    out_dir = require_folder(args.out_dir, '--out-dir')
+    out_dir = Path(args.out_dir)
+    check_writable_folder(out_dir, '--out-dir')
+    out_dir.mkdir(parents=True, exist_ok=True)
     predictor = make_predictor(args)
     predictions = CocoPredictions(predictor.classes, args.score_thr)
     root = Path(os.path.commonpath([path.parent for path in paths]))

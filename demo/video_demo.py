@@ -8,12 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo_arguments import add_arguments, make_predictor, nothing_found, require_folder
+from demo_arguments import add_arguments, make_predictor, nothing_found
 from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
 from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import check_writable_file
 
 # MPEG-4 and VP8: what OpenCV's wheels can write. Browsers play .webm alone.
 CODECS = {'.mp4': 'mp4v', '.webm': 'VP80', '.avi': 'MJPG', '.mkv': 'mp4v'}
@@ -38,9 +39,10 @@ def main() -> None:
     if args.results and not args.results.endswith('.json'):
         raise InputError(f'--results {args.results} must end in .json')
     capture = open_video(args.video)
-    require_folder(str(out.parent), 'the folder of --out,')
-    if args.results:
-        require_folder(str(Path(args.results).parent), 'the folder of --results,')
+    for path, option in ((out, '--out'), (args.results, '--results')):
+        if path:
+            check_writable_file(path, option, makes_folder=True)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
     if Path(args.video).is_file() and out.exists() and out.samefile(args.video):
         raise InputError(f'--out {args.out} is the video itself: name another file')
     predictor = make_predictor(args)

@@ -14,7 +14,7 @@ from torch import nn
 from ..datasets import check_inputs
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..fileio.whole_file import whole_folder
+from ..fileio import check_writable_folder, whole_folder
 from . import runtime
 from .comparison import Agreement, compare, config_images, measure_speed
 from .evaluation import evaluate
@@ -134,3 +134,4 @@ def _check_out(out: Path) -> None:
         raise InputError(f'--out {out} is no folder')
     if out.is_dir() and any(out.iterdir()) and not (out / REPORT).is_file():
         raise InputError(f'--out {out} holds something else than an export, name a new folder')
+    check_writable_folder(out.absolute().parent, '--out')

@@ -100,7 +100,7 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--classes', 'red'), "no class 'red', only green, blue"),
         (('data/images/1.png', 'config.py', 'model.pth', '--device', 'cuda:9'), '--device cuda:9 cannot be used'),
         (('data/images/1.png', 'config.py', 'model.pth', '--batch-size', '0'), 'give 1 or more'),
-        (('data/images/1.png', 'config.py', 'model.pth', '--out-dir', 'config.py'), 'cannot be made'),
+        (('data/images/1.png', 'config.py', 'model.pth', '--out-dir', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
     ],

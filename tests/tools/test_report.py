@@ -151,7 +151,7 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
         (('config.py', 'broken.pkl'), 'damaged or no pickle'),
         (('config.py', 'none.pth'), 'give the path of a checkpoint'),
         (('config.py', 'results.pkl', '--out', '.'), 'is a folder'),
-        (('config.py', 'results.pkl', '--out', 'broken.pkl/report.html'), 'its folder cannot be made'),
+        (('config.py', 'results.pkl', '--out', 'broken.pkl/report.html'), 'cannot be written to'),
         (('config.py', 'results.pkl', '--score-thr', '30'), 'scores are between 0 and 1'),
         (
             ('config.py', 'results.pkl', '--cfg-options', 'test_dataloader.dataset.ann_file=other.json'),

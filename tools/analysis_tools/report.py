@@ -5,7 +5,6 @@ tools/test.py --out wrote; it works for any instance segmentation model of MMDet
 """
 
 import argparse
-import os
 import platform
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,7 +39,7 @@ from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import open_whole
+from mmdet_sag.fileio import check_writable_file, open_whole
 from mmdet_sag.visualization import AttentionRecorder
 
 
@@ -69,7 +68,8 @@ def main() -> None:
     cfg = load_config(args)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
-    require_writable(out)
+    check_writable_file(out, '--out', makes_folder=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     has_results = args.model.endswith(('.pkl', '.pickle'))
     runner = None
     if has_results:
@@ -110,18 +110,6 @@ def main() -> None:
     said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'
     print(f'mask AP {page.masks.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}')
     print(out)
-
-
-def require_writable(path: Path) -> None:
-    """Check that a file can be written, before the work that fills it."""
-    if path.is_dir():
-        raise InputError(f'--out {path} is a folder: name a file, e.g. {path / "report.html"}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f'--out {path}: its folder cannot be made ({e.strerror}); name another with --out') from e
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f'--out {path}: its folder cannot be written; name another with --out')
 
 
 def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmdet_sag.command_line import run_command
 from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import open_whole
+from mmdet_sag.fileio import check_writable_file, open_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,10 +36,9 @@ def parse_args() -> argparse.Namespace:
 def check_out(out: Path, overwrite: bool) -> None:
     if out.suffix != '.py':
         raise InputError(f"--out '{out}': a config is a Python file, name it {out.stem or 'my'}.py")
-    if not out.parent.is_dir():
-        raise InputError(f"--out '{out}': there is no folder '{out.parent}': make it, or name another")
     if out.exists() and not overwrite:
         raise InputError(f"--out '{out}' exists: name another file, or replace it with --overwrite")
+    check_writable_file(out, '--out')
 
 
 def main() -> None:

@@ -58,7 +58,10 @@ def header_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
     """
     try:
         with Image.open(path) as image:
-            return _size_problem(image.size, image.getexif().get(_EXIF_ORIENTATION), expected)
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+            # Pillow itself turns a TIFF, and gives the turned size.
+            already_turned = image.format == 'TIFF' and orientation in _TURNED
+            return _size_problem(image.size[::-1] if already_turned else image.size, orientation, expected)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 'undecodable-image'
 

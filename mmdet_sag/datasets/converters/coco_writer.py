@@ -1,13 +1,12 @@
 """Labelled images as a data set in COCO's format: annotation files, and folders of images."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from ...fileio import whole_folder
+from ...fileio import check_writable_folder, whole_folder
 from .image_header import without_orientation
 from .labelled_image import LabelledImage
 from .outlines import box_and_area
@@ -40,9 +39,7 @@ def check_target(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
         raise InputError(
             f"--out '{out}' holds what was not made here ({', '.join(sorted(held - _MADE)[:3])}): name another folder"
         )
-    parent = next(folder for folder in place.parents if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"--out '{out}' cannot be written: you may not write into '{parent}'")
+    check_writable_folder(place.parent, '--out')
 
 
 def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence[str], link: bool = False) -> None:

@@ -79,6 +79,11 @@ def _image_turned_by_exif(data):
     Image.new('RGB', (64, 48)).save(data.image_folder / '2.png', exif=exif)
 
 
+def _tiff_turned_by_exif(data):
+    Image.new('RGB', (64, 48)).save(data.image_folder / '2.tif', tiffinfo={0x0112: 6})
+    data.content['images'][1]['file_name'] = '2.tif'
+
+
 def _image_without_width(data):
     del data.content['images'][1]['width']
 
@@ -217,6 +222,7 @@ BROKEN = {
     'image that is text': (_text_as_image, r"image '.*2\.png' cannot be decoded: replace it"),
     'image of another size': (_image_of_another_size, r"image '.*2\.png' is not 64 x 48 .*--fix"),
     'image turned by EXIF': (_image_turned_by_exif, r"image '.*2\.png' is turned by its EXIF orientation.*--fix"),
+    'TIFF turned by EXIF': (_tiff_turned_by_exif, r"image '.*2\.tif' is turned by its EXIF orientation.*--fix"),
     'image entry without width': (_image_without_width, r'1 image entries without a usable .*entry 1.*--fix'),
     'image entry of height zero': (_image_of_no_height, r'1 image entries without a usable .*entry 1.*--fix'),
     'image id used twice': (_same_image_id, r'1 image ids used more than once, e\.g\. image 1: run'),
