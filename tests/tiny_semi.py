@@ -48,7 +48,8 @@ def build_teacher(seed: int = 0, detector: dict = None, **semi_train_cfg) -> Bas
     model = MODELS.build(Config(semi_model(config.model, **semi_train_cfg))._cfg_dict)
     model.init_weights()
     model.teacher.load_state_dict(model.student.state_dict())
-    return model
+    # As the runner does; it also freezes what the config freezes.
+    return model.train()
 
 
 def detections(boxes: list, scores: list) -> InstanceData:
@@ -118,7 +119,7 @@ def semi_rectangles_config(data: Path) -> Config:
     unlabelled = {
         **dataset,
         'indices': -3,
-        'filter_cfg': None,
+        'filter_cfg': dict(filter_empty_gt=False),
         'pipeline': [load, empty, *geometry, branches('unsup_teacher', 'unsup_student')],
     }
     config.train_dataloader = dict(
@@ -132,4 +133,5 @@ def semi_rectangles_config(data: Path) -> Config:
     config.model = semi_model(config.model.to_dict(), cls_pseudo_thr=0.06, mask_pseudo_thr=0.0)
     config.custom_hooks = [dict(type='MeanTeacherHook', momentum=0.0004, skip_buffer=False)]
     config.val_cfg = dict(type='TeacherStudentValLoop')
+    config.default_hooks.checkpoint.save_best = 'teacher/coco/segm_mAP'
     return config

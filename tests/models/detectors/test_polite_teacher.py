@@ -164,7 +164,6 @@ def test_one_weight_can_be_set_without_the_others():
 
 def test_labelled_views_share_one_forward_and_its_normaliser():
     model = build_teacher(detector=ONLY_LABELS_AS_ROIS)
-    # One object in a weak view alone would be the mean of its view, not of both.
     inputs, data = batch([BOXES[:1], BOXES[1:]], 0)
     losses = model.loss(inputs, copy.deepcopy(data))
     joined = model.student.loss(
@@ -176,7 +175,7 @@ def test_labelled_views_share_one_forward_and_its_normaliser():
 
 def test_without_unlabelled_images_training_is_the_supervised_one():
     model = build_teacher(sup_branches=['sup_weak'])
-    supervised = build_tiny()
+    supervised = build_tiny().train()
     supervised.load_state_dict(model.student.state_dict())
     optimizers = [torch.optim.SGD(part.parameters(), lr=0.01, momentum=0.9) for part in (model.student, supervised)]
     for step in range(3):
