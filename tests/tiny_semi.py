@@ -97,7 +97,7 @@ def samples(boxes_per_image: list) -> list:
     return found
 
 
-def semi_rectangles_config(data: Path) -> Config:
+def semi_rectangles_config(data: Path, validated: bool = False) -> Config:
     """Config that trains a tiny Polite Teacher on the data of ``write_rectangles``, half of it without labels."""
     config = rectangles_config(data)
     dataset = copy.deepcopy(config.train_dataloader.dataset.to_dict())
@@ -130,8 +130,12 @@ def semi_rectangles_config(data: Path) -> Config:
         dataset=dict(type='ConcatDataset', datasets=[labelled, unlabelled]),
     )
     # Low thresholds, or an untrained teacher would find nothing.
-    config.model = semi_model(config.model.to_dict(), cls_pseudo_thr=0.06, mask_pseudo_thr=0.0)
+    config.model = semi_model(config.model.to_dict(), cls_pseudo_thr=0.0, mask_pseudo_thr=0.0)
+    config.model['detector']['train_cfg']['proposal'].update(score_thr=0.0, max_per_img=5)
     config.custom_hooks = [dict(type='MeanTeacherHook', momentum=0.0004, skip_buffer=False)]
     config.val_cfg = dict(type='TeacherStudentValLoop')
+    if not validated:
+        config.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+        return config
     config.default_hooks.checkpoint.save_best = 'teacher/coco/segm_mAP'
     return config

@@ -235,7 +235,7 @@ class Networks(Hook):
 
 def test_the_teacher_begins_as_the_student_and_keeps_0_9996_of_itself(tmp_path):
     write_rectangles(tmp_path / 'data')
-    config = semi_rectangles_config(tmp_path / 'data')
+    config = semi_rectangles_config(tmp_path / 'data', validated=True)
     runner = build_runner(config, tmp_path / 'run', **{'train_cfg.max_iters': 3})
     hook = Networks()
     runner.register_hook(hook)
