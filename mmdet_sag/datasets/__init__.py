@@ -1,5 +1,6 @@
 from .coco_instance_panoptic import CocoInstancePanopticDataset
+from .samplers import SeededGroupMultiSourceSampler
 from .start_checks import check_inputs
 from .transforms import *
 
-__all__ = ['CocoInstancePanopticDataset', 'check_inputs']
+__all__ = ['CocoInstancePanopticDataset', 'SeededGroupMultiSourceSampler', 'check_inputs']

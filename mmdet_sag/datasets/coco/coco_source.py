@@ -38,6 +38,7 @@ class CocoSource:
         indices: Which images of the file are used, as MMEngine's data sets take it: the first so many, the last so
             many if negative, or those at certain places; None: all.
         panoptic: The panoptic annotations beside the file, where there are any.
+        labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
     """
 
     option: str
@@ -52,6 +53,7 @@ class CocoSource:
     polygons_only: bool = False
     indices: Union[int, Sequence[int], None] = None
     panoptic: Optional[PanopticSource] = None
+    labelled: bool = True
 
     def of_indices(self, images: list[dict]) -> list[dict]:
         """Those of the images that ``indices`` selects, in its order.
@@ -108,10 +110,13 @@ def _panoptic_source(dataset: CocoInstancePanopticDataset, option: str) -> Panop
 
 
 def _mask_loading(pipeline: Optional[list], option: str) -> dict:
-    """What a :class:`CocoSource` says about the masks of a pipeline."""
+    """What a :class:`CocoSource` says about the labels and masks of a pipeline."""
     for index, transform in enumerate(pipeline or []):
         kind = transform.get('type')
-        if getattr(kind, '__name__', kind) in _LOADERS:
+        name = getattr(kind, '__name__', kind)
+        if name in ('LoadEmptyAnnotations', 'mmdet.LoadEmptyAnnotations'):
+            return dict(loads_masks=None, labelled=False)
+        if name in _LOADERS:
             if not transform.get('with_mask', False):
                 return dict(loads_masks=False)
             return dict(

@@ -91,7 +91,7 @@ def check_inputs(cfg: Config, mode: str) -> None:
                     'with_mask=True in its LoadAnnotations'
                 )
             measures_masks = any('segm' in metric.get('metric', 'bbox') for metric in measured)
-            labels_needed = phase == 'train' or bool(measured)
+            labels_needed = (phase == 'train' and source.labelled) or bool(measured)
             used = check_data(
                 source,
                 load(source.ann_file, labels_needed),

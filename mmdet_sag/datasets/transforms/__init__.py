@@ -1,4 +1,6 @@
 from .load_instances_and_panoptic_seg import LoadInstancesAndPanopticSeg
+from .random_noise_erasing import RandomNoiseErasing
 from .short_side_resize import ShortSideResize
+from .torchvision_colour import TorchvisionColour
 
-__all__ = ['LoadInstancesAndPanopticSeg', 'ShortSideResize']
+__all__ = ['LoadInstancesAndPanopticSeg', 'RandomNoiseErasing', 'ShortSideResize', 'TorchvisionColour']

@@ -2,6 +2,7 @@ from .attention_visualization_hook import AttentionVisualizationHook
 from .fast_inference_hook import FastInferenceHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
+from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
 from .throughput_timer_hook import ThroughputTimerHook
 from .whole_checkpoint_hook import WholeCheckpointHook
 
@@ -10,6 +11,7 @@ __all__ = [
     'FastInferenceHook',
     'LossGuardHook',
     'PreemptionHook',
+    'PseudoLabelVisualizationHook',
     'ThroughputTimerHook',
     'WholeCheckpointHook',
 ]

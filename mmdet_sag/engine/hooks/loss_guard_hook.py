@@ -271,4 +271,6 @@ def _image_paths(data_samples: Union[dict, Sequence]) -> list[str]:
     """Paths of the images of a batch, or of several in one."""
     if isinstance(data_samples, dict):
         data_samples = itertools.chain(*data_samples.values())
-    return [str(sample.get('img_path')) for sample in data_samples]
+    # A branch of semi-supervised training has None for the images of others; two may be views of one image.
+    paths = [str(sample.get('img_path')) for sample in data_samples if sample is not None]
+    return list(dict.fromkeys(paths))

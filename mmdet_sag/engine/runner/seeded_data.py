@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import torch
+from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
@@ -84,7 +85,7 @@ class SeededBatchSampler(Sampler):
     @property
     def is_infinite(self) -> bool:
         """Whether there is one pass that never ends."""
-        return isinstance(self.sampler, InfiniteSampler)
+        return isinstance(self.sampler, (InfiniteSampler, MultiSourceSampler))
 
     def start_at(
         self, position: int, seed: int, sampler_seed: Optional[int], num_skipped: Optional[int] = None

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.wrappers import Conv2d
+from mmdet.models.losses.cross_entropy_loss import mask_cross_entropy
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
 from mmdet.models.task_modules import SamplingResult
 from mmdet.registry import MODELS
@@ -168,6 +169,45 @@ class SAGMaskHead(FCNMaskHead):
         mask_preds = mask_preds[index, labels]
         probs = mask_preds if activate_map else mask_preds.sigmoid()
         return paste_masks_as_rle(probs, bboxes, height, width, rcnn_test_cfg.mask_thr_binary)
+
+    def loss_and_target(
+        self,
+        mask_preds: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
+        """Compute the mask loss and its targets.
+
+        Ground truth may have ``mask_weights``, one per object, as pseudo-labels have: the pixels of each of its RoIs
+        are weighted by it, and the sum is still divided by the number of all pixels, also those of weight 0.
+        Arguments and results are those of ``FCNMaskHead``.
+
+        Raises:
+            InputError: There are weights, and the loss is no cross-entropy of masks.
+        """
+        if len(mask_preds) == 0 or not all('mask_weights' in gt_instances for gt_instances in batch_gt_instances):
+            return super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+        if not getattr(self.loss_mask, 'use_mask', False):
+            raise InputError(
+                f'mask_head.loss_mask: {type(self.loss_mask).__name__} takes no weights of masks, which pseudo-labels '
+                "have: set it to dict(type='CrossEntropyLoss', use_mask=True)"
+            )
+        mask_targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
+        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+        weights = torch.cat(
+            [
+                gt_instances.mask_weights[result.pos_assigned_gt_inds]
+                for result, gt_instances in zip(sampling_results, batch_gt_instances)
+            ]
+        )
+        loss_mask = mask_cross_entropy(
+            mask_preds,
+            mask_targets,
+            torch.zeros_like(labels) if self.class_agnostic else labels,
+            class_weight=weights[:, None, None],
+        )
+        return dict(loss_mask=dict(loss_mask=self.loss_mask.loss_weight * loss_mask), mask_targets=mask_targets)
 
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict

@@ -1,0 +1,81 @@
+# Polite Teacher on the demo data set with a tenth of its labels, from a burn-in on these labels alone.
+_base_ = '../centermask_lite/centermask-lite_demo.py'
+
+max_iters = 800
+detector = _base_.model
+model = dict(
+    _delete_=True,
+    type='PoliteTeacher',
+    detector=detector,
+    data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
+    semi_test_cfg=dict(predict_on='teacher'),
+)
+
+branch_field = ['sup_weak', 'sup_strong', 'unsup_teacher', 'unsup_student']
+strong_steps = [
+    dict(
+        type='RandomApply',
+        prob=0.8,
+        transforms=[
+            dict(type='TorchvisionColour', name='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+        ],
+    ),
+    dict(type='RandomNoiseErasing', prob=0.7, area=(0.02, 0.1), aspect=(0.3, 3.3)),
+]
+pack = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'),
+)
+# Changes nothing, but sets the scale factor that the mask head reads.
+resize = dict(type='Resize', scale=(128, 128), keep_ratio=True)
+load, load_annotations, flip = _base_.train_pipeline[:3]
+labelled_dataset = dict(
+    type='CocoDataset',
+    data_root=_base_.data_root,
+    metainfo=_base_.metainfo,
+    ann_file='semi_anns/instances_train2017.1@10.json',
+    data_prefix=dict(img='train2017/'),
+    filter_cfg=dict(filter_empty_gt=True, min_size=32),
+    pipeline=[
+        load,
+        load_annotations,
+        resize,
+        flip,
+        dict(type='MultiBranch', branch_field=branch_field, sup_weak=[pack], sup_strong=[*strong_steps, pack]),
+    ],
+)
+unlabelled_dataset = dict(
+    type='CocoDataset',
+    data_root=_base_.data_root,
+    metainfo=_base_.metainfo,
+    ann_file='semi_anns/instances_train2017.1@10-unlabeled.json',
+    data_prefix=dict(img='train2017/'),
+    filter_cfg=dict(filter_empty_gt=False),
+    pipeline=[
+        load,
+        dict(type='LoadEmptyAnnotations'),
+        resize,
+        flip,
+        dict(type='MultiBranch', branch_field=branch_field, unsup_teacher=[pack], unsup_student=[*strong_steps, pack]),
+    ],
+)
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='SeededGroupMultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
+    dataset=dict(type='ConcatDataset', datasets=[labelled_dataset, unlabelled_dataset]),
+)
+
+train_cfg = dict(max_iters=max_iters, val_interval=400)
+val_cfg = dict(type='TeacherStudentValLoop')
+optim_wrapper = dict(optimizer=dict(lr=0.0005))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min_ratio=0.01),
+]
+# 0.9996 averages thousands of steps; this training has hundreds.
+custom_hooks = [dict(type='MeanTeacherHook', momentum=0.01, skip_buffer=False)]
+
+load_from = 'work_dirs/centermask-lite_demo_burn-in_semi-0.1/iter_800.pth'

@@ -1,0 +1,33 @@
+_base_ = [
+    '../_base_/models/centermask-lite_v39_fpn.py',
+    '../_base_/datasets/semi_coco_instance_ms.py',
+    '../_base_/iter_runtime.py',
+    '../_base_/schedules/polite-teacher_180k.py',
+]
+
+detector = _base_.model
+model = dict(
+    _delete_=True,
+    type='PoliteTeacher',
+    detector=detector,
+    data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
+    semi_train_cfg=dict(
+        cls_pseudo_thr=0.6,
+        mask_pseudo_thr=0.9,
+        unsup_weights=dict(loss_cls=2.0, loss_bbox=0.0, loss_centerness=0.0, loss_mask=2.0, loss_mask_iou=2.0),
+    ),
+    semi_test_cfg=dict(predict_on='teacher'),
+)
+
+labelled_dataset = _base_.labelled_dataset
+labelled_dataset.pipeline[2].update(scales=[(1000, 580), (1000, 600)])
+unlabelled_dataset = _base_.unlabelled_dataset
+unlabelled_dataset.pipeline[2].update(scales=[(1000, 580), (1000, 600)])
+train_dataloader = dict(dataset=dict(datasets=[labelled_dataset, unlabelled_dataset]))
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].update(scale=(1000, 600))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=dict(save_best='teacher/coco/segm_mAP'))
+
+load_from = 'work_dirs/centermask-lite_v39_fpn_15k_semi-0.1-coco/iter_15000.pth'

@@ -1,0 +1,3 @@
+from .seeded_group_multi_source_sampler import SeededGroupMultiSourceSampler
+
+__all__ = ['SeededGroupMultiSourceSampler']

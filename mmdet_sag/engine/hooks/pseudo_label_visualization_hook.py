@@ -1,0 +1,70 @@
+from typing import Optional
+
+import numpy as np
+from mmdet.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ...errors import InputError
+
+
+@HOOKS.register_module()
+class PseudoLabelVisualizationHook(Hook):
+    """Draw what the teacher of a Polite Teacher labels: kept boxes, and of these the masks that are learnt.
+
+    The picture is the strong view of an unlabelled image, as the student sees it. It goes to all backends of the
+    visualizer under the name ``pseudo_labels``: every kept box is drawn, filled where its mask is learnt. The teacher
+    is asked once more for this, which changes nothing of the training; in a distributed run, rank 0 draws.
+
+    Args:
+        interval: Every how many iterations the first unlabelled image of the batch is drawn.
+
+    Raises:
+        InputError: When a training starts with another model.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 1000) -> None:
+        self.interval = interval
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there are pseudo-labels."""
+        if not hasattr(_unwrapped(runner.model), 'get_pseudo_instances'):
+            raise InputError(
+                f'PseudoLabelVisualizationHook: {type(_unwrapped(runner.model)).__name__} makes no pseudo-labels: '
+                'remove the hook from custom_hooks'
+            )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Draw the first unlabelled image of every ``interval``-th batch."""
+        if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
+            return
+        if 'unsup_teacher' not in data_batch['inputs']:
+            return
+        model = _unwrapped(runner.model)
+        view = next(view for view in data_batch['inputs']['unsup_student'] if view is not None)
+        data = model.data_preprocessor(data_batch, training=True)
+        sample = model.get_pseudo_instances(
+            data['inputs']['unsup_teacher'][:1], data['data_samples']['unsup_teacher'][:1]
+        )[0][0]
+        learnt = sample.gt_instances.mask_weights.bool().cpu().numpy()
+        sample = sample.cpu()
+        masks = sample.gt_instances.masks.masks.copy()
+        masks[~learnt] = 0
+        sample.gt_instances.masks = masks.astype(bool)
+        sample.pred_instances = sample.gt_instances
+        visualizer = runner.visualizer
+        image = np.ascontiguousarray(view.cpu().numpy().transpose(1, 2, 0)[..., ::-1])
+        visualizer.add_datasample(
+            'pseudo_labels', image, data_sample=sample, draw_gt=False, pred_score_thr=0.0, step=runner.iter + 1
+        )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
