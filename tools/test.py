@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
+from mmdet_sag.datasets.coco import hand_over
 from mmdet_sag.deployment.exported_detector import is_exported
 from mmdet_sag.deployment.metadata import dataset_meta
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
@@ -131,8 +132,7 @@ def main() -> None:
         options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
 
-    if speaks_for_machine():
-        check_inputs(cfg, 'test')
+    contents = check_inputs(cfg, 'test') if speaks_for_machine() else {}
     if exported:
         use_exported(cfg, args)
     runner = build_runner(cfg)
@@ -140,7 +140,7 @@ def main() -> None:
         check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)
     if args.out:
         runner.test_evaluator.metrics.append(DumpRLEResults(out_file_path=args.out))
-    with torch.inference_mode():
+    with torch.inference_mode(), hand_over(contents):
         runner.test()
 
 

@@ -6,6 +6,7 @@ from mmengine.device import get_device
 
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
+from mmdet_sag.datasets.coco import hand_over
 from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
@@ -65,12 +66,12 @@ def main() -> None:
     elif speaks_for_machine():
         note_earlier_run(cfg.work_dir, checkpoint_hook)
 
-    if speaks_for_machine():
-        check_inputs(cfg, 'train')
+    contents = check_inputs(cfg, 'train') if speaks_for_machine() else {}
     runner = build_runner(cfg)
     if args.resume and cfg.resume:
         check_checkpoint_fits(load_checkpoint_file(resume_from, mmap=True), resume_from, runner.model)
-    runner.train()
+    with hand_over(contents):
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -274,6 +274,16 @@ def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(
     assert 'nothing is left to train; raise it with --cfg-options train_cfg.max_iters=N' in text
 
 
+def test_training_parses_each_annotation_file_once_beside_the_metric(folder):
+    data = folder / 'my data'
+    (data / 'val.json').write_bytes((data / 'annotations.json').read_bytes())
+    options = ('val_dataloader.dataset.ann_file=val.json', f'val_evaluator.ann_file={data / "val.json"}')
+    command = (sys.executable, TOOLS / 'train.py', 'my config.py', '--work-dir', 'parsed')
+    text = run(*command, '--cfg-options', 'train_cfg.max_iters=1', *options, folder=folder)
+    # The checks read without a word; this is said by the COCO API, which the metric reads with.
+    assert text.count('loading annotations into memory') == 1
+
+
 def test_a_backbone_of_random_weights_trains(folder):
     resnet = "type='ResNet', depth=18, in_channels=3, out_indices=(1, 2, 3), frozen_stages=1, norm_eval=True"
     norm = "norm_cfg=dict(type='BN', requires_grad=False)"

@@ -1,6 +1,7 @@
 from .annotation_file_check import AnnotationFileCheck
 from .coco_file import load_coco
 from .coco_source import CocoSource, coco_sources
+from .hand_over import hand_over
 from .problem_kinds import PROBLEM_KINDS, Fix, ProblemKind, Subject
 from .problem_tally import ProblemTally
 
@@ -13,5 +14,6 @@ __all__ = [
     'ProblemTally',
     'Subject',
     'coco_sources',
+    'hand_over',
     'load_coco',
 ]

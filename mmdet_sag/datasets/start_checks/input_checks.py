@@ -22,7 +22,7 @@ from .panoptic_checks import (
 )
 
 
-def check_inputs(cfg: Config, mode: str) -> None:
+def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
     """Checks a run's data, config and checkpoints before it starts, and refuses what cannot work.
 
     What would crash, hang or silently ruin the run raises; the rest is one line of the log. No annotation file is
@@ -32,6 +32,9 @@ def check_inputs(cfg: Config, mode: str) -> None:
     Args:
         cfg: Config of the run, with command-line options merged.
         mode: ``'train'`` checks training and validation data and pretrained weights, ``'test'`` the test data.
+
+    Returns:
+        Content of the data sets' annotation files by path, for :func:`~mmdet_sag.datasets.coco.hand_over`.
 
     Raises:
         InputError: Something cannot be used; the message is one line that names it and the remedy.
@@ -105,3 +108,5 @@ def check_inputs(cfg: Config, mode: str) -> None:
             images[source.option] = source.of_indices(used)
         if phase == 'train':
             check_full_batch(cfg.train_dataloader, 'train_dataloader', images, cfg.get('launcher', 'none'))
+    named = {source.ann_file for found in sources.values() for source in found}
+    return {path: content for path, content in contents.items() if path in named}
