@@ -26,8 +26,8 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
     """Checks a run's data, config and checkpoints before it starts, and refuses what cannot work.
 
     What would crash, hang or silently ruin the run raises; the rest is one line of the log. No annotation file is
-    read more than once and no image is decoded. With all of COCO this takes a quarter of a minute, half of it for reading the
-    annotation file. In a distributed run one process suffices.
+    read more than once and no image is decoded. With all of COCO this takes a quarter of a minute, a good third of it
+    for reading the annotation file. In a distributed run one process suffices.
 
     Args:
         cfg: Config of the run, with command-line options merged.
