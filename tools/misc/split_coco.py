@@ -14,7 +14,7 @@ from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.coco import load_coco
 from mmdet_sag.datasets.semi_split import SemiSplit, drawn_split, listed_split
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import open_whole
+from mmdet_sag.fileio import check_writable_folder, open_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,6 +54,7 @@ def write(content: dict, path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
+    check_writable_folder(args.out_dir, '--out-dir')
     content = load_coco(str(args.ann_file))
     for percent in args.percent:
         if not 0 < percent < 100:
