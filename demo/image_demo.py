@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
 from mmdet_sag.command_line import run_command
+from mmdet_sag.datasets.converters.image_header import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 # Images without a detection that are named one by one.
 _MAX_NAMED = 5
@@ -81,7 +81,7 @@ def find_images(source: str) -> list[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise InputError(f'folder {source} holds no images: name another, or a pattern such as {source}/*/*.jpg')
         return found
@@ -89,7 +89,8 @@ def find_images(source: str) -> list[Path]:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             raise InputError(f'{source} is a video: give it to demo/video_demo.py')
         return [path]
-    found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).suffix.lower() in SUFFIXES)
+    paths = map(Path, glob.glob(source, recursive=True))
+    found = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise InputError(f'{source} does not exist: check the path, or the pattern')
     return found

@@ -20,6 +20,7 @@ from mmengine.config import Config, ConfigDict
 from mmdet_sag.command_line import speaks_for_machine
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.datasets.coco import hand_over
+from mmdet_sag.datasets.innermost_dataset import innermost_dataset
 from mmdet_sag.deployment.exported_detector import is_exported
 from mmdet_sag.deployment.metadata import dataset_meta
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
@@ -67,9 +68,7 @@ def use_tta(cfg: Config) -> None:
     Raises:
         InputError: The model predicts masks that no model of test-time augmentation merges.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
     if 'tta_pipeline' not in cfg:
         *steps, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')

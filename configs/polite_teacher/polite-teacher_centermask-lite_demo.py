@@ -8,7 +8,6 @@ model = dict(
     type='PoliteTeacher',
     detector=detector,
     data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
-    semi_test_cfg=dict(predict_on='teacher'),
 )
 
 branch_field = ['sup_weak', 'sup_strong', 'unsup_teacher', 'unsup_student']

@@ -11,12 +11,6 @@ model = dict(
     type='PoliteTeacher',
     detector=detector,
     data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
-    semi_train_cfg=dict(
-        cls_pseudo_thr=0.6,
-        mask_pseudo_thr=0.9,
-        unsup_weights=dict(loss_cls=2.0, loss_bbox=0.0, loss_centerness=0.0, loss_mask=2.0, loss_mask_iou=2.0),
-    ),
-    semi_test_cfg=dict(predict_on='teacher'),
 )
 default_hooks = dict(checkpoint=dict(save_best='teacher/coco/segm_mAP'))
 

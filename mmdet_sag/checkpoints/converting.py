@@ -1,6 +1,5 @@
 """From a checkpoint of CenterMask2 or ImageNet weights to a checkpoint of MMEngine."""
 
-import hashlib
 import re
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 from ..errors import InputError
-from ..fileio import open_whole
+from ..fileio import open_whole, sha256
 from ..version import __version__
 from .centermask2 import rename_state_dict
 from .first_centermask import is_first_implementation, rename_to_centermask2
@@ -119,7 +118,7 @@ def convert_checkpoint(
         raise InputError(f'{src}: {error}') from None
     meta = dict(
         source=src.name,
-        source_sha256=_sha256(src),
+        source_sha256=sha256(src),
         source_kind=conversion.kind,
         licence=conversion.licence,
         mmdet_sag_version=__version__,
@@ -317,14 +316,6 @@ def _load_strictly(model: ZooModel, state_dict: dict[str, Tensor]) -> int:
     # assign: the model is on the meta device, where there is nothing to copy into.
     built.load_state_dict(state_dict, strict=True, assign=True)
     return len(counters)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _save(checkpoint: dict, dst: Path) -> None:

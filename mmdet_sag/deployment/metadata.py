@@ -1,4 +1,3 @@
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 
+from ..datasets.innermost_dataset import innermost_dataset
 from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
+from ..fileio import sha256
 from ..version import __version__
 from .runtime import RUNTIME_VERSION
 
@@ -47,7 +48,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         format=model_format,
         precision=precision,
         config=Path(cfg.filename).name,
-        checkpoint=dict(name=Path(checkpoint).name, sha256=_sha256(checkpoint)),
+        checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
         classes=classes,
         palette=[list(colour) for colour in get_palette(meta.get('palette'), num_classes)],
         preprocessing=_preprocessing(cfg),
@@ -62,10 +63,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
 
 def test_dataset(cfg: Config) -> ConfigDict:
     """Config of the data set inside whatever wraps that of the test."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+    return innermost_dataset(cfg.test_dataloader.dataset)
 
 
 def dataset_meta(cfg: Config) -> dict:
@@ -112,11 +110,3 @@ def _resize(pipeline: list[dict]) -> dict:
         scale=[scale, scale] if isinstance(scale, int) else list(scale),
         backend=step.get('backend', 'cv2'),
     )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

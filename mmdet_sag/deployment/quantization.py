@@ -5,6 +5,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from torch import nn
 
+from ..datasets.innermost_dataset import innermost_dataset
 from ..errors import InputError
 from .comparison import config_images, prepare
 from .exporting import save_openvino
@@ -31,10 +32,7 @@ def calibration_batches(cfg: Config, num_images: int) -> Iterator[dict]:
     loader = cfg.get('train_dataloader')
     if loader is None:
         raise InputError('--precision int8 is calibrated on training images, but the config has no train_dataloader')
-    dataset = loader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return config_images(cfg, num_images, dataset)
+    return config_images(cfg, num_images, innermost_dataset(loader.dataset))
 
 
 def quantize(source: Path, target: Path, detector: nn.Module, batches: Iterator[dict], metadata: dict) -> None:

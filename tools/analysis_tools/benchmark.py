@@ -44,6 +44,7 @@ from mmengine.structures import InstanceData
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_sag.command_line import run_command
+from mmdet_sag.datasets.innermost_dataset import innermost_dataset
 from mmdet_sag.engine.fast_inference import speed_up
 from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.errors import InputError
@@ -490,10 +491,8 @@ def _num_classes(model: torch.nn.Module) -> int:
 
 def _test_pipeline(cfg: Config, resize: bool) -> Compose:
     """The test pipeline of a config from the loaded image on."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    steps = [step for step in dataset.pipeline if not step['type'].startswith('Load')]
+    pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
+    steps = [step for step in pipeline if not step['type'].startswith('Load')]
     return Compose([TRANSFORMS.build(step) for step in steps if resize or not step['type'].endswith('Resize')])
 
 
