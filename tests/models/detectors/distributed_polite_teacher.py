@@ -26,7 +26,8 @@ def batch(share: list) -> tuple:
     return inputs, data
 
 
-def losses_of(share: list, distributed: bool) -> tuple:
+def step(share: list, distributed: bool) -> tuple:
+    """The gradients of a step, in one tensor, and the class loss of the unlabelled images."""
     model = build_teacher(detector={'train_cfg.proposal.score_thr': 1.0})
     found = [FOUND[i] for i in share]
     set_detections(model, found, ious=[0.95] * sum(len(part) for part in found))
@@ -34,17 +35,19 @@ def losses_of(share: list, distributed: bool) -> tuple:
         model = MMDistributedDataParallel(model)
     losses = model(*batch(share), mode='loss')
     sum(sum(v) if isinstance(v, list) else v.sum() for k, v in losses.items() if 'loss' in k).backward()
-    return model, losses['unsup_loss_cls'].detach()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    # Not the model: what is left of DDP would end the process group while it holds Python's lock, for which gloo's
+    # threads may wait.
+    return gradients, losses['unsup_loss_cls'].detach()
 
 
 def main() -> None:
     path = Path(sys.argv[1])
     # Before there are processes: the losses average their normalisers over them.
-    joined = losses_of([0, 1], distributed=False)[1]
+    joined = step([0, 1], distributed=False)[1]
     torch_dist.init_process_group('gloo')
-    model, loss_cls = losses_of([get_rank()], distributed=True)
+    gradients, loss_cls = step([get_rank()], distributed=True)
     all_reduce(loss_cls, 'mean')
-    gradients = torch.cat([p.grad.flatten() for p in model.module.student.parameters() if p.grad is not None])
     mean = gradients.clone()
     all_reduce(mean, 'mean')
     same = torch.tensor(float(torch.allclose(gradients, mean) and bool(gradients.isfinite().all())))
