@@ -34,7 +34,11 @@ class ThroughputTimerHook(IterTimerHook):
         if mode != 'train' or not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
             return
         hub = runner.message_hub
-        num_images = len(data_batch['data_samples']) * get_world_size()
+        data_samples = data_batch['data_samples']
+        if isinstance(data_samples, dict):
+            # Each branch of semi-supervised training has an entry for every image of the batch.
+            data_samples = next(iter(data_samples.values()))
+        num_images = len(data_samples) * get_world_size()
         hub.update_scalar('train/images_per_s', num_images / hub.get_scalar('train/time').current())
         if resource is not None and get_device() == 'cpu':
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

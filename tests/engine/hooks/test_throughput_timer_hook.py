@@ -5,7 +5,10 @@ from mmdet.registry import HOOKS
 from mmengine.logging import MessageHub
 
 
-def test_throughput_is_the_images_of_a_step_over_its_time(monkeypatch):
+@pytest.mark.parametrize(
+    'data_samples', [[0, 0], dict(sup_weak=[0, None], sup_strong=[0, None], unsup_teacher=[None, 0])]
+)
+def test_throughput_is_the_images_of_a_step_over_its_time(monkeypatch, data_samples):
     clock = SimpleNamespace(now=10.0)
     clock.time = lambda: clock.now
     monkeypatch.setattr('mmengine.hooks.iter_timer_hook.time', clock)
@@ -14,7 +17,7 @@ def test_throughput_is_the_images_of_a_step_over_its_time(monkeypatch):
     hook = HOOKS.build(dict(type='ThroughputTimerHook'))
     hook.before_train(runner)
     hook.before_train_epoch(runner)
-    batch = dict(inputs=[0, 0], data_samples=[0, 0])
+    batch = dict(inputs=[0, 0], data_samples=data_samples)
     clock.now = 10.5
     hook.before_train_iter(runner, 0, batch)
     clock.now = 14.0
