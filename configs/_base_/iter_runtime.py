@@ -12,6 +12,8 @@ default_hooks = dict(
     ),
     loss_guard=dict(type='LossGuardHook'),
     preemption=dict(type='PreemptionHook'),
+    # On a CPU; elsewhere it does nothing.
+    fast_training=dict(type='FastTrainingHook'),
     # tools/train.py of this package checks before it starts; this one serves MMDetection's.
     class_count=dict(type='NumClassCheckHook'),
 )

@@ -46,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.innermost_dataset import innermost_dataset
 from mmdet_sag.engine.fast_inference import speed_up
+from mmdet_sag.engine.fast_training import speed_up_training
 from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
@@ -202,7 +203,10 @@ def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespac
     amp = torch.autocast(device.type, enabled='amp' in options, dtype=None)
     image = _read_image(args)
 
+    ours = isinstance(model, CenterMask)
     if args.train:
+        if ours and 'plain' not in options:
+            speed_up_training(model)
         run = _training_step(model.train(), image, cfg, args, amp, timer)
         return Candidate(spec, run, timer, args.batch_size, facts)
 
@@ -233,7 +237,6 @@ def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespac
     with FlopCounterMode(display=False) as counter:
         run()
     facts['gflops'] = counter.get_total_flops() / args.batch_size / 1e9
-    ours = isinstance(model, CenterMask)
     if 'plain' not in options and (ours or 'compile' in options):
         speed_up(model, winograd='direct' not in options, compile='compile' in options)
     _watch(model, timer)
@@ -452,11 +455,15 @@ def _training_step(
     height, width = sample['inputs'].shape[1:]
     boxes = _boxes(10, height, width)
     polygons = [[np.array([x1, y1, x2, y1, x2, y2, x1, y2], float)] for x1, y1, x2, y2 in boxes.tolist()]
+    masks = PolygonMasks(polygons, height, width)
+    pipeline = innermost_dataset(cfg.train_dataloader.dataset).pipeline
+    if any(step.type == 'LoadAnnotations' and step.get('poly2mask', True) for step in pipeline):
+        masks = masks.to_bitmap()
     sample['data_samples'].gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.arange(len(boxes)) % _num_classes(model), masks=PolygonMasks(polygons, height, width)
+        bboxes=boxes, labels=torch.arange(len(boxes)) % _num_classes(model), masks=masks
     )
     sample['data_samples'].ignored_instances = InstanceData(
-        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), masks=PolygonMasks([], height, width)
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), masks=masks[[]]
     )
 
     def run() -> None:

@@ -1,5 +1,6 @@
 from .attention_visualization_hook import AttentionVisualizationHook
 from .fast_inference_hook import FastInferenceHook
+from .fast_training_hook import FastTrainingHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
@@ -9,6 +10,7 @@ from .whole_checkpoint_hook import WholeCheckpointHook
 __all__ = [
     'AttentionVisualizationHook',
     'FastInferenceHook',
+    'FastTrainingHook',
     'LossGuardHook',
     'PreemptionHook',
     'PseudoLabelVisualizationHook',

@@ -1,7 +1,14 @@
 from .bagged_roi_align import bagged_roi_align
 from .bbox_nms import class_by_class_nms
-from .cpu_inference import is_cpu_inference
+from .plain_cpu import is_cpu_inference, is_plain_cpu
 from .spatial_attention import SpatialAttention
 from .winograd_conv import WinogradConv
 
-__all__ = ['SpatialAttention', 'WinogradConv', 'bagged_roi_align', 'class_by_class_nms', 'is_cpu_inference']
+__all__ = [
+    'SpatialAttention',
+    'WinogradConv',
+    'bagged_roi_align',
+    'class_by_class_nms',
+    'is_cpu_inference',
+    'is_plain_cpu',
+]

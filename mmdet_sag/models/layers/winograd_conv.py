@@ -1,9 +1,15 @@
+import math
+from collections.abc import Iterator
+from typing import Optional
+
 import numpy as np
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .cpu_inference import is_cpu_inference
+from .plain_cpu import is_plain_cpu
 
 # Points of the minimal filtering F(4x4, 3x3), besides infinity: of those whose matrices are exact in float32, the ones
 # that round least, two thirds of what the usual 0, 1, -1, 1/2, -2 do.
@@ -15,27 +21,23 @@ _MIN_CHANNELS = 112
 
 
 class WinogradConv:
-    """A 3x3 conv by Winograd's minimal filtering: a quarter of the multiplications, for inference on a CPU.
+    """A 3x3 conv by Winograd's minimal filtering: a quarter of the multiplications, on a CPU.
 
-    It stands in for the ``forward`` of an ``nn.Conv2d``, whose weights it keeps transformed, four times as large; the
-    conv itself stays as it is. The results differ from the conv's by rounding, three times that of the conv itself.
-    Other devices, other types than float32, mixed precision and gradients get the conv's own forward: GPUs' libraries
-    choose such algorithms by themselves, and processors that are fast in bfloat16 do not need them.
+    It stands in for the ``forward`` of an ``nn.Conv2d``, which stays as it is. The results differ from the conv's by
+    rounding, three times that of the conv itself, and so do the gradients. Other devices, other types than float32 and
+    mixed precision get the conv's own forward: GPUs' libraries choose such algorithms by themselves, and processors
+    that are fast in bfloat16 do not need them.
     Source: `Lavin and Gray <https://arxiv.org/abs/1509.09308>`_.
 
     Args:
-        conv: The conv, see :meth:`suits`, its weights loaded.
+        conv: The conv, see :meth:`suits`.
+        frozen: Whether the weights, loaded by now, are transformed once and for all, into a copy four times as large.
+            Then, gradients are left to the conv's own forward. Else weights may change, as they do in training.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, frozen: bool = True) -> None:
         self.conv = conv
-        output_matrix, filter_matrix, input_matrix = _matrices(_POINTS)
-        with torch.no_grad():
-            weight = torch.einsum('ia,ocab,jb->ijco', filter_matrix, conv.weight.double().cpu(), filter_matrix)
-        self.weight = weight.flatten(0, 1).float().contiguous()
-        # Both axes of a flattened tile at once.
-        self.input_matrix = torch.kron(input_matrix, input_matrix).float()
-        self.output_matrix = torch.kron(output_matrix, output_matrix).float()
+        self.spectrum = _filter_spectrum(conv.weight.detach().cpu().double()).float() if frozen else None
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
@@ -50,54 +52,149 @@ class WinogradConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve features (N, C, H, W); the result is channels last in memory."""
-        if not is_cpu_inference(x) or x.numel() == 0:
-            return type(self.conv).forward(self.conv, x)
-        num, channels, height, width = x.shape
-        out_channels = self.conv.out_channels
-        rows, columns = -(-height // 4), -(-width // 4)
-        padded = x.new_empty(num, 4 * rows + 2, 4 * columns + 2, channels)
-        padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
-        for border in (padded[:, 0], padded[:, height + 1 :], padded[:, :, 0], padded[:, :, width + 1 :]):
-            border.zero_()
-        out = x.new_empty(num, height, width, out_channels)
-        # Chunks are rows of tiles of an image, or images, so that any image fills them.
-        chunk_rows = min(max(round(_TILES / columns), 1), rows)
-        chunk_images = max(_TILES // (rows * columns), 1)
-        tiles = min(chunk_images, num) * chunk_rows * columns
-        inputs, spectrum = x.new_empty(2, 36 * tiles * channels)
-        products, outputs = x.new_empty(2, 36 * tiles * out_channels)
-        for image in range(0, num, chunk_images):
-            images = slice(image, min(image + chunk_images, num))
-            for row in range(0, rows, chunk_rows):
-                last = min(row + chunk_rows, rows)
-                shape = (images.stop - image, last - row, columns)
-                count = shape[0] * shape[1] * shape[2]
-                tile = inputs[: 36 * count * channels].view(6, 6, *shape, channels)
-                tile.copy_(_overlapping_tiles(padded[images, 4 * row : 4 * last + 2], shape))
-                transformed = spectrum[: 36 * count * channels].view(36, -1)
-                torch.mm(self.input_matrix, tile.view(36, -1), out=transformed)
-                product = products[: 36 * count * out_channels].view(36, count, out_channels)
-                torch.bmm(transformed.view(36, count, channels), self.weight, out=product)
-                result = outputs[: 16 * count * out_channels].view(16, -1)
-                torch.mm(self.output_matrix, product.view(36, -1), out=result)
-                self._put(result.view(4, 4, *shape, out_channels), out[images, 4 * row : 4 * last])
-        return out.permute(0, 3, 1, 2)
+        conv = self.conv
+        frozen = self.spectrum is not None
+        if x.numel() == 0 or not is_plain_cpu(x) or (frozen and torch.is_grad_enabled()):
+            return type(conv).forward(conv, x)
+        if frozen:
+            return _convolve(x, self.spectrum, conv.bias)
+        return _TrainedConvolution.apply(x, conv.weight, conv.bias)
 
-    def _put(self, tiles: Tensor, out: Tensor) -> None:
-        """Write tiles (4, 4, n, rows, columns, C) with the bias into the part (n, H, W, C) of the output."""
-        num, height, width, channels = out.shape
-        _, _, _, rows, columns, _ = tiles.shape
-        bias = self.conv.bias
-        if (height, width) == (4 * rows, 4 * columns):
-            out = out.view(num, rows, 4, columns, 4, channels)
-            tiles = tiles.permute(2, 3, 0, 4, 1, 5)
-            out.copy_(tiles) if bias is None else torch.add(tiles, bias, out=out)
-            return
-        for i in range(4):
-            for j in range(4):
-                part = out[:, i::4, j::4]
-                tile = tiles[i, j, :, : part.shape[1], : part.shape[2]]
-                part.copy_(tile) if bias is None else torch.add(tile, bias, out=part)
+
+class _TrainedConvolution(Function):
+    """The conv with its gradients, each of which is a minimal filtering as well."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, _filter_spectrum(weight), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolve(grad, _filter_spectrum(weight.flip(2, 3).transpose(0, 1)), None)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _filter_gradient(x, grad)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_x, grad_weight, grad_bias
+
+
+def _convolve(x: Tensor, spectrum: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """Convolve features (N, C, H, W) with transformed filters (36, C, O)."""
+    num, channels, height, width = x.shape
+    out_channels = spectrum.shape[2]
+    tiling = _Tiling(x)
+    padded = tiling.pad(x, 1)
+    # Not a view, which operators that work in place could not take the gradient of.
+    out = torch.empty(num, out_channels, height, width, memory_format=torch.channels_last)
+    inputs, transformed = x.new_empty(2, 36 * tiling.largest * channels)
+    products, outputs = x.new_empty(2, 36 * tiling.largest * out_channels)
+    for images, rows, shape in tiling.chunks():
+        count = math.prod(shape)
+        tile = inputs[: 36 * count * channels].view(6, 6, *shape, channels)
+        tile.copy_(_tiles(padded[images, rows.start : rows.stop + 2], shape, 6))
+        points = transformed[: 36 * count * channels].view(36, -1)
+        torch.mm(_INPUT_MATRIX, tile.view(36, -1), out=points)
+        product = products[: 36 * count * out_channels].view(36, count, out_channels)
+        torch.bmm(points.view(36, count, channels), spectrum, out=product)
+        result = outputs[: 16 * count * out_channels].view(16, -1)
+        torch.mm(_OUTPUT_MATRIX, product.view(36, -1), out=result)
+        _put(result.view(4, 4, *shape, out_channels), out.permute(0, 2, 3, 1)[images, rows], bias)
+    return out
+
+
+def _filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient (O, C, 3, 3) of the filters that convolved x (N, C, H, W), from that of the result (N, O, H, W)."""
+    channels, out_channels = x.shape[1], grad.shape[1]
+    tiling = _Tiling(x)
+    padded, padded_grad = tiling.pad(x, 1), tiling.pad(grad, 0)
+    inputs, transformed = x.new_empty(2, 36 * tiling.largest * channels)
+    outputs, products = x.new_empty(2, 36 * tiling.largest * out_channels)
+    spectrum = x.new_zeros(36, channels, out_channels)
+    for images, rows, shape in tiling.chunks():
+        count = math.prod(shape)
+        tile = inputs[: 36 * count * channels].view(6, 6, *shape, channels)
+        tile.copy_(_tiles(padded[images, rows.start : rows.stop + 2], shape, 6))
+        points = transformed[: 36 * count * channels].view(36, -1)
+        torch.mm(_INPUT_MATRIX, tile.view(36, -1), out=points)
+        result = outputs[: 16 * count * out_channels].view(4, 4, *shape, out_channels)
+        result.copy_(_tiles(padded_grad[images, rows], shape, 4))
+        product = products[: 36 * count * out_channels].view(36, -1)
+        torch.mm(_OUTPUT_MATRIX.t(), result.view(16, -1), out=product)
+        points, product = points.view(36, count, channels), product.view(36, count, out_channels)
+        torch.baddbmm(spectrum, points.transpose(1, 2), product, out=spectrum)
+    filters = _FILTER_MATRIX.t().to(x) @ spectrum.view(36, -1)
+    return filters.view(3, 3, channels, out_channels).permute(3, 2, 0, 1)
+
+
+def _filter_spectrum(weight: Tensor) -> Tensor:
+    """Transform filters (O, C, 3, 3) to (36, C, O)."""
+    out_channels, channels = weight.shape[:2]
+    filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    return (_FILTER_MATRIX.to(weight) @ filters).view(36, channels, out_channels)
+
+
+class _Tiling:
+    """How features (N, C, H, W) are cut into tiles of 4x4 results, and these into chunks.
+
+    Chunks are rows of tiles of an image, or images, so that any image fills them.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.num, _, self.height, self.width = x.shape
+        self.rows, self.columns = -(-self.height // 4), -(-self.width // 4)
+        self.chunk_rows = min(max(round(_TILES / self.columns), 1), self.rows)
+        self.chunk_images = min(max(_TILES // (self.rows * self.columns), 1), self.num)
+
+    @property
+    def largest(self) -> int:
+        """Tiles of the largest chunk."""
+        return self.chunk_images * self.chunk_rows * self.columns
+
+    def chunks(self) -> Iterator[tuple[slice, slice, tuple[int, int, int]]]:
+        """Images, rows of pixels, and shape (images, rows, columns) of the tiles of each chunk."""
+        for image in range(0, self.num, self.chunk_images):
+            images = slice(image, min(image + self.chunk_images, self.num))
+            for row in range(0, self.rows, self.chunk_rows):
+                last = min(row + self.chunk_rows, self.rows)
+                yield images, slice(4 * row, 4 * last), (images.stop - image, last - row, self.columns)
+
+    def pad(self, x: Tensor, border: int) -> Tensor:
+        """Copy features to (N, H, W, C), with zeros around: a border, and what fills the last tiles."""
+        top, left = border, border
+        bottom, right = top + self.height, left + self.width
+        padded = x.new_empty(self.num, 4 * self.rows + 2 * border, 4 * self.columns + 2 * border, x.shape[1])
+        padded[:, top:bottom, left:right] = x.permute(0, 2, 3, 1)
+        for part in (padded[:, :top], padded[:, bottom:], padded[:, :, :left], padded[:, :, right:]):
+            part.zero_()
+        return padded
+
+
+def _tiles(padded: Tensor, shape: tuple[int, int, int], side: int) -> Tensor:
+    """View images (n, H, W, C) as tiles (side, side, n, rows, columns, C) that begin at every fourth pixel."""
+    image, row, column, channel = padded.stride()
+    size = (side, side, *shape, padded.shape[3])
+    return padded.as_strided(size, (row, column, image, 4 * row, 4 * column, channel))
+
+
+def _put(tiles: Tensor, out: Tensor, bias: Optional[Tensor]) -> None:
+    """Write tiles (4, 4, n, rows, columns, C) with the bias into the part (n, H, W, C) of the output."""
+    num, height, width, channels = out.shape
+    _, _, _, rows, columns, _ = tiles.shape
+    if (height, width) == (4 * rows, 4 * columns):
+        out = out.view(num, rows, 4, columns, 4, channels)
+        tiles = tiles.permute(2, 3, 0, 4, 1, 5)
+        out.copy_(tiles) if bias is None else torch.add(tiles, bias, out=out)
+        return
+    for i in range(4):
+        for j in range(4):
+            part = out[:, i::4, j::4]
+            tile = tiles[i, j, :, : part.shape[1], : part.shape[2]]
+            part.copy_(tile) if bias is None else torch.add(tile, bias, out=part)
 
 
 def _matrices(points: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,8 +211,6 @@ def _matrices(points: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(output_matrix), torch.from_numpy(filter_matrix), torch.from_numpy(input_matrix)
 
 
-def _overlapping_tiles(padded: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """View images (n, 4 rows + 2, 4 columns + 2, C) as their tiles (6, 6, n, rows, columns, C)."""
-    image, row, column, channel = padded.stride()
-    size = (6, 6, *shape, padded.shape[3])
-    return padded.as_strided(size, (row, column, image, 4 * row, 4 * column, channel))
+# Of both axes of a flattened tile at once.
+_OUTPUT_MATRIX, _FILTER_MATRIX, _INPUT_MATRIX = (torch.kron(matrix, matrix) for matrix in _matrices(_POINTS))
+_OUTPUT_MATRIX, _INPUT_MATRIX = _OUTPUT_MATRIX.float(), _INPUT_MATRIX.float()

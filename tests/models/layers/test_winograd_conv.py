@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,44 @@ def test_it_is_the_conv_up_to_rounding(shape, memory_format, bias):
     assert actual.is_contiguous(memory_format=torch.channels_last) or shape[1:] == (1, 1)
 
 
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('shape', [(1, 20, 28), (3, 14, 14), (50, 7, 7), (2, 1, 1), (1, 61, 43)])
+def test_its_gradients_are_those_of_the_conv_up_to_rounding(shape, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(112, 128, 3, padding=1, bias=bias)
+    exact = copy.deepcopy(conv).double()
+    x = torch.randn(shape[0], 112, *shape[1:], requires_grad=True)
+    exact_x = x.detach().double().requires_grad_()
+    # Not contiguous, as gradients may be.
+    grad = torch.randn(shape[0], *shape[1:], 128).permute(0, 3, 1, 2)
+    WinogradConv(conv, frozen=False)(x).backward(grad)
+    exact(exact_x).backward(grad.double())
+    pairs = [(x.grad, exact_x.grad), *((p.grad, e.grad) for p, e in zip(conv.parameters(), exact.parameters()))]
+    assert len(pairs) == 2 + bias
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_trained_it_follows_its_weights():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(112, 112, 3, padding=1)
+    fast = WinogradConv(conv, frozen=False)
+    x = torch.randn(1, 112, 8, 8)
+    for enabled in (True, False):
+        with torch.no_grad():
+            conv.weight.mul_(2)
+        with torch.set_grad_enabled(enabled):
+            torch.testing.assert_close(fast(x), conv(x), rtol=0, atol=5e-5)
+
+
+def test_what_is_not_trained_gets_no_gradient():
+    conv = nn.Conv2d(112, 112, 3, padding=1).requires_grad_(False)
+    fast = WinogradConv(conv, frozen=False)
+    assert not fast(torch.randn(1, 112, 8, 8)).requires_grad
+    fast(torch.randn(1, 112, 8, 8, requires_grad=True)).sum().backward()
+    assert conv.weight.grad is None and conv.bias.grad is None
+
+
 @pytest.mark.parametrize(
     'options', [dict(stride=2), dict(padding=0), dict(dilation=2), dict(groups=2), dict(padding_mode='reflect')]
 )
@@ -29,13 +69,15 @@ def test_it_suits_no_other_conv(options):
     assert not WinogradConv.suits(nn.Conv2d(192, 192, 1))
 
 
-def test_what_it_does_not_compute_is_the_conv_itself():
+@pytest.mark.parametrize('frozen', [True, False])
+def test_what_it_does_not_compute_is_the_conv_itself(frozen):
     conv = nn.Conv2d(112, 112, 3, padding=1)
-    fast = WinogradConv(conv)
+    fast = WinogradConv(conv, frozen)
     x = torch.randn(1, 112, 8, 8, requires_grad=True)
-    assert torch.equal(fast(x), conv(x))
-    fast(x).sum().backward()
-    assert conv.weight.grad is not None
+    if frozen:
+        assert torch.equal(fast(x), conv(x))
+        fast(x).sum().backward()
+        assert conv.weight.grad is not None
     with torch.inference_mode():
         with torch.autocast('cpu'):
             assert fast(x).dtype == torch.bfloat16
