@@ -1,7 +1,7 @@
 # Burn-in of polite-teacher_centermask-lite_demo.py.
 _base_ = './centermask-lite_demo_semi-0.1.py'
 
-max_iters = 800
+max_iters = 2400
 train_cfg = dict(max_iters=max_iters)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].update(end=max_iters, T_max=max_iters - 50)

@@ -12,6 +12,7 @@ from mmdet.utils import ConfigType, OptConfigType
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
 from .centermask import CenterMask
@@ -26,6 +27,7 @@ _SEMI_TRAIN_CFG = dict(
     mask_thr_binary=0.5,
     min_pseudo_bbox_wh=(1e-2, 1e-2),
     keep_images_without_pseudo_labels=True,
+    norm_eval=False,
     unsup_weights=dict(loss_cls=2.0, loss_bbox=0.0, loss_centerness=0.0, loss_mask=2.0, loss_mask_iou=2.0),
 )
 
@@ -50,6 +52,9 @@ class PoliteTeacher(SemiBaseDetector):
     ``mask_thr_binary``                    0.5: a pseudo-mask is where the probability is at least this
     ``min_pseudo_bbox_wh``                 (0.01, 0.01): pseudo-boxes that are not larger, in pixels, are left out
     ``keep_images_without_pseudo_labels``  True: such images are background; False: they are left out
+    ``norm_eval``                          False; True: the student's batch norms keep the statistics of the burn-in.
+                                           Those of strong views are not those of the images that the teacher labels.
+                                           The published models have no batch norm that learns statistics
     ``unsup_weights``                      weight of each loss of the unlabelled images: 2 for ``loss_cls``,
                                            ``loss_mask``, ``loss_mask_iou``, 0 for ``loss_bbox``, ``loss_centerness``
     ``sup_weight``                         1: weight of the losses of the labelled images
@@ -98,6 +103,15 @@ class PoliteTeacher(SemiBaseDetector):
                 "model.detector: PoliteTeacher does not train CenterMask's first implementation (inclusive_boxes=True):"
                 ' choose a detector of configs/centermask or configs/centermask_lite'
             )
+
+    def train(self, mode: bool = True) -> 'PoliteTeacher':
+        """Switch the mode; with ``norm_eval``, the student's norm layers with statistics stay in evaluation mode."""
+        super().train(mode)
+        if self.semi_train_cfg.norm_eval:
+            for module in self.student.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def loss(self, multi_batch_inputs: dict[str, Tensor], multi_batch_data_samples: dict[str, SampleList]) -> dict:
         """Compute the losses of labelled and unlabelled images.

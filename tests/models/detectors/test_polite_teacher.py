@@ -195,6 +195,19 @@ def test_without_unlabelled_images_training_is_the_supervised_one():
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('norm_eval', [True, False])
+def test_batch_norms_of_the_student_can_keep_the_statistics_of_the_burn_in(norm_eval):
+    model = build_teacher(detector={'neck.norm_cfg': dict(type='BN')}, norm_eval=norm_eval)
+    set_detections(model, [detections(BOXES[:1], [0.9])] * 2, ious=[0.95] * 2)
+    before = copy.deepcopy(model.student.state_dict())
+    losses = model.loss(*batch([BOXES[:1]] * 2, 2))
+    (total(losses, 'sup') + total(losses, 'unsup')).backward()
+    after = model.student.state_dict()
+    kept = [torch.equal(after[name], before[name]) for name in before if 'neck' in name and 'running' in name]
+    assert kept and all(kept) == norm_eval
+    assert model.student.neck.lateral_convs[0].bn.weight.grad is not None
+
+
 @pytest.mark.parametrize('change', [dict(img_shape=(48, 64)), dict(flip=True, flip_direction='horizontal')])
 def test_views_of_different_geometry_are_refused(change):
     model = build_teacher()
