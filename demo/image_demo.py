@@ -44,7 +44,7 @@ def main() -> None:
         for start in range(0, len(paths), args.batch_size):
             batch = [(path, read(path)) for path in paths[start : start + args.batch_size]]
             unread += [path for path, image in batch if image is None]
-            progress.update(len(batch))
+            num_files = len(batch)
             batch = [(path, image) for path, image in batch if image is not None]
             samples = predictor.predict([image for _, image in batch])
             for (path, image), sample in zip(batch, samples):
@@ -61,6 +61,7 @@ def main() -> None:
                 num_found += shown
                 if not shown:
                     empty.append(nothing_found(name, predictor.best_score(sample), args.score_thr))
+            progress.update(num_files)
     for path in unread[:_MAX_NAMED]:
         print(f'{path}: left out, it is no image that can be read')
     if len(unread) == len(paths):

@@ -99,16 +99,18 @@ def make_page(gradio, look: Look):
         score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')
         said = gradio.Markdown(elem_id='said')
         shown = dict(show_label=False, height=440)
+        # Without the one that sends a picture to Hugging Face.
+        buttons = ['download', 'fullscreen']
         with gradio.Row():
             with gradio.Column():
                 gradio.Markdown('### picture: drop it here')
                 image = gradio.Image(type='numpy', elem_id='image', **shown)
             with gradio.Column():
                 gradio.Markdown('### masks')
-                masks = gradio.Image(interactive=False, elem_id='masks', **shown)
+                masks = gradio.Image(interactive=False, elem_id='masks', buttons=buttons, **shown)
             with gradio.Column(visible=look.recorder is not None):
                 gradio.Markdown('### where the mask head looks')
-                attention = gradio.Image(interactive=False, elem_id='attention', **shown)
+                attention = gradio.Image(interactive=False, elem_id='attention', buttons=buttons, **shown)
         outputs = [masks, attention, said]
         image.change(look.predict, [image, score_thr], [found, *outputs], api_name='predict')
         score_thr.change(look.draw, [found, score_thr], outputs, show_progress='hidden')

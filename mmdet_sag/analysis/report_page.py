@@ -5,6 +5,7 @@ from typing import Optional
 
 import mmcv
 import numpy as np
+import pycocotools.mask as mask_utils
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -305,6 +306,10 @@ class ReportPage:
             name = f'{self.truth.classes[label]} {score:.2f}'
             mask = matched.result.masks[detection]
             note = self._describe(image_id, k)
+            # It counts as a detection, so it is to be seen.
+            if not mask_utils.area(mask):
+                mask = _box_mask(matched.result.bboxes[detection], mask['size'])
+                note = f'{note}; its mask is empty, this is its box'
             outlines.append(Outline(mask, self.colours[label], name, note, wrong, k == strong))
         outlines.sort(key=lambda outline: outline.strong)
         size = (image['height'], image['width'])
@@ -338,6 +343,16 @@ def class_colours(cfg_palette, num_classes: int) -> list[str]:
         return ['#{:02x}{:02x}{:02x}'.format(*(int(c) for c in colour)) for colour in cfg_palette[:num_classes]]
     # The golden angle: neighbours differ, and no number of classes repeats a hue.
     return [f'hsl({i * 137.508 % 360:.0f} 85% {(45, 60, 35)[i % 3]}%)' for i in range(num_classes)]
+
+
+def _box_mask(box: np.ndarray, size: Sequence[int]) -> dict:
+    """A mask that fills the pixels which a box, xyxy, touches, of an image of a height and width."""
+    height, width = size
+    left, top = np.floor(box[:2]).astype(int).clip(0, (width - 1, height - 1))
+    right, bottom = np.ceil(box[2:]).astype(int).clip((left + 1, top + 1), (width, height))
+    bitmap = np.zeros((height, width), np.uint8, order='F')
+    bitmap[top:bottom, left:right] = 1
+    return mask_utils.encode(bitmap)
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

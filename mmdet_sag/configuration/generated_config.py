@@ -316,9 +316,8 @@ class GeneratedConfig:
         images = self.batch_size * self.num_processes
         if self.weights.kind == 'random':
             rate = float(f'{_RANDOM_LR * (images / _RANDOM_BATCH) ** 0.5:.3g}')
-            self._note(
-                'learning rate', rate, f'AdamW, from random weights: 0.0005 for 4 images, by the root of {images}'
-            )
+            why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
+            self._note('learning rate', rate, f'AdamW, from random weights: {why}')
             optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
             return dict(optimizer=optimizer, clip_grad=dict(max_norm=10))
         zoo_rate, zoo_images = self.zoo.optim_wrapper.optimizer.lr, self.zoo.auto_scale_lr.base_batch_size

@@ -24,7 +24,8 @@ def draw_instances(
     """Draw detections: outlines filled with the colours of their classes, names and scores where there is room.
 
     It takes a hundredth of the time of MMDetection's visualizer, enlarges small images, and stays legible with many
-    objects: of more than ``max_names``, the names stand once in a strip below instead of at each object.
+    objects: of more than ``max_names``, the names stand once in a strip below instead of at each object. What has no
+    mask, or an empty one, is drawn as its box.
 
     Args:
         image: The image, BGR, (H, W, 3).
@@ -46,10 +47,12 @@ def draw_instances(
     palette = {label: _colour(label, colours) for label in set(labels)}
     for i in reversed(range(len(labels))):
         colour = palette[labels[i]]
+        bitmap = None
         if 'masks' in instances:
             mask = instances.masks[i]
-            bitmap = mask.decode() if hasattr(mask, 'decode') else mask.numpy()
-            _paint(picture, bitmap.astype(np.uint8), zoom, colour)
+            bitmap = (mask.decode() if hasattr(mask, 'decode') else mask.numpy()).astype(np.uint8)
+        if bitmap is not None and bitmap.any():
+            _paint(picture, bitmap, zoom, colour)
         else:
             x1, y1, x2, y2 = boxes[i]
             cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 255, 255), 4, cv2.LINE_AA)
@@ -75,8 +78,6 @@ def _colour(label: int, colours) -> tuple[int, int, int]:
 
 def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int, int, int]) -> None:
     x, y, w, h = cv2.boundingRect(bitmap)
-    if not w:
-        return
     crop = cv2.resize(bitmap[y : y + h, x : x + w], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
     part = picture[y * zoom : (y + h) * zoom, x * zoom : (x + w) * zoom]
     inside = crop.astype(bool)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -14,6 +15,7 @@ from mmdet_sag.analysis import (
     ImageResult,
     MatchedImage,
     Outcome,
+    ReportPage,
     ScoreThresholds,
     confusion_matrix,
     load_results,
@@ -175,3 +177,15 @@ def test_what_looks_wrong_in_a_data_set_is_said(tmp_path):
     assert '1 images are missing' in remarks
     assert '1 objects cover fewer than 16 pixels' in remarks
     assert '1 images are also in the training data' in remarks
+
+
+def test_a_detection_with_an_empty_mask_is_shown_as_its_box(tmp_path):
+    truth = write_truth(tmp_path / 'truth.json', [(0, A)])
+    result = result_of([(0, 0.9, A), (1, 0.8, B)])
+    result.masks[1] = mask_of((0, 0, 0, 0))
+    html = ReportPage(truth, [result], ['red', 'green', 'blue'], score_thr=0.5).render('page', {})
+    note = 'b, score 0.80: nothing of the kind is annotated there; its mask is empty, this is its box'
+    # A page of 380 pixels shows the image of 100.
+    outline = re.search(rf'<title>{note}</title><path d="(.*?)"', html)[1]
+    points = np.array(re.findall(r'([\d.]+) ([\d.]+)', outline), dtype=float) / 3.8
+    np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], B, atol=1)

@@ -1,3 +1,8 @@
+import re
+import shutil
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -6,6 +11,8 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from mmdet_sag.apis import to_supervision
 from mmdet_sag.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,6 +40,24 @@ def test_three_lines_give_the_same_results_as_detections_of_supervision(inferenc
     assert (supervision.MaskAnnotator().annotate(image.copy(), chosen) != image).any()
 
 
+@pytest.mark.parametrize('page', ['README.md', 'docs/after_training.md'])
+def test_the_lines_of_the_pages_run_as_they_stand(page, tmp_path, monkeypatch):
+    pytest.importorskip('supervision', reason='supervision is not installed (pip install supervision)')
+    write_tiny_checkpoint(tmp_path)
+    for name in ('checkpoint.pth', 'iter_1600.pth'):
+        shutil.copy(tmp_path / 'model.pth', tmp_path / name)
+    cv2.imwrite(str(tmp_path / 'image.jpg'), cv2.imread(str(tmp_path / 'data/images/1.png')))
+    blocks = re.findall('```python\n(.*?)```', (ROOT / page).read_text(), re.DOTALL)
+    lines = [block for block in blocks if 'DetInferencer' in block or 'to_supervision' in block]
+    assert len(lines) == 2
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec('\n'.join(lines), names)
+    (found,) = names['predictions']
+    np.testing.assert_allclose(names['detections'].xyxy, found['bboxes'], rtol=1e-6)
+    assert len(names['detections']) > 0
+
+
 def test_an_image_without_detections_gives_none(inferencer):
     pytest.importorskip('supervision', reason='supervision is not installed (pip install supervision)')
     (sample,) = inferencer(np.zeros((64, 64, 3), np.uint8), return_datasamples=True)['predictions']
@@ -41,6 +66,6 @@ def test_an_image_without_detections_gives_none(inferencer):
 
 
 def test_without_the_package_its_name_is_said(monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'supervision', None)
+    monkeypatch.setitem(sys.modules, 'supervision', None)
     with pytest.raises(InputError, match='pip install supervision'):
         to_supervision(None)

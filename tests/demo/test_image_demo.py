@@ -10,6 +10,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import tiny_panoptic
 import torch
+import tqdm
 from tiny_checkpoint import write_tiny_checkpoint
 from tiny_training import CLASSES
 
@@ -123,6 +124,19 @@ def test_as_a_process_it_shows_its_progress(folder, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     assert '4/4' in result.stderr and 'image/s' in result.stderr.replace('s/image', 'image/s')
     assert 'detections in 4 images' in result.stdout
+
+
+def test_an_image_counts_as_done_when_its_picture_is_written(demo, tmp_path, monkeypatch):
+    pictures = []
+
+    class Progress(tqdm.tqdm):
+        def update(self, n=1):
+            pictures.append((self.n + n, len(list(tmp_path.glob('vis/*')))))
+            return super().update(n)
+
+    monkeypatch.setattr(tqdm, 'tqdm', Progress)
+    demo('data/images', 'config.py', 'model.pth', '--out-dir', tmp_path, '--batch-size', 3)
+    assert pictures == [(3, 3), (4, 4)]
 
 
 @pytest.mark.parametrize('name', ['video.mp4', 'video.webm', 'video.avi'])

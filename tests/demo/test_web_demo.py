@@ -46,6 +46,8 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
             browser.wait_for("document.querySelector('#said')?.innerText.includes('of 0.30 or more')")
             masks = browser.wait_for(IMAGE.format('masks'))
             assert browser.wait_for(IMAGE.format('attention'))
+            buttons = "[...document.querySelectorAll('#masks button, #attention button')].map((b) => b.title).join()"
+            assert 'Fullscreen' in browser.evaluate(buttons) and 'Share' not in browser.evaluate(buttons)
             set_value = """(() => {
               const field = document.querySelector('#score input[type=number]');
               Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, '1');

@@ -54,3 +54,11 @@ def test_masks_have_the_colours_of_their_classes_and_boxes_stand_in_where_there_
     boxes = draw_instances(image, detections(2, 600, 600, 'boxes'), CLASSES, COLOURS)
     assert boxes[(y1 + y2) // 2, (x1 + x2) // 2].tolist() == [100, 100, 100]
     assert (boxes != 100).any()
+
+
+def test_a_detection_with_an_empty_mask_is_drawn_as_its_box():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    found = detections(1, 600, 600, 'bitmaps')
+    found.masks = torch.zeros_like(found.masks)
+    expected = draw_instances(image, detections(1, 600, 600, 'boxes'), CLASSES, COLOURS)
+    np.testing.assert_array_equal(draw_instances(image, found, CLASSES, COLOURS), expected)

@@ -16,6 +16,7 @@ from .source_files import files_below, images_below, read_lines, read_yaml, spli
 
 # Fractions a little beyond the border are rounding; far beyond it they are pixels.
 _LARGEST_FRACTION = 1.5
+_CONFIG_FILES = ('data.yaml', 'data.yml', 'dataset.yaml')
 _NAME_FILES = ('classes.txt', 'obj.names', 'labels.txt')
 
 
@@ -75,10 +76,18 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
 
 
 def _yaml_of(folder: Path) -> Optional[Path]:
-    for path in (folder / 'data.yaml', folder / 'data.yml', folder / 'dataset.yaml', *sorted(folder.glob('*.y*ml'))):
+    for path in (folder / name for name in _CONFIG_FILES):
         if path.is_file() and 'names' in read_yaml(path):
             return path
-    return None
+    return next(filter(_names_classes, sorted(folder.glob('*.y*ml'))), None)
+
+
+def _names_classes(path: Path) -> bool:
+    # A file of another name may be of any program.
+    try:
+        return path.is_file() and 'names' in read_yaml(path)
+    except InputError:
+        return False
 
 
 def _looks_like_labels(path: Path) -> bool:

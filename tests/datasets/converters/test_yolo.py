@@ -115,3 +115,14 @@ def test_what_a_data_yaml_lacks_is_named(tmp_path):
     (tmp_path / 'data.yaml').write_text('names: [x\n')
     with pytest.raises(InputError, match='not valid YAML'):
         read(tmp_path / 'data.yaml')
+
+
+def test_a_yaml_file_of_another_program_does_not_make_a_folder_one_of_yolo(tmp_path):
+    (tmp_path / 'ci.yml').write_text('- a\n- list\n')
+    (tmp_path / 'site.yaml').write_text('extra: !!python/name:os.path\n')
+    assert not is_yolo(tmp_path)
+    (tmp_path / 'shapes.yaml').write_text('names: [a]\ntrain: images\n')
+    assert is_yolo(tmp_path)
+    (tmp_path / 'data.yaml').write_text('- a\n')
+    with pytest.raises(InputError, match="data.yaml' holds a list instead of a mapping"):
+        is_yolo(tmp_path)
