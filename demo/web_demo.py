@@ -33,6 +33,8 @@ def main() -> None:
         import gradio
     except ImportError as e:
         raise InputError('the package gradio is not installed: pip install gradio') from e
+    if int(gradio.__version__.split('.')[0]) < 6:
+        raise InputError(f'the page needs gradio 6, and {gradio.__version__} is installed: pip install -U gradio')
     page = make_page(gradio, Look(make_predictor(args)))
     try:
         page.launch(server_name=args.host, server_port=args.port, theme=_theme(gradio), footer_links=[])
