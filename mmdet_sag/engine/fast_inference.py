@@ -41,11 +41,7 @@ class FastFeatures(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         if channels_last:
-            for module in self.modules():
-                # mmcv's kernels read their input as if it were contiguous.
-                if isinstance(module, (DeformConv2d, ModulatedDeformConv2d)):
-                    module.to(memory_format=torch.contiguous_format)
-                    module.register_forward_pre_hook(_make_contiguous)
+            keep_dcn_contiguous(self)
         if winograd:
             use_winograd(self)
         if compile:
@@ -105,11 +101,24 @@ def slow_down(detector: BaseDetector) -> None:
             del module.forward
 
 
-def use_winograd(model: nn.Module) -> None:
-    """Let the convs of a model that :class:`WinogradConv` suits be computed by it, where this is of use: on a CPU."""
+def use_winograd(model: nn.Module, frozen: bool = True) -> None:
+    """Let the convs of a model that :class:`WinogradConv` suits be computed by it, where this is of use: on a CPU.
+
+    Args:
+        model: The model.
+        frozen: Whether the weights stay as they are, see :class:`WinogradConv`.
+    """
     for module in model.modules():
         if WinogradConv.suits(module) and module.weight.device.type == 'cpu':
-            module.forward = WinogradConv(module)
+            module.forward = WinogradConv(module, frozen)
+
+
+def keep_dcn_contiguous(model: nn.Module) -> None:
+    """Give deformable convs contiguous features and weights: mmcv's kernels read any as if they were."""
+    for module in model.modules():
+        if isinstance(module, (DeformConv2d, ModulatedDeformConv2d)):
+            module.to(memory_format=torch.contiguous_format)
+            module.register_forward_pre_hook(_make_contiguous)
 
 
 def _make_contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

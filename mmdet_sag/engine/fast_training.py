@@ -1,11 +1,10 @@
 """What makes a detector train faster on a CPU without changing what it learns."""
 
 import torch
-from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from ..models.layers import WinogradConv
+from .fast_inference import keep_dcn_contiguous, use_winograd
 
 
 def speed_up_training(detector: BaseDetector) -> None:
@@ -23,25 +22,17 @@ def speed_up_training(detector: BaseDetector) -> None:
     if next(detector.parameters()).device.type != 'cpu':
         return
     detector.backbone.register_forward_pre_hook(_to_channels_last)
-    for module in detector.modules():
-        # mmcv's kernels read their input as if it were contiguous.
-        if isinstance(module, (DeformConv2d, ModulatedDeformConv2d)):
-            module.register_forward_pre_hook(_to_contiguous)
+    keep_dcn_contiguous(detector)
     fast = [detector]
     if not isinstance(detector, CenterMask):
         fast = [detector.backbone, *([detector.neck] if detector.with_neck else [])]
         fast[-1].register_forward_hook(_outputs_to_contiguous)
-    for module in (module for part in fast for module in part.modules()):
-        if WinogradConv.suits(module):
-            module.forward = WinogradConv(module, frozen=False)
+    for part in fast:
+        use_winograd(part, frozen=False)
 
 
 def _to_channels_last(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
-
-
-def _to_contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x.contiguous() for x in inputs)
 
 
 def _outputs_to_contiguous(module: nn.Module, inputs: tuple, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

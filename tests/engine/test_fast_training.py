@@ -50,13 +50,11 @@ def test_training_with_everything_it_may_meet_gives_the_same_weights(tmp_path):
             'train_cfg.val_interval': 2,
         }
     )
-    runners = []
-    for name, hooks in (('plain', []), ('fast', [dict(type='FastTrainingHook')])):
-        chosen = copy.deepcopy(config)
-        chosen.custom_hooks = [*config.custom_hooks, *hooks]
-        runners.append(build_runner(chosen, tmp_path / name))
-        runners[-1].train()
-    plain, fast = runners
+    plain_config = copy.deepcopy(config)
+    assert plain_config.default_hooks.pop('fast_training').type == 'FastTrainingHook'
+    plain, fast = build_runner(plain_config, tmp_path / 'plain'), build_runner(config, tmp_path / 'fast')
+    for runner in (plain, fast):
+        runner.train()
     assert not winograd_convs(plain.model)
     assert len([name for name in winograd_convs(fast.model) if name.startswith('bbox_head')]) == 4
     assert plain.model.state_dict().keys() == fast.model.state_dict().keys()
