@@ -134,10 +134,14 @@ def write_torchscript(graph: DetectionGraph, path: Path, metadata: dict) -> None
 
 
 def _example() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images that lead through all operators; their content does not matter."""
+    """Images that lead through all operators; their content does not matter, their size does.
+
+    The exporter takes a size of 1 for one that is always 1, so no level of the neck may be that small.
+    """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 4 * _DIVISOR, 5 * _DIVISOR, generator=generator)
-    return images, torch.tensor([[120, 150], [128, 160]])
+    height, width = 12 * _DIVISOR, 16 * _DIVISOR
+    images = torch.randn(2, 3, height, width, generator=generator)
+    return images, torch.tensor([[height - 8, width - 10], [height, width]])
 
 
 @contextmanager
