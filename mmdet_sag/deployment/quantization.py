@@ -9,6 +9,7 @@ from ..datasets.innermost_dataset import innermost_dataset
 from ..errors import InputError
 from .comparison import config_images, prepare
 from .exporting import save_openvino
+from .operators import read_with_openvino
 
 # Layers with weights, in ONNX's names and in OpenVINO's.
 _WEIGHTED = {
@@ -64,9 +65,7 @@ def quantize(source: Path, target: Path, detector: nn.Module, batches: Iterator[
         model = onnx.load(str(source))
         onnx.save(run(model, _onnx_operators(model)), str(target))
         return
-    import openvino
-
-    model = openvino.Core().read_model(str(source))
+    model = read_with_openvino(source)
     # Sums of FPN levels join values of different ranges: 8 bits for both cost 7 points of mask AP, which NNCF's ONNX
     # backend does not do.
     quantized = run(model, _openvino_operators(model), types=('Add', 'Interpolate'))
