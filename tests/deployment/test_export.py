@@ -16,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tiny_export import write_tiny
+from tiny_semi import semi_model
 from tiny_training import CLASSES
 
 from mmdet_sag.deployment import whole_export
@@ -23,6 +24,7 @@ from mmdet_sag.deployment.comparison import BOUNDS, config_images
 from mmdet_sag.deployment.export_settings import ExportSettings
 from mmdet_sag.deployment.exported_detector import ExportedDetector, load_exported
 from mmdet_sag.deployment.exporting import build_graph, check_format, write_openvino
+from mmdet_sag.deployment.quantization import calibration_batches
 from mmdet_sag.errors import InputError
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
@@ -185,6 +187,44 @@ def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monk
         whole_export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other.pth', 'out']
+
+
+def test_of_a_polite_teacher_the_teacher_is_exported(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model = semi_model(config.model)
+    weights = torch.load(folder / 'tiny.pth')['state_dict']
+    both = {
+        f'{name}.{key}': value * scale
+        for name, scale in (('teacher', 1), ('student', 0))
+        for key, value in weights.items()
+    }
+    torch.save(dict(state_dict=both), tmp_path / 'semi.pth')
+    monkeypatch.setattr(whole_export, 'write_onnx', lambda *args: shutil.copy(folder / 'onnx/model.onnx', args[1]))
+    settings = ExportSettings(num_images=2, num_runs=0)
+    report = whole_export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
+    assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 5
+    assert report['metadata']['model'] == 'CenterMask'
+
+
+def test_missing_training_images_are_named_before_int8_is_exported(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.train_dataloader.dataset.ann_file = 'nowhere.json'
+    with pytest.raises(InputError, match='nowhere.json cannot be read .*: check train_dataloader.dataset'):
+        calibration_batches(config, 5)
+
+
+def test_a_number_of_images_that_cannot_be_is_refused(folder, monkeypatch, capsys, tmp_path):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', tmp_path / 'out', '--calibration-images', 0)
+    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert '--calibration-images 0: at least 1 is needed' in capsys.readouterr().err
+
+
+def test_the_file_has_standard_operators_only(folder):
+    import onnx
+
+    model = onnx.load(folder / 'onnx/model.onnx')
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert {'NonMaxSuppression', 'RoiAlign', 'TopK'} <= {node.op_type for node in model.graph.node}
 
 
 def test_a_folder_of_something_else_is_not_replaced(folder, monkeypatch, capsys):
