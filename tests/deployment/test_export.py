@@ -147,6 +147,8 @@ def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, 
         assert np.mean(equal) > 0.8
         picture = cv2.imread(str(tmp_path / f'{name}.png'))
         assert picture.shape[:2] == sample.ori_shape
+        drawn = int((expected.scores >= 0.1).sum())
+        assert f'{name}: {drawn} objects drawn, of {len(expected)} in results.json' in done.stdout
         assert (picture != cv2.imread(sample.img_path)).any()
 
 
