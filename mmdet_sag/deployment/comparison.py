@@ -66,8 +66,7 @@ def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> I
     pipeline = [step for step in test_dataset(cfg).pipeline if step['type'] != 'LoadAnnotations']
     built = DATASETS.build({**(dataset or test_dataset(cfg)), 'pipeline': pipeline, 'test_mode': True})
     count = min(num_images, len(built))
-    for i in range(count):
-        yield pseudo_collate([built[i * len(built) // count]])
+    return (pseudo_collate([built[i * len(built) // count]]) for i in range(count))
 
 
 def compare(detector: nn.Module, model: Callable, batches: Iterator[dict], precision: str) -> Agreement:

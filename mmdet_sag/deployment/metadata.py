@@ -40,23 +40,25 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
             f'the model has {num_classes} classes, but the data set of test_dataloader names {len(classes)}: set its '
             'metainfo.classes'
         )
-    rcnn = cfg.model.test_cfg.rcnn
-    box_cfg = cfg.model.test_cfg.get('bbox_head', rcnn)
+    # Both detectors of a semi-supervised one are alike.
+    model = cfg.model.get('detector', cfg.model)
+    rcnn = model.test_cfg.rcnn
+    box_cfg = model.test_cfg.get('bbox_head', rcnn)
     return dict(
         runtime_version=RUNTIME_VERSION,
-        model=cfg.model.type,
+        model=model.type,
         format=model_format,
         precision=precision,
         config=Path(cfg.filename).name,
         checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
         classes=classes,
         palette=[list(colour) for colour in get_palette(meta.get('palette'), num_classes)],
-        preprocessing=_preprocessing(cfg),
+        preprocessing=_preprocessing(model, test_dataset(cfg).pipeline),
         score_thr=box_cfg.get('score_thr', 0),
         max_per_img=box_cfg.max_per_img,
         mask_thr=rcnn.mask_thr_binary,
         inclusive_boxes=bool(rcnn.get('inclusive_boxes', False)),
-        has_mask_scores=bool(cfg.model.roi_head.get('mask_iou_head')),
+        has_mask_scores=bool(model.roi_head.get('mask_iou_head')),
         versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
     )
 
@@ -72,15 +74,15 @@ def dataset_meta(cfg: Config) -> dict:
     return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
 
 
-def _preprocessing(cfg: Config) -> dict:
-    preprocessor = cfg.model.get('data_preprocessor') or {}
+def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
+    preprocessor = model.get('data_preprocessor') or {}
     if preprocessor.get('mean') is None or preprocessor.get('std') is None:
         raise InputError('model.data_preprocessor has no mean and std, which an exported model needs to know')
     divisor = preprocessor.get('pad_size_divisor', 1)
     if divisor % 32:
         raise InputError(f'model.data_preprocessor.pad_size_divisor is {divisor}: set it to 32 or a multiple')
     return dict(
-        resize=_resize(test_dataset(cfg).pipeline),
+        resize=_resize(pipeline),
         mean=[float(value) for value in preprocessor.mean],
         std=[float(value) for value in preprocessor.std],
         bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb', False)),

@@ -3,8 +3,10 @@
 Outside an export, these functions are torchvision's operators, which is also what a TorchScript model holds.
 """
 
+from pathlib import Path
 from typing import Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
@@ -121,6 +123,48 @@ def onnx_translations() -> dict[Callable, Callable]:
         ops.roi_align.default: write_roi_align,
         ops.deform_conv.default: write_deform_conv,
     }
+
+
+def read_with_openvino(onnx_path: Path):
+    """Read an ONNX file with OpenVINO, which has deformable convolutions, but does not know them from ONNX.
+
+    Args:
+        onnx_path: Path of the file.
+
+    Returns:
+        The ``openvino.Model``, of OpenVINO's own operators.
+    """
+    import openvino
+    from openvino import opset8
+    from openvino.frontend.onnx import ConversionExtension
+
+    def read_deform_conv(node) -> list:
+        inputs = [node.get_input(i) for i in range(node.get_input_size())]
+        # An input that is left out before another one is a node of its own, which no file can hold.
+        inputs = [None if value.get_node().get_type_name() == 'NullNode' else value for value in inputs]
+        x, weight, offset, bias, mask = inputs + [None] * (5 - len(inputs))
+        begin, end = np.split(np.array(node.get_attribute('pads')), 2)
+        out = opset8.deformable_convolution(
+            x,
+            offset,
+            weight,
+            node.get_attribute('strides'),
+            begin,
+            end,
+            node.get_attribute('dilations'),
+            mask=mask,
+            auto_pad='explicit',
+            group=node.get_attribute('group'),
+            deformable_group=node.get_attribute('offset_group'),
+            bilinear_interpolation_pad=True,
+        )
+        if bias is not None:
+            out = opset8.add(out, opset8.unsqueeze(bias, [0, 2, 3]))
+        return [out.output(0)]
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension('DeformConv', read_deform_conv))
+    return core.read_model(str(onnx_path))
 
 
 def _nms(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:

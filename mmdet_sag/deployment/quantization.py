@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from ..datasets.innermost_dataset import innermost_dataset
 from ..errors import InputError
 from .comparison import config_images, prepare
 from .exporting import save_openvino
+from .operators import read_with_openvino
 
 # Layers with weights, in ONNX's names and in OpenVINO's.
 _WEIGHTED = {
@@ -26,13 +28,24 @@ class _Operator(NamedTuple):
 def calibration_batches(cfg: Config, num_images: int) -> Iterator[dict]:
     """Training images of a config, as its test pipeline loads them, in batches of one.
 
+    Of joined data sets, each gives its share.
+
     Raises:
-        InputError: The config has no training data.
+        InputError: The config has no training data, or they are not where it says.
     """
     loader = cfg.get('train_dataloader')
     if loader is None:
         raise InputError('--precision int8 is calibrated on training images, but the config has no train_dataloader')
-    return config_images(cfg, num_images, innermost_dataset(loader.dataset))
+    dataset = innermost_dataset(loader.dataset)
+    parts = dataset.get('datasets', [dataset])
+    try:
+        batches = [config_images(cfg, -(-num_images // len(parts)), innermost_dataset(part)) for part in parts]
+    except OSError as e:
+        raise InputError(
+            f'--precision int8 is calibrated on training images, but {e.filename} cannot be read ({e.strerror}): check '
+            'train_dataloader.dataset'
+        ) from e
+    return chain.from_iterable(batches)
 
 
 def quantize(source: Path, target: Path, detector: nn.Module, batches: Iterator[dict], metadata: dict) -> None:
@@ -64,9 +77,7 @@ def quantize(source: Path, target: Path, detector: nn.Module, batches: Iterator[
         model = onnx.load(str(source))
         onnx.save(run(model, _onnx_operators(model)), str(target))
         return
-    import openvino
-
-    model = openvino.Core().read_model(str(source))
+    model = read_with_openvino(source)
     # Sums of FPN levels join values of different ranges: 8 bits for both cost 7 points of mask AP, which NNCF's ONNX
     # backend does not do.
     quantized = run(model, _openvino_operators(model), types=('Add', 'Interpolate'))

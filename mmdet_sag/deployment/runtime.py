@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import cv2
 import numpy as np
@@ -368,7 +368,8 @@ def main(arguments: Optional[list[str]] = None) -> None:
             # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
             _, content = cv2.imencode('.png', predictor.draw(image, result, args.score_thr))
             (out / f'{path.name}.png').write_bytes(content.tobytes())
-            print(f'{path}: {len(result["scores"])} objects')
+            drawn = int((result['scores'] >= args.score_thr).sum())
+            print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
         (out / 'results.json').write_text(json.dumps(results))
     except OSError as e:
         raise RuntimeInputError(f'{out} cannot be written: {e.strerror}') from e
@@ -476,7 +477,7 @@ def _compress(counts: np.ndarray) -> str:
     return text.decode()
 
 
-def run(arguments: Optional[list[str]] = None) -> Any:
+def run(arguments: Optional[list[str]] = None) -> int:
     """Run the command line; an error of the input is one line and exit status 2."""
     try:
         main(arguments)

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mmdet.models.detectors import SemiBaseDetector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -77,6 +78,8 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
 def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     """Build a config's detector, with the weights of a checkpoint, in evaluation mode.
 
+    Of a semi-supervised one, this is the teacher or student that its ``semi_test_cfg.predict_on`` names.
+
     Raises:
         InputError: The checkpoint cannot be read, or is another model's.
     """
@@ -88,6 +91,8 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     detector = MODELS.build(cfg.model)
     check_checkpoint_fits(content, checkpoint, detector)
     load_state_dict(detector, content.get('state_dict', content))
+    if isinstance(detector, SemiBaseDetector):
+        detector = getattr(detector, detector.semi_test_cfg.get('predict_on', 'teacher'))
     return detector.eval().requires_grad_(False)
 
 
@@ -95,9 +100,10 @@ def _write_with_onnx(
     graph: nn.Module, detector: nn.Module, path: Path, cfg: Config, metadata: dict, settings: ExportSettings
 ) -> None:
     onnx_path = path if path.suffix == '.onnx' and settings.precision != 'int8' else path.with_name('float.onnx')
+    # Before the long export: there may be no such images.
+    batches = calibration_batches(cfg, settings.num_calibration_images) if settings.precision == 'int8' else iter(())
     write_onnx(graph, onnx_path, metadata)
     if settings.precision == 'int8':
-        batches = calibration_batches(cfg, settings.num_calibration_images)
         quantize(onnx_path, path, detector, batches, metadata)
     elif path.suffix == '.xml':
         write_openvino(onnx_path, path, metadata)

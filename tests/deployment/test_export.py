@@ -16,13 +16,15 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tiny_export import write_tiny
+from tiny_semi import semi_model
 from tiny_training import CLASSES
 
 from mmdet_sag.deployment import whole_export
 from mmdet_sag.deployment.comparison import BOUNDS, config_images
 from mmdet_sag.deployment.export_settings import ExportSettings
 from mmdet_sag.deployment.exported_detector import ExportedDetector, load_exported
-from mmdet_sag.deployment.exporting import check_format, write_openvino
+from mmdet_sag.deployment.exporting import build_graph, check_format, write_openvino
+from mmdet_sag.deployment.quantization import calibration_batches
 from mmdet_sag.errors import InputError
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
@@ -106,16 +108,21 @@ def test_the_test_tool_s_model_gives_the_detector_s_masks(folder, openvino, dete
 
 
 @pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
-def test_any_number_of_images_of_any_size_and_none_with_objects(folder, openvino, runtime):
+def test_any_number_of_images_of_any_size_and_none_with_objects(folder, openvino, detector, runtime):
     model = load_exported(str(openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'), num_threads=1)
+    graph = build_graph(detector)
     generator = np.random.default_rng(0)
-    for count, height, width in ((1, 64, 96), (3, 128, 64)):
+    # In the last one, each level has rows and columns; in the first, the coarsest is a single position.
+    for count, height, width in ((1, 64, 96), (3, 128, 64), (1, 288, 416)):
         images = generator.normal(0, 60, (count, 3, height, width)).astype(np.float32)
         sizes = np.array([[height, width - 3]] * count)
         outputs = model(images, sizes)
         assert set(outputs['image_indices']) == set(range(count))
-        assert outputs['boxes'][:, 2].max() <= width - 3
-        assert outputs['mask_probs'].shape == (len(outputs['scores']), 28, 28)
+        with torch.inference_mode():
+            expected = graph(torch.from_numpy(images), torch.from_numpy(sizes))
+        for name, value in expected._asdict().items():
+            bound = BOUNDS.get(name, BOUNDS['scores'])
+            np.testing.assert_allclose(outputs[name], value.numpy(), atol=bound, rtol=0, err_msg=name)
         # No box is left of what is clipped to nothing.
         outputs = model(images, np.zeros_like(sizes))
         assert len(outputs['boxes']) == 0 and outputs['mask_probs'].shape == (0, 28, 28)
@@ -140,6 +147,8 @@ def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, 
         assert np.mean(equal) > 0.8
         picture = cv2.imread(str(tmp_path / f'{name}.png'))
         assert picture.shape[:2] == sample.ori_shape
+        drawn = int((expected.scores >= 0.1).sum())
+        assert f'{name}: {drawn} objects drawn, of {len(expected)} in results.json' in done.stdout
         assert (picture != cv2.imread(sample.img_path)).any()
 
 
@@ -180,6 +189,44 @@ def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monk
         whole_export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other.pth', 'out']
+
+
+def test_of_a_polite_teacher_the_teacher_is_exported(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model = semi_model(config.model)
+    weights = torch.load(folder / 'tiny.pth')['state_dict']
+    both = {
+        f'{name}.{key}': value * scale
+        for name, scale in (('teacher', 1), ('student', 0))
+        for key, value in weights.items()
+    }
+    torch.save(dict(state_dict=both), tmp_path / 'semi.pth')
+    monkeypatch.setattr(whole_export, 'write_onnx', lambda *args: shutil.copy(folder / 'onnx/model.onnx', args[1]))
+    settings = ExportSettings(num_images=2, num_runs=0)
+    report = whole_export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
+    assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 5
+    assert report['metadata']['model'] == 'CenterMask'
+
+
+def test_missing_training_images_are_named_before_int8_is_exported(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.train_dataloader.dataset.ann_file = 'nowhere.json'
+    with pytest.raises(InputError, match='nowhere.json cannot be read .*: check train_dataloader.dataset'):
+        calibration_batches(config, 5)
+
+
+def test_a_number_of_images_that_cannot_be_is_refused(folder, monkeypatch, capsys, tmp_path):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', tmp_path / 'out', '--calibration-images', 0)
+    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert '--calibration-images 0: at least 1 is needed' in capsys.readouterr().err
+
+
+def test_the_file_has_standard_operators_only(folder):
+    import onnx
+
+    model = onnx.load(folder / 'onnx/model.onnx')
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert {'NonMaxSuppression', 'RoiAlign', 'TopK'} <= {node.op_type for node in model.graph.node}
 
 
 def test_a_folder_of_something_else_is_not_replaced(folder, monkeypatch, capsys):

@@ -12,16 +12,19 @@ from torch import nn
 
 from mmdet_sag.deployment.exportable_deform_conv import ExportableDeformConv
 from mmdet_sag.deployment.exportable_roi_extractor import ExportableRoIExtractor
-from mmdet_sag.deployment.operators import OPSET_VERSION, non_max_suppression, onnx_translations
+from mmdet_sag.deployment.operators import (
+    OPSET_VERSION,
+    non_max_suppression,
+    onnx_translations,
+    read_with_openvino,
+)
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
 
 
-def in_runtimes(
-    module: nn.Module, inputs: tuple, dynamic: Optional[tuple], folder: Path, openvino_too: bool = True
-) -> list[np.ndarray]:
-    """What a module's ONNX file gives in onnxruntime and in OpenVINO."""
+def in_runtimes(module: nn.Module, inputs: tuple, dynamic: Optional[tuple], folder: Path) -> list[np.ndarray]:
+    """What a module's ONNX file gives in onnxruntime, and in OpenVINO after it was saved as one of OpenVINO's."""
     import onnxruntime
     import openvino
 
@@ -36,20 +39,25 @@ def in_runtimes(
     arrays = [value.numpy() for value in inputs]
     session = onnxruntime.InferenceSession(path)
     first = session.run(None, {value.name: array for value, array in zip(session.get_inputs(), arrays)})[0]
-    if not openvino_too:
-        return [first]
-    model = openvino.Core().compile_model(path, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    openvino.save_model(read_with_openvino(Path(path)), f'{path}.xml', compress_to_fp16=False)
+    model = openvino.Core().compile_model(f'{path}.xml', 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
     return [first, model(arrays)[0]]
 
 
-@pytest.mark.parametrize('layer', [DeformConv2dPack, ModulatedDeformConv2dPack])
-def test_deformable_convolution(layer: Callable, tmp_path):
+@pytest.mark.parametrize(
+    ('layer', 'options'),
+    [(DeformConv2dPack, {}), (ModulatedDeformConv2dPack, {}), (ModulatedDeformConv2dPack, dict(bias=False))],
+    ids=['DCN', 'DCNv2', 'DCNv2 without bias'],
+)
+def test_deformable_convolution(layer: Callable, options: dict, tmp_path):
     torch.manual_seed(0)
-    conv = layer(8, 6, 3, stride=2, padding=1, deform_groups=2)
+    conv = layer(8, 6, 3, stride=2, padding=1, deform_groups=2, **options)
     nn.init.normal_(conv.conv_offset.weight, std=0.3)
+    if getattr(conv, 'bias', None) is not None:
+        nn.init.normal_(conv.bias)
     x = torch.randn(2, 8, 12, 15)
     expected = conv(x).detach().numpy()
-    for found in in_runtimes(ExportableDeformConv(conv), (x,), None, tmp_path, openvino_too=False):
+    for found in in_runtimes(ExportableDeformConv(conv), (x,), None, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

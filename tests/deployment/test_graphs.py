@@ -106,9 +106,3 @@ def test_a_soft_nms_is_refused():
     detector = lively_tiny(**{'test_cfg.bbox_head.nms.type': 'soft_nms'})
     with pytest.raises(InputError, match='soft_nms cannot be exported'):
         build_graph(detector)
-
-
-def test_deformable_convolutions_are_refused_where_the_format_has_none():
-    detector = lively_tiny(**{'backbone.arch': 'V-19-slim', 'backbone.dcn': dict(type='DCNv2', deform_groups=1)})
-    with pytest.raises(InputError, match='use --format onnx'):
-        build_graph(detector, 'openvino')

@@ -1,6 +1,9 @@
 """The runtime's own image operations are those of the libraries that it does without."""
 
+import ast
 import json
+import sys
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -12,6 +15,15 @@ import torch.nn.functional as F
 from mmdet_sag.datasets.transforms import ShortSideResize
 from mmdet_sag.deployment import runtime
 from mmdet_sag.structures.mask import paste_masks_as_rle
+
+
+def test_it_imports_numpy_opencv_and_a_runtime_alone():
+    tree = ast.parse(Path(runtime.__file__).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not any(node.level for node in froms)
+    packages = {name.partition('.')[0] for name in (*names, *(node.module for node in froms))}
+    assert packages - sys.stdlib_module_names == {'numpy', 'cv2', 'onnxruntime', 'openvino'}
 
 
 def test_images_are_resized_like_pillow_does():

@@ -17,6 +17,7 @@ from mmdet_sag.deployment.export_settings import ExportSettings
 from mmdet_sag.deployment.exporting import FILES
 from mmdet_sag.deployment.whole_export import export
 from mmdet_sag.engine.launch import ConfigOptions, load_config
+from mmdet_sag.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +40,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    for option, lowest in (('images', 0), ('calibration_images', 1), ('runs', 0), ('threads', 0)):
+        if getattr(args, option) < lowest:
+            raise InputError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least {lowest} is needed')
     if args.threads:
         torch.set_num_threads(args.threads)
     settings = ExportSettings(

@@ -1,0 +1,38 @@
+"""Every instance-segmentation config of this package can be exported."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.models.detectors import SemiBaseDetector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdet_sag.deployment.exporting import build_graph
+from mmdet_sag.deployment.metadata import describe
+from mmdet_sag.deployment.runtime import resized_size
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+PATHS = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in ('_base_', 'panoptic_centermask'))
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_config_has_a_graph_and_metadata(path, tmp_path):
+    init_default_scope('mmdet')
+    config = Config.fromfile(path)
+    checkpoint = tmp_path / 'checkpoint.pth'
+    checkpoint.touch()
+    # Shapes without numbers: the large models take no memory, and no time.
+    with torch.device('meta'):
+        detector = MODELS.build(config.model)
+        if isinstance(detector, SemiBaseDetector):
+            detector = detector.teacher
+        build_graph(detector)
+    head = detector.roi_head.mask_head
+    num_classes = (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    metadata = describe(config, str(checkpoint), 'onnx', 'fp32', num_classes)
+    assert len(metadata['classes']) == len(metadata['palette']) == num_classes
+    assert metadata['model'] == type(detector).__name__
+    assert min(resized_size(640, 480, metadata['preprocessing']['resize'])) >= 96
