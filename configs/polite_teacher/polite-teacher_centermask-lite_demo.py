@@ -1,7 +1,7 @@
 # Polite Teacher on the demo data set with a tenth of its labels, from a baseline trained on these labels alone.
 _base_ = '../centermask_lite/centermask-lite_demo.py'
 
-max_iters = 3400
+max_iters = 1000
 detector = _base_.model
 model = dict(
     _delete_=True,
@@ -77,7 +77,7 @@ train_dataloader = dict(
     dataset=dict(type='ConcatDataset', datasets=[labelled_dataset, unlabelled_dataset]),
 )
 
-train_cfg = dict(max_iters=max_iters, val_interval=425)
+train_cfg = dict(max_iters=max_iters, val_interval=500)
 val_cfg = dict(type='TeacherStudentValLoop')
 optim_wrapper = dict(optimizer=dict(lr=0.0007))
 param_scheduler = [
@@ -87,4 +87,4 @@ param_scheduler = [
 # 0.9996 averages thousands of steps; this training has hundreds.
 custom_hooks = [dict(type='MeanTeacherHook', momentum=0.005, skip_buffer=False)]
 
-load_from = 'work_dirs/centermask-lite_demo_burn-in_semi-0.1/iter_3200.pth'
+load_from = 'work_dirs/centermask-lite_demo_semi-0.1/iter_3200.pth'

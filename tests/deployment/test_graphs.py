@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
-from tiny_export import lively_tiny
+from tiny_export import lively_tiny, lively_two_stage
 from tiny_panoptic import build_tiny
 
 from mmdet_sag.deployment.exporting import build_graph
@@ -82,19 +80,7 @@ def test_no_detection_at_all():
 
 @pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn', 'htc', 'scnet'])
 def test_two_stage_detectors_with_spatial_attention(name):
-    config = Config.fromfile(ROOT / f'configs/sag_mask/{name}_r50_fpn_sag_1x_coco.py').model
-    config.backbone.update(init_cfg=None, depth=18)
-    config.neck.in_channels = [64, 128, 256, 512]
-    config.test_cfg.rpn.max_per_img = 15
-    config.test_cfg.rcnn.update(score_thr=0.03, max_per_img=6)
-    torch.manual_seed(0)
-    model = MODELS.build(config).eval()
-    bbox_heads = model.roi_head.bbox_head
-    for head in bbox_heads if isinstance(bbox_heads, torch.nn.ModuleList) else [bbox_heads]:
-        torch.nn.init.normal_(head.fc_cls.weight, std=0.3)
-        torch.nn.init.normal_(head.fc_reg.weight, std=0.01)
-    torch.nn.init.normal_(model.rpn_head.rpn_cls.weight, std=0.3)
-    assert check(model, images(std=1.0)) > 2
+    assert check(lively_two_stage(name), images(std=1.0)) > 2
 
 
 def test_a_panoptic_model_is_refused():

@@ -9,6 +9,8 @@ from mmengine.registry import init_default_scope
 from tiny import CONFIG, tiny_config
 from tiny_training import rectangles_config, write_rectangles
 
+SAG_CONFIGS = Path(__file__).parents[2] / 'configs/sag_mask'
+
 
 def write_tiny(folder: Path) -> tuple[Path, Path]:
     """Write data, a config and a checkpoint into a folder; paths of the latter two."""
@@ -38,6 +40,23 @@ def lively_tiny(path: Path = CONFIG, **options) -> torch.nn.Module:
     model.init_weights()
     make_lively(model)
     return model.eval()
+
+
+def lively_two_stage(name: str) -> torch.nn.Module:
+    """A detector of ``configs/sag_mask`` whose random weights detect something, in evaluation mode."""
+    config = Config.fromfile(SAG_CONFIGS / f'{name}_r50_fpn_sag_1x_coco.py').model
+    config.backbone.update(init_cfg=None, depth=18)
+    config.neck.in_channels = [64, 128, 256, 512]
+    config.test_cfg.rpn.max_per_img = 15
+    config.test_cfg.rcnn.update(score_thr=0.03, max_per_img=6)
+    torch.manual_seed(0)
+    model = MODELS.build(config).eval()
+    bbox_heads = model.roi_head.bbox_head
+    for head in bbox_heads if isinstance(bbox_heads, torch.nn.ModuleList) else [bbox_heads]:
+        torch.nn.init.normal_(head.fc_cls.weight, std=0.3)
+        torch.nn.init.normal_(head.fc_reg.weight, std=0.01)
+    torch.nn.init.normal_(model.rpn_head.rpn_cls.weight, std=0.3)
+    return model
 
 
 def make_lively(model: torch.nn.Module) -> None:
