@@ -1,4 +1,4 @@
-# Baseline of polite-teacher_centermask-lite_demo.py, which starts from its iteration 3200 and takes as long as its rest.
+# Baseline of polite-teacher_centermask-lite_demo.py, which starts from its iteration 3200.
 _base_ = '../centermask_lite/centermask-lite_demo.py'
 
 max_iters = 4500

@@ -9,7 +9,7 @@ model = dict(
     detector=detector,
     data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
     semi_train_cfg=dict(
-        # The weak views have been learnt; a step without them takes two thirds of the time.
+        # The baseline has learnt the weak views; a step without them takes four fifths of the time.
         sup_branches=('sup_strong',),
         # This teacher is less sure than one of COCO: with 0.6 and 0.9, half of the objects and most masks are rejected.
         cls_pseudo_thr=0.5,
