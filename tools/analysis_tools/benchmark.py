@@ -3,7 +3,7 @@
 Models run in turns in one process, on one image, with random weights unless checkpoints are given. Each is a config
 file, ours or MMDetection's (``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``), and may have options behind a plus:
 
-  +plain      as the config builds it, without what tools/test.py prepares a model with
+  +plain      as the config builds it, without what tools/test.py or FastTrainingHook prepare a model with
   +direct     without Winograd's convs
   +compile    torch.compile of backbone and neck
   +amp        bfloat16 on a CPU, float16 on CUDA
