@@ -67,7 +67,7 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
 
 @pytest.mark.skipif(has_gradio, reason='gradio is installed')
 def test_without_gradio_its_name_is_said(tmp_path):
-    result = subprocess.run([sys.executable, str(DEMO), 'a.py', 'b.pth'], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, str(DEMO), 'a.py', 'b.pth'], capture_output=True, text=True, timeout=240)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == 'error: the package gradio is not installed: pip install gradio'
 
@@ -78,7 +78,7 @@ def test_an_older_gradio_is_refused(tmp_path):
         [sys.executable, str(DEMO), 'a.py', 'b.pth'],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(tmp_path), os.environ.get('PYTHONPATH')]))},
     )
     assert result.returncode == 2
