@@ -148,7 +148,11 @@ def _one_line_errors(graph: DetectionGraph):
         raise
     # The exporter fails in as many ways as there are operators.
     except Exception as e:
-        raise InputError(f'{type(graph.detector).__name__} cannot be exported: {_one_line(e)}') from e
+        cause = e
+        # The exporter's own message is advice on how to report it; the first error names the operator.
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise InputError(f'{type(graph.detector).__name__} cannot be exported: {_one_line(cause)}') from e
 
 
 def _one_line(error: Union[Exception, str]) -> str:
