@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .fast_inference import keep_dcn_contiguous, use_winograd
 
 
-def speed_up_training(detector: BaseDetector) -> None:
+def speed_up_training(detector: BaseDetector, winograd: bool = True) -> None:
     """Let a detector on a CPU work channel by channel in memory, and wide 3x3 convs be :class:`WinogradConv`.
 
     Losses and gradients differ by rounding alone; parameters and state dict stay as they are. On other devices this
@@ -16,6 +16,7 @@ def speed_up_training(detector: BaseDetector) -> None:
 
     Args:
         detector: A detector with a ``backbone`` and maybe a ``neck``.
+        winograd: Whether wide 3x3 convs are :class:`WinogradConv`.
     """
     from ..models.detectors import CenterMask
 
@@ -27,7 +28,7 @@ def speed_up_training(detector: BaseDetector) -> None:
     if not isinstance(detector, CenterMask):
         fast = [detector.backbone, *([detector.neck] if detector.with_neck else [])]
         fast[-1].register_forward_hook(_outputs_to_contiguous)
-    for part in fast:
+    for part in fast if winograd else ():
         use_winograd(part, frozen=False)
 
 

@@ -206,7 +206,7 @@ def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespac
     ours = isinstance(model, CenterMask)
     if args.train:
         if ours and 'plain' not in options:
-            speed_up_training(model)
+            speed_up_training(model, winograd='direct' not in options)
         run = _training_step(model.train(), image, cfg, args, amp, timer)
         return Candidate(spec, run, timer, args.batch_size, facts)
 

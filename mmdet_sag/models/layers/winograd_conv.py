@@ -91,16 +91,13 @@ def _convolve(x: Tensor, spectrum: Tensor, bias: Optional[Tensor]) -> Tensor:
     padded = tiling.pad(x, 1)
     # Not a view, which operators that work in place could not take the gradient of.
     out = torch.empty(num, out_channels, height, width, memory_format=torch.channels_last)
-    inputs, transformed = x.new_empty(2, 36 * tiling.largest * channels)
+    buffers = x.new_empty(2, 36 * tiling.largest * channels)
     products, outputs = x.new_empty(2, 36 * tiling.largest * out_channels)
     for images, rows, shape in tiling.chunks():
         count = math.prod(shape)
-        tile = inputs[: 36 * count * channels].view(6, 6, *shape, channels)
-        tile.copy_(_tiles(padded[images, rows.start : rows.stop + 2], shape, 6))
-        points = transformed[: 36 * count * channels].view(36, -1)
-        torch.mm(_INPUT_MATRIX, tile.view(36, -1), out=points)
+        points = _transform(padded[images, rows.start : rows.stop + 2], shape, buffers)
         product = products[: 36 * count * out_channels].view(36, count, out_channels)
-        torch.bmm(points.view(36, count, channels), spectrum, out=product)
+        torch.bmm(points, spectrum, out=product)
         result = outputs[: 16 * count * out_channels].view(16, -1)
         torch.mm(_OUTPUT_MATRIX, product.view(36, -1), out=result)
         _put(result.view(4, 4, *shape, out_channels), out.permute(0, 2, 3, 1)[images, rows], bias)
@@ -112,21 +109,17 @@ def _filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
     channels, out_channels = x.shape[1], grad.shape[1]
     tiling = _Tiling(x)
     padded, padded_grad = tiling.pad(x, 1), tiling.pad(grad, 0)
-    inputs, transformed = x.new_empty(2, 36 * tiling.largest * channels)
+    buffers = x.new_empty(2, 36 * tiling.largest * channels)
     outputs, products = x.new_empty(2, 36 * tiling.largest * out_channels)
     spectrum = x.new_zeros(36, channels, out_channels)
     for images, rows, shape in tiling.chunks():
         count = math.prod(shape)
-        tile = inputs[: 36 * count * channels].view(6, 6, *shape, channels)
-        tile.copy_(_tiles(padded[images, rows.start : rows.stop + 2], shape, 6))
-        points = transformed[: 36 * count * channels].view(36, -1)
-        torch.mm(_INPUT_MATRIX, tile.view(36, -1), out=points)
+        points = _transform(padded[images, rows.start : rows.stop + 2], shape, buffers)
         result = outputs[: 16 * count * out_channels].view(4, 4, *shape, out_channels)
         result.copy_(_tiles(padded_grad[images, rows], shape, 4))
         product = products[: 36 * count * out_channels].view(36, -1)
         torch.mm(_OUTPUT_MATRIX.t(), result.view(16, -1), out=product)
-        points, product = points.view(36, count, channels), product.view(36, count, out_channels)
-        torch.baddbmm(spectrum, points.transpose(1, 2), product, out=spectrum)
+        torch.baddbmm(spectrum, points.transpose(1, 2), product.view(36, count, out_channels), out=spectrum)
     filters = _FILTER_MATRIX.t().to(x) @ spectrum.view(36, -1)
     return filters.view(3, 3, channels, out_channels).permute(3, 2, 0, 1)
 
@@ -172,6 +165,15 @@ class _Tiling:
         for part in (padded[:, :top], padded[:, bottom:], padded[:, :, :left], padded[:, :, right:]):
             part.zero_()
         return padded
+
+
+def _transform(padded: Tensor, shape: tuple[int, int, int], buffers: Tensor) -> Tensor:
+    """Transform the tiles of a chunk of inputs to (36, tiles, C), in two buffers that hold the largest chunk."""
+    channels = padded.shape[3]
+    inputs, points = buffers[:, : 36 * math.prod(shape) * channels]
+    inputs.view(6, 6, *shape, channels).copy_(_tiles(padded, shape, 6))
+    torch.mm(_INPUT_MATRIX, inputs.view(36, -1), out=points.view(36, -1))
+    return points.view(36, -1, channels)
 
 
 def _tiles(padded: Tensor, shape: tuple[int, int, int], side: int) -> Tensor:
