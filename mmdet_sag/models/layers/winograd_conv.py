@@ -18,6 +18,8 @@ _POINTS = (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
 _TILES = 160
 # With fewer channels, the transforms cost what they save.
 _MIN_CHANNELS = 112
+# With fewer tiles, transforming filters that may have changed costs what it saves.
+_MIN_TRAINED_TILES = 56
 
 
 class WinogradConv:
@@ -26,7 +28,7 @@ class WinogradConv:
     It stands in for the ``forward`` of an ``nn.Conv2d``, which stays as it is. The results differ from the conv's by
     rounding, three times that of the conv itself, and so do the gradients. Other devices, other types than float32 and
     mixed precision get the conv's own forward: GPUs' libraries choose such algorithms by themselves, and processors
-    that are fast in bfloat16 do not need them.
+    that are fast in bfloat16 do not need them. So do small features while weights may change.
     Source: `Lavin and Gray <https://arxiv.org/abs/1509.09308>`_.
 
     Args:
@@ -58,6 +60,8 @@ class WinogradConv:
             return type(conv).forward(conv, x)
         if frozen:
             return _convolve(x, self.spectrum, conv.bias)
+        if _Tiling(x).count < _MIN_TRAINED_TILES:
+            return type(conv).forward(conv, x)
         return _TrainedConvolution.apply(x, conv.weight, conv.bias)
 
 
@@ -142,6 +146,11 @@ class _Tiling:
         self.rows, self.columns = -(-self.height // 4), -(-self.width // 4)
         self.chunk_rows = min(max(round(_TILES / self.columns), 1), self.rows)
         self.chunk_images = min(max(_TILES // (self.rows * self.columns), 1), self.num)
+
+    @property
+    def count(self) -> int:
+        """Tiles of all images."""
+        return self.num * self.rows * self.columns
 
     @property
     def largest(self) -> int:

@@ -22,7 +22,7 @@ def test_it_is_the_conv_up_to_rounding(shape, memory_format, bias):
 
 
 @pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize('shape', [(1, 20, 28), (3, 14, 14), (50, 7, 7), (2, 1, 1), (1, 61, 43)])
+@pytest.mark.parametrize('shape', [(1, 30, 40), (4, 14, 14), (50, 7, 7), (60, 1, 1), (1, 61, 43)])
 def test_its_gradients_are_those_of_the_conv_up_to_rounding(shape, bias):
     torch.manual_seed(0)
     conv = nn.Conv2d(112, 128, 3, padding=1, bias=bias)
@@ -43,7 +43,7 @@ def test_trained_it_follows_its_weights():
     torch.manual_seed(0)
     conv = nn.Conv2d(112, 112, 3, padding=1)
     fast = WinogradConv(conv, frozen=False)
-    x = torch.randn(1, 112, 8, 8)
+    x = torch.randn(1, 112, 30, 30)
     for enabled in (True, False):
         with torch.no_grad():
             conv.weight.mul_(2)
@@ -54,8 +54,8 @@ def test_trained_it_follows_its_weights():
 def test_what_is_not_trained_gets_no_gradient():
     conv = nn.Conv2d(112, 112, 3, padding=1).requires_grad_(False)
     fast = WinogradConv(conv, frozen=False)
-    assert not fast(torch.randn(1, 112, 8, 8)).requires_grad
-    fast(torch.randn(1, 112, 8, 8, requires_grad=True)).sum().backward()
+    assert not fast(torch.randn(1, 112, 30, 30)).requires_grad
+    fast(torch.randn(1, 112, 30, 30, requires_grad=True)).sum().backward()
     assert conv.weight.grad is None and conv.bias.grad is None
 
 
@@ -74,10 +74,10 @@ def test_what_it_does_not_compute_is_the_conv_itself(frozen):
     conv = nn.Conv2d(112, 112, 3, padding=1)
     fast = WinogradConv(conv, frozen)
     x = torch.randn(1, 112, 8, 8, requires_grad=True)
-    if frozen:
-        assert torch.equal(fast(x), conv(x))
-        fast(x).sum().backward()
-        assert conv.weight.grad is not None
+    # With gradients, the features are too small to pay for transforming the filters.
+    assert torch.equal(fast(x), conv(x))
+    fast(x).sum().backward()
+    assert conv.weight.grad is not None
     with torch.inference_mode():
         with torch.autocast('cpu'):
             assert fast(x).dtype == torch.bfloat16
