@@ -8,7 +8,9 @@ import pytest
 import torch
 from chromium import needs_chromium, open_page
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from odd_images import CLASSES, IMAGES, write_odd_images
+from reference import CONFIGS
 from tiny_training import rectangles_config, write_rectangles
 
 from mmdet_sag.errors import InputError
@@ -142,6 +144,29 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     # The predictions lie beside it: the page can be made again without the model.
     run_here(monkeypatch, tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out)
     assert capsys.readouterr().out.splitlines()[-2] == result.stdout.splitlines()[-2]
+
+
+def test_a_checkpoint_of_mask_rcnn_with_this_mask_head_is_evaluated_with_attention(tmp_path):
+    write_rectangles(tmp_path / 'data', num_images=2)
+    config = Config.fromfile(CONFIGS / 'sag_mask/mask-rcnn_r50_fpn_sag_1x_coco.py')
+    config.model.backbone.update(depth=18, init_cfg=None)
+    config.model.neck.update(in_channels=[64, 128, 256, 512])
+    config.model.roi_head.bbox_head.num_classes = config.model.roi_head.mask_head.num_classes = 2
+    config.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
+    data = rectangles_config(tmp_path / 'data')
+    config.merge_from_dict(dict(test_dataloader=data.test_dataloader, test_evaluator=data.test_evaluator))
+    config.dump(tmp_path / 'config.py')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), tmp_path / 'model.pth')
+    out = tmp_path / 'report.html'
+    result = run(
+        *(tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out, '--work-dir', tmp_path / 'work'),
+        *('--num-images', '1', '--score-thr', '0'),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    html = out.read_text()
+    assert 'alt="attention for' in html
+    assert 'gives no mask scores' in html
 
 
 @pytest.mark.parametrize(
