@@ -318,7 +318,7 @@ class GeneratedConfig:
             rate = float(f'{_RANDOM_LR * (images / _RANDOM_BATCH) ** 0.5:.3g}')
             why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
             self._note('learning rate', rate, f'AdamW, from random weights: {why}')
-            optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
+            optimizer = dict(_delete_=True, type='FusedAdamW', lr=rate, weight_decay=0.05)
             return dict(optimizer=optimizer, clip_grad=dict(max_norm=10))
         zoo_rate, zoo_images = self.zoo.optim_wrapper.optimizer.lr, self.zoo.auto_scale_lr.base_batch_size
         rate = float(f'{zoo_rate * images / zoo_images:.3g}')
