@@ -1,16 +1,22 @@
-from collections.abc import Sequence
+import logging
+import string
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Union
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
 # Smaller pictures are enlarged to this shorter side, so that names fit, but not beyond this longer one.
 _SHORT, _LONG = 480, 1600
-_FONT = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans-Bold.ttf')
+_FONT = str(Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans-Bold.ttf'))
 
 
 def draw_instances(
@@ -67,6 +73,38 @@ def draw_instances(
     return _with_names(picture, boxes, [f'{classes[k]} {s:.2f}' for k, s in zip(labels, scores)], size)
 
 
+def _font_file(texts: Iterable[str]) -> str:
+    """An installed font for texts: the usual one, unless it lacks some of their characters."""
+    return _font_with(frozenset(''.join(texts)) - _characters(_FONT))
+
+
+@lru_cache
+def _font_with(characters: frozenset[str]) -> str:
+    if not characters:
+        return _FONT
+    # Matplotlib's font of last resort has a box for every character.
+    installed = {font.fname for font in fontManager.ttflist if 'LastResort' not in font.fname}
+    for file in sorted(installed):
+        try:
+            if characters | set(string.ascii_letters + string.digits) <= _characters(file):
+                return file
+        except (OSError, RuntimeError):
+            # The list is a cache: fonts may be gone, or be of a kind that cannot be read.
+            continue
+    print_log(
+        f'no installed font has {"".join(sorted(characters))}, of class names: boxes stand in. Install a font that has '
+        f'them, such as Noto Sans CJK, and delete the list of fonts in {matplotlib.get_cachedir()}',
+        'current',
+        logging.WARNING,
+    )
+    return _FONT
+
+
+@lru_cache
+def _characters(font_file: str) -> frozenset[str]:
+    return frozenset(map(chr, FT2Font(font_file).get_charmap()))
+
+
 def _colour(label: int, colours) -> tuple[int, int, int]:
     """BGR colour of a class."""
     if isinstance(colours, (list, tuple)) and label < len(colours):
@@ -90,11 +128,12 @@ def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int
 
 def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -> np.ndarray:
     canvas = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(_FONT), size)
+    file = _font_file(names)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(file, size)
     longest = max(draw.textlength(name, font) for name in names) + 4
     if longest > canvas.width:
         size = max(int(size * canvas.width / longest), 8)
-        font = ImageFont.truetype(str(_FONT), size)
+        font = ImageFont.truetype(file, size)
     taken = []
     for (x1, y1, *_), name in zip(boxes, names):
         width, height = draw.textlength(name, font) + 4, size + 4
@@ -113,7 +152,7 @@ def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -
 
 def _with_strip(picture: np.ndarray, entries: list, size: int) -> np.ndarray:
     """The picture above a strip that says which colour is which class, and how many there are of it."""
-    font = ImageFont.truetype(str(_FONT), size)
+    font = ImageFont.truetype(_font_file(name for name, *_ in entries), size)
     rows: list[list] = [[]]
     left = size
     for name, number, colour in entries:

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,20 @@ def test_a_detection_with_an_empty_mask_is_drawn_as_its_box():
     found.masks = torch.zeros_like(found.masks)
     expected = draw_instances(image, detections(1, 600, 600, 'boxes'), CLASSES, COLOURS)
     np.testing.assert_array_equal(draw_instances(image, found, CLASSES, COLOURS), expected)
+
+
+def test_names_in_a_script_that_the_usual_font_lacks_are_drawn_in_a_font_that_has_it():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    for number in (1, 50):
+        first, second = (draw_instances(image, detections(number, 600, 600), (name,) * 3) for name in ('Ⓐ', 'Ⓑ'))
+        assert (first != second).any()
+
+
+def test_names_that_no_font_has_are_said_once_and_drawn_as_boxes(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys.modules[draw_instances.__module__], 'print_log', lambda message, *_: said.append(message))
+    image = np.full((600, 600, 3), 100, np.uint8)
+    # Of the private use area.
+    first, _, second = (draw_instances(image, detections(1, 600, 600), (name,) * 3) for name in '\uf8f0\uf8f0\uf8f1')
+    np.testing.assert_array_equal(first, second)
+    assert len(said) == 2 and all('Install a font' in message for message in said)
