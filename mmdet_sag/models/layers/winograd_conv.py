@@ -55,14 +55,16 @@ class WinogradConv:
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve features (N, C, H, W); the result is channels last in memory."""
         conv = self.conv
-        frozen = self.spectrum is not None
-        if x.numel() == 0 or not is_plain_cpu(x) or (frozen and torch.is_grad_enabled()):
+        if x.numel() == 0 or not is_plain_cpu(x) or not self._applies_to(x):
             return type(conv).forward(conv, x)
-        if frozen:
+        if self.spectrum is not None:
             return _convolve(x, self.spectrum, conv.bias)
-        if _Tiling(x).count < _MIN_TRAINED_TILES:
-            return type(conv).forward(conv, x)
         return _TrainedConvolution.apply(x, conv.weight, conv.bias)
+
+    def _applies_to(self, x: Tensor) -> bool:
+        if self.spectrum is not None:
+            return not torch.is_grad_enabled()
+        return _Tiling(x).count >= _MIN_TRAINED_TILES
 
 
 class _TrainedConvolution(Function):
