@@ -8,11 +8,11 @@ _ROIS = 16
 
 
 def bagged_roi_align(layer: RoIAlign, feat: Tensor, rois: Tensor) -> Tensor:
-    """Run RoIAlign on channels-last features on a CPU, for inference.
+    """Run RoIAlign on channels-last features on a CPU.
 
     A bin's value is a weighted sum of pixels, whose channels lie side by side: an embedding bag. RoIAlign's own kernels
-    want contiguous features and sum channel by channel, which takes ten times as long. The results are the layer's up
-    to rounding.
+    want contiguous features and sum channel by channel, which takes up to ten times as long, and so do their gradients.
+    The results and the gradients of the features are the layer's up to rounding.
 
     Args:
         layer: The layer, which averages its samples (``pool_mode='avg'``).

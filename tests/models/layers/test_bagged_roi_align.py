@@ -23,16 +23,19 @@ ROIS = torch.tensor(
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('sampling_ratio', [0, 1, 2, 3])
 @pytest.mark.parametrize('output_size', [(14, 14), (3, 5)])
-@torch.no_grad()
 def test_it_is_the_layers_roi_align(output_size, sampling_ratio, aligned):
     layer = RoIAlign(output_size, spatial_scale=1 / 4, sampling_ratio=sampling_ratio, aligned=aligned)
     torch.manual_seed(0)
-    feat = torch.randn(2, 6, 24, 32)
+    feat = torch.randn(2, 6, 24, 32, requires_grad=True)
     corners = (torch.randn(100, 2, 2) * 60 + torch.tensor([64, 48])).sort(1).values.flatten(1)
     rois = torch.cat([ROIS, torch.cat([torch.randint(2, (100, 1)), corners], dim=1)])
     actual = bagged_roi_align(layer, feat.contiguous(memory_format=torch.channels_last), rois)
-    torch.testing.assert_close(actual, layer(feat, rois), rtol=1e-4, atol=1e-4)
+    expected = layer(feat, rois)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert actual.is_contiguous(memory_format=torch.channels_last)
+    grad = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(result, feat, grad)[0] for result in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()

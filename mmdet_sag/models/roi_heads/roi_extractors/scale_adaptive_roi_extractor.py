@@ -103,7 +103,6 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         averaging = isinstance(roi_layer, RoIAlign) and roi_layer.pool_mode == 'avg'
         channels_last = feat.is_contiguous(memory_format=torch.channels_last) and not feat.is_contiguous()
         # With mixed precision too: features are float32 again here.
-        prepared = channels_last and feat.device.type == 'cpu' and not torch.is_grad_enabled()
-        if averaging and prepared:
+        if averaging and channels_last and feat.device.type == 'cpu':
             return bagged_roi_align(roi_layer, feat, rois)
         return roi_layer(feat.contiguous(), rois)
