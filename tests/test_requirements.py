@@ -51,7 +51,9 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='Python 3.9 d
 
 def test_the_package_its_tools_and_the_demo_import_what_requirements_txt_declares():
     folders = ('mmdet_sag', 'tools', 'demo', 'configs')
-    assert undeclared(folders, declared('requirements.txt'), without='deployment') == {}
+    # Numba, an extra of pyproject.toml, is imported by a module that is done without.
+    requirements = declared('requirements.txt') | {'numba'}
+    assert undeclared(folders, requirements, without='deployment') == {}
 
 
 def test_exports_import_what_their_requirements_declare():

@@ -109,7 +109,7 @@ def use_winograd(model: nn.Module, frozen: bool = True) -> None:
         frozen: Whether the weights stay as they are, see :class:`WinogradConv`.
     """
     for module in model.modules():
-        if WinogradConv.suits(module) and module.weight.device.type == 'cpu':
+        if isinstance(module, nn.Conv2d) and module.weight.device.type == 'cpu' and WinogradConv.suits(module):
             module.forward = WinogradConv(module, frozen)
 
 

@@ -35,7 +35,7 @@ def test_losses_are_those_of_the_reference(name):
 
 def test_training_with_everything_it_may_meet_gives_the_same_weights(tmp_path, monkeypatch):
     # Its images are small.
-    monkeypatch.setattr(winograd_conv, '_MIN_TRAINED_TILES', 0)
+    monkeypatch.setattr(winograd_conv.transforms(), 'MIN_TRAINED_TILES', 0)
     write_rectangles(tmp_path / 'data')
     config = rectangles_config(tmp_path / 'data')
     # Wide enough for WinogradConv. EMA is on already.

@@ -1,10 +1,23 @@
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
-from mmdet_sag.models.layers import WinogradConv
+from mmdet_sag.models import layers
+from mmdet_sag.models.layers import WinogradConv, winograd_conv, winograd_transforms
+
+
+@pytest.fixture(params=['compiled', 'matrices'], autouse=True)
+def transforms(request, monkeypatch):
+    """All tests hold with Numba and without."""
+    if request.param == 'matrices':
+        monkeypatch.setattr(winograd_conv, 'transforms', lambda: winograd_transforms)
+        return winograd_transforms
+    pytest.importorskip('numba')
+    return winograd_conv.transforms()
 
 
 @pytest.mark.parametrize('bias', [True, False])
@@ -65,7 +78,7 @@ def test_what_is_not_trained_gets_no_gradient():
 def test_it_suits_no_other_conv(options):
     assert WinogradConv.suits(nn.Conv2d(192, 192, 3, padding=1))
     assert not WinogradConv.suits(nn.Conv2d(192, 192, 3, **{'padding': 1, **options}))
-    assert not WinogradConv.suits(nn.Conv2d(192, 64, 3, padding=1))
+    assert not WinogradConv.suits(nn.Conv2d(192, 32, 3, padding=1))
     assert not WinogradConv.suits(nn.Conv2d(192, 192, 1))
 
 
@@ -73,7 +86,7 @@ def test_it_suits_no_other_conv(options):
 def test_what_it_does_not_compute_is_the_conv_itself(frozen):
     conv = nn.Conv2d(112, 112, 3, padding=1)
     fast = WinogradConv(conv, frozen)
-    x = torch.randn(1, 112, 8, 8, requires_grad=True)
+    x = torch.randn(1, 112, 20, 20, requires_grad=True)
     # With gradients, the features are too small to pay for transforming the filters.
     assert torch.equal(fast(x), conv(x))
     fast(x).sum().backward()
@@ -82,3 +95,39 @@ def test_what_it_does_not_compute_is_the_conv_itself(frozen):
         with torch.autocast('cpu'):
             assert fast(x).dtype == torch.bfloat16
         assert torch.equal(fast(x.double()[:0].float()), conv(x[:0]))
+
+
+def test_what_inference_began_training_goes_on_with():
+    conv = nn.Conv2d(112, 112, 3, padding=1)
+    x = torch.randn(1, 112, 60, 60)
+    with torch.inference_mode():
+        expected = WinogradConv(conv)(x)
+    fast = WinogradConv(conv, frozen=False)(x)
+    fast.sum().backward()
+    torch.testing.assert_close(fast.detach(), expected.clone(), rtol=0, atol=2e-5)
+
+
+def test_threads_share_the_work_and_not_their_memory():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(112, 128, 3, padding=1)
+    fast = WinogradConv(conv)
+    images = [torch.randn(1, 112, 30 + i, 40) for i in range(8)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            expected = [conv(image) for image in images]
+        with ThreadPoolExecutor(4) as pool:
+            actual = list(pool.map(torch.inference_mode()(fast), images))
+    finally:
+        torch.set_num_threads(before)
+    for fast_image, image in zip(actual, expected):
+        torch.testing.assert_close(fast_image, image, rtol=0, atol=2e-5)
+
+
+def test_without_numba_matrices_do(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, 'numba', None)
+    monkeypatch.delitem(sys.modules, 'mmdet_sag.models.layers.winograd_kernels', raising=False)
+    monkeypatch.delattr(layers, 'winograd_kernels', raising=False)
+    assert winograd_conv.transforms.__wrapped__() is winograd_transforms

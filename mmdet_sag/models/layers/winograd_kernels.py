@@ -1,0 +1,327 @@
+"""The transforms of :mod:`winograd_transforms` for contiguous tensors, compiled by Numba: several times as fast.
+
+They follow from its matrices: along one axis after the other, and what is shared by a point and its negative once.
+Compiling takes seconds, once on a machine: Numba keeps the result on disk.
+"""
+
+import threading
+from typing import Callable, Optional
+
+import numba
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from .winograd_tiling import Chunk
+from .winograd_transforms import POINTS
+
+if numba.config.DISABLE_JIT:
+    raise ImportError('Numba was told not to compile')
+
+MIN_CHANNELS = 48
+MIN_TRAINED_TILES = 40
+
+_P, _Q = (np.float32(point) for point in POINTS)
+_P2, _Q2 = _P**2, _Q**2
+_P3, _Q3 = _P**3, _Q**3
+_P2_Q2, _P2_PLUS_Q2 = _P2 * _Q2, _P2 + _Q2
+# What filters are divided by at each point.
+_OF_ZERO = 1 / _P2_Q2
+_OF_P, _OF_Q = 1 / (2 * _P2 * (_P2 - _Q2)), 1 / (2 * _Q2 * (_Q2 - _P2))
+# Not every threading layer of Numba may be entered twice.
+_LOCK = threading.Lock()
+
+
+def transform_filters(weight: Tensor, spectrum: Tensor) -> None:
+    """See :func:`winograd_transforms.transform_filters`; filters may have any strides."""
+    _run(_filters, _filters_in_parallel, weight.numpy().transpose(1, 0, 2, 3), spectrum.numpy())
+
+
+def filter_gradient(spectrum: Tensor) -> Tensor:
+    """See :func:`winograd_transforms.filter_gradient`."""
+    _, channels, out_channels = spectrum.shape
+    grad = spectrum.new_empty(out_channels, channels, 3, 3)
+    _run(_filter_gradient, _filter_gradient_in_parallel, spectrum.numpy(), grad.numpy().transpose(1, 0, 2, 3))
+    return grad
+
+
+def transform_inputs(x: Tensor, chunk: Chunk, points: Tensor) -> None:
+    """See :func:`winograd_transforms.transform_inputs`."""
+    _run(_inputs, _inputs_in_parallel, x.numpy(), chunk.first, points.numpy())
+
+
+def transform_gradients(grad: Tensor, chunk: Chunk, points: Tensor) -> None:
+    """See :func:`winograd_transforms.transform_gradients`."""
+    _run(_gradients, _gradients_in_parallel, grad.numpy(), chunk.first, points.numpy())
+
+
+def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Optional[Tensor]) -> None:
+    """See :func:`winograd_transforms.transform_outputs`."""
+    bias = np.zeros(out.shape[3], np.float32) if bias is None else bias.numpy()
+    _run(_outputs, _outputs_in_parallel, points.numpy(), chunk.first, out.numpy(), bias)
+
+
+def _run(kernel: Callable, parallel_kernel: Callable, *arguments) -> None:
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads == 1:
+        kernel(0, 1, *arguments)
+        return
+    with _LOCK:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            parallel_kernel(threads, *arguments)
+        finally:
+            numba.set_num_threads(before)
+
+
+def _compiled(parallel: bool = False) -> Callable:
+    options = dict(nogil=True, fastmath=True, error_model='numpy', parallel=parallel)
+
+    def decorate(function: Callable) -> Callable:
+        try:
+            return numba.njit(function, cache=True, **options)
+        except RuntimeError:  # No folder can be written to.
+            return numba.njit(function, **options)
+
+    return decorate
+
+
+# Below, images (N, H, W, C) and points (36, tiles, C) are flat. Unsigned indices spare the check for negative ones,
+# without which loops are not vectorized.
+_index = np.uintp
+
+
+@_compiled()
+def _transform_six(source, start, step, result, at, result_step, num):
+    """Inputs' transform of six rows of numbers."""
+    for i in range(num):
+        d0 = source[_index(start + i)]
+        d1 = source[_index(start + step + i)]
+        d2 = source[_index(start + 2 * step + i)]
+        d3 = source[_index(start + 3 * step + i)]
+        d4 = source[_index(start + 4 * step + i)]
+        d5 = source[_index(start + 5 * step + i)]
+        even_p, odd_p = d4 - _Q2 * d2, _P * (d3 - _Q2 * d1)
+        even_q, odd_q = d4 - _P2 * d2, _Q * (d3 - _P2 * d1)
+        result[_index(at + i)] = _P2_Q2 * d0 - _P2_PLUS_Q2 * d2 + d4
+        result[_index(at + result_step + i)] = even_p + odd_p
+        result[_index(at + 2 * result_step + i)] = even_p - odd_p
+        result[_index(at + 3 * result_step + i)] = even_q + odd_q
+        result[_index(at + 4 * result_step + i)] = even_q - odd_q
+        result[_index(at + 5 * result_step + i)] = _P2_Q2 * d1 - _P2_PLUS_Q2 * d3 + d5
+
+
+@_compiled()
+def _transform_four(source, start, step, result, at, result_step, num):
+    """Gradients' transform of four rows of numbers to six."""
+    for i in range(num):
+        g0 = source[_index(start + i)]
+        g1 = source[_index(start + step + i)]
+        g2 = source[_index(start + 2 * step + i)]
+        g3 = source[_index(start + 3 * step + i)]
+        even_p, odd_p = g0 + _P2 * g2, _P * g1 + _P3 * g3
+        even_q, odd_q = g0 + _Q2 * g2, _Q * g1 + _Q3 * g3
+        result[_index(at + i)] = g0
+        result[_index(at + result_step + i)] = even_p + odd_p
+        result[_index(at + 2 * result_step + i)] = even_p - odd_p
+        result[_index(at + 3 * result_step + i)] = even_q + odd_q
+        result[_index(at + 4 * result_step + i)] = even_q - odd_q
+        result[_index(at + 5 * result_step + i)] = g3
+
+
+@_compiled()
+def _combine_six(source, start, step, result, at, result_step, bias):
+    """Outputs' transform of six rows of numbers to four, and the bias."""
+    for i in range(bias.shape[0]):
+        m1 = source[_index(start + step + i)]
+        m2 = source[_index(start + 2 * step + i)]
+        m3 = source[_index(start + 3 * step + i)]
+        m4 = source[_index(start + 4 * step + i)]
+        even_p, odd_p = m1 + m2, m1 - m2
+        even_q, odd_q = m3 + m4, m3 - m4
+        result[_index(at + i)] = source[_index(start + i)] + even_p + even_q + bias[i]
+        result[_index(at + result_step + i)] = _P * odd_p + _Q * odd_q + bias[i]
+        result[_index(at + 2 * result_step + i)] = _P2 * even_p + _Q2 * even_q + bias[i]
+        result[_index(at + 3 * result_step + i)] = (
+            _P3 * odd_p + _Q3 * odd_q + source[_index(start + 5 * step + i)] + bias[i]
+        )
+
+
+@_compiled()
+def _transform_three(source, start, step, result, at, result_step, num):
+    """Filters' transform of three rows of numbers to six."""
+    for i in range(num):
+        g0 = source[_index(start + i)]
+        g1 = source[_index(start + step + i)]
+        g2 = source[_index(start + 2 * step + i)]
+        even_p, odd_p = _OF_P * (g0 + _P2 * g2), _OF_P * _P * g1
+        even_q, odd_q = _OF_Q * (g0 + _Q2 * g2), _OF_Q * _Q * g1
+        result[_index(at + i)] = _OF_ZERO * g0
+        result[_index(at + result_step + i)] = even_p + odd_p
+        result[_index(at + 2 * result_step + i)] = even_p - odd_p
+        result[_index(at + 3 * result_step + i)] = even_q + odd_q
+        result[_index(at + 4 * result_step + i)] = even_q - odd_q
+        result[_index(at + 5 * result_step + i)] = g2
+
+
+@_compiled()
+def _reduce_six(source, start, step, result, at, result_step, num):
+    """Six rows of numbers to the three of the filters' gradient."""
+    for i in range(num):
+        m1 = source[_index(start + step + i)]
+        m2 = source[_index(start + 2 * step + i)]
+        m3 = source[_index(start + 3 * step + i)]
+        m4 = source[_index(start + 4 * step + i)]
+        even_p, odd_p = _OF_P * (m1 + m2), _OF_P * (m1 - m2)
+        even_q, odd_q = _OF_Q * (m3 + m4), _OF_Q * (m3 - m4)
+        result[_index(at + i)] = _OF_ZERO * source[_index(start + i)] + even_p + even_q
+        result[_index(at + result_step + i)] = _P * odd_p + _Q * odd_q
+        result[_index(at + 2 * result_step + i)] = _P2 * even_p + _Q2 * even_q + source[_index(start + 5 * step + i)]
+
+
+@_compiled()
+def _cut_tile(source, image, top, left, height, width, channels, tile, side):
+    """Copy a tile that reaches beyond its image, with zeros there."""
+    tile[:] = 0
+    columns = slice(max(left, 0), min(left + side, width))
+    num = (columns.stop - columns.start) * channels
+    for y in range(max(-top, 0), min(side, height - top)):
+        start = ((image * height + top + y) * width + columns.start) * channels
+        at = (y * side + columns.start - left) * channels
+        for i in range(num):
+            tile[_index(at + i)] = source[_index(start + i)]
+
+
+@_compiled()
+def _filters(part, parts, weight, spectrum):
+    channels, num, _, _ = weight.shape
+    spectrum = spectrum.reshape(-1)
+    taps = np.empty(9 * num, np.float32)
+    half = np.empty(18 * num, np.float32)
+    for channel in range(channels * part // parts, channels * (part + 1) // parts):
+        for i in range(num):
+            for y in range(3):
+                for x in range(3):
+                    taps[_index((3 * y + x) * num + i)] = weight[channel, i, y, x]
+        _transform_three(taps, 0, 3 * num, half, 0, 3 * num, 3 * num)
+        for y in range(6):
+            at = (6 * y * channels + channel) * num
+            _transform_three(half, 3 * y * num, num, spectrum, at, channels * num, num)
+
+
+@_compiled()
+def _filter_gradient(part, parts, spectrum, grad):
+    channels, num, _, _ = grad.shape
+    spectrum = spectrum.reshape(-1)
+    taps = np.empty(9 * num, np.float32)
+    half = np.empty(18 * num, np.float32)
+    for channel in range(channels * part // parts, channels * (part + 1) // parts):
+        for y in range(6):
+            start = (6 * y * channels + channel) * num
+            _reduce_six(spectrum, start, channels * num, half, 3 * y * num, num, num)
+        _reduce_six(half, 0, 3 * num, taps, 0, 3 * num, 3 * num)
+        for i in range(num):
+            for y in range(3):
+                for x in range(3):
+                    grad[channel, i, y, x] = taps[_index((3 * y + x) * num + i)]
+
+
+@_compiled()
+def _inputs(part, parts, x, first, points):
+    _, height, width, channels = x.shape
+    rows, columns = (height + 3) // 4, (width + 3) // 4
+    count = points.shape[1]
+    x, points = x.reshape(-1), points.reshape(-1)
+    tile = np.empty(36 * channels, np.float32)
+    half = np.empty(36 * channels, np.float32)
+    for i in range(count * part // parts, count * (part + 1) // parts):
+        image, place = divmod(first + i, rows * columns)
+        top, left = 4 * (place // columns) - 1, 4 * (place % columns) - 1
+        if top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width:
+            start = ((image * height + top) * width + left) * channels
+            _transform_six(x, start, width * channels, half, 0, 6 * channels, 6 * channels)
+        else:
+            _cut_tile(x, image, top, left, height, width, channels, tile, 6)
+            _transform_six(tile, 0, 6 * channels, half, 0, 6 * channels, 6 * channels)
+        for y in range(6):
+            at = (6 * y * count + i) * channels
+            _transform_six(half, 6 * y * channels, channels, points, at, count * channels, channels)
+
+
+@_compiled()
+def _gradients(part, parts, grad, first, points):
+    _, height, width, channels = grad.shape
+    rows, columns = (height + 3) // 4, (width + 3) // 4
+    count = points.shape[1]
+    grad, points = grad.reshape(-1), points.reshape(-1)
+    tile = np.empty(16 * channels, np.float32)
+    half = np.empty(24 * channels, np.float32)
+    for i in range(count * part // parts, count * (part + 1) // parts):
+        image, place = divmod(first + i, rows * columns)
+        top, left = 4 * (place // columns), 4 * (place % columns)
+        if top + 4 <= height and left + 4 <= width:
+            start = ((image * height + top) * width + left) * channels
+            _transform_four(grad, start, width * channels, half, 0, 4 * channels, 4 * channels)
+        else:
+            _cut_tile(grad, image, top, left, height, width, channels, tile, 4)
+            _transform_four(tile, 0, 4 * channels, half, 0, 4 * channels, 4 * channels)
+        for y in range(6):
+            at = (6 * y * count + i) * channels
+            _transform_four(half, 4 * y * channels, channels, points, at, count * channels, channels)
+
+
+@_compiled()
+def _outputs(part, parts, points, first, out, bias):
+    _, height, width, channels = out.shape
+    rows, columns = (height + 3) // 4, (width + 3) // 4
+    count = points.shape[1]
+    points, out = points.reshape(-1), out.reshape(-1)
+    half = np.empty(24 * channels, np.float32)
+    row = np.empty(4 * channels, np.float32)
+    no_bias = np.zeros(channels, np.float32)
+    for i in range(count * part // parts, count * (part + 1) // parts):
+        image, place = divmod(first + i, rows * columns)
+        top, left = 4 * (place // columns), 4 * (place % columns)
+        for x in range(6):
+            start = (x * count + i) * channels
+            _combine_six(points, start, 6 * count * channels, half, x * channels, 6 * channels, no_bias)
+        for y in range(min(4, height - top)):
+            at = ((image * height + top + y) * width + left) * channels
+            if left + 4 <= width:
+                _combine_six(half, 6 * y * channels, channels, out, at, channels, bias)
+            else:
+                _combine_six(half, 6 * y * channels, channels, row, 0, channels, bias)
+                for j in range((width - left) * channels):
+                    out[_index(at + j)] = row[j]
+
+
+@_compiled(parallel=True)
+def _filters_in_parallel(parts, weight, spectrum):
+    for part in prange(parts):
+        _filters(part, parts, weight, spectrum)
+
+
+@_compiled(parallel=True)
+def _filter_gradient_in_parallel(parts, spectrum, grad):
+    for part in prange(parts):
+        _filter_gradient(part, parts, spectrum, grad)
+
+
+@_compiled(parallel=True)
+def _inputs_in_parallel(parts, x, first, points):
+    for part in prange(parts):
+        _inputs(part, parts, x, first, points)
+
+
+@_compiled(parallel=True)
+def _gradients_in_parallel(parts, grad, first, points):
+    for part in prange(parts):
+        _gradients(part, parts, grad, first, points)
+
+
+@_compiled(parallel=True)
+def _outputs_in_parallel(parts, points, first, out, bias):
+    for part in prange(parts):
+        _outputs(part, parts, points, first, out, bias)
