@@ -96,5 +96,6 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
     checkpoint=dict(interval=400, by_epoch=False, max_keep_ckpts=1),
+    fast_training=dict(type='FastTrainingHook'),
 )
 log_processor = dict(by_epoch=False)

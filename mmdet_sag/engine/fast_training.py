@@ -4,11 +4,12 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
+from ..models.layers import FrozenBatchNorm
 from .fast_inference import keep_dcn_contiguous, use_winograd
 
 
 def speed_up_training(detector: BaseDetector, winograd: bool = True) -> None:
-    """Let a detector on a CPU work channel by channel in memory, and wide 3x3 convs be :class:`WinogradConv`.
+    """Let a detector on a CPU work channels last, with :class:`WinogradConv` and :class:`FrozenBatchNorm`.
 
     Losses and gradients differ by rounding alone; parameters and state dict stay as they are. On other devices this
     does nothing: their libraries choose their own ways. The heads of a :class:`CenterMask` follow its backbone and
@@ -23,6 +24,9 @@ def speed_up_training(detector: BaseDetector, winograd: bool = True) -> None:
     if next(detector.parameters()).device.type != 'cpu':
         return
     detector.backbone.register_forward_pre_hook(_to_channels_last)
+    for module in detector.modules():
+        if FrozenBatchNorm.suits(module):
+            module.forward = FrozenBatchNorm(module)
     keep_dcn_contiguous(detector)
     fast = [detector]
     if not isinstance(detector, CenterMask):
