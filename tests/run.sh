@@ -12,5 +12,5 @@ status=0
 "$python" -m ruff format --check . || status=1
 # A thread for each: most tests are too small for more.
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    "$python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@" || status=$?
+    "$python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" || status=$?
 exit "$status"

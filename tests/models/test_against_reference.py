@@ -11,6 +11,7 @@ from reference import CASES, LOSSES, load_case, make_batch, read_image, read_jso
 from which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
+from mmdet_sag.engine.fast_training import speed_up_training
 
 
 @pytest.fixture(params=OPERATORS, autouse=True)
@@ -100,10 +101,13 @@ def test_losses_are_those_of_the_reference(case):
         assert loss.item() == pytest.approx(case.facts['losses'][LOSSES[name]], rel=1e-3), name
 
 
-def test_ten_training_steps_follow_the_reference():
+@pytest.mark.parametrize('fast', [False, True])
+def test_ten_training_steps_follow_the_reference(fast):
     facts = read_json('train.json.gz')
     case = load_case('centermask-lite_v19-slim')
     model = case.model.train()
+    if fast:
+        speed_up_training(model)
     case.config.optim_wrapper.optimizer.lr = facts['sgd']['lr']
     optim_wrapper = build_optim_wrapper(model, case.config.optim_wrapper)
     for step, expected in enumerate(facts['losses']):
