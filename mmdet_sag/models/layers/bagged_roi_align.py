@@ -22,6 +22,8 @@ def bagged_roi_align(layer: RoIAlign, feat: Tensor, rois: Tensor) -> Tensor:
     Returns:
         RoI features of shape (n, C, *output_size), channels last in memory.
     """
+    # As in RoIAlign, which has no gradient of RoIs.
+    rois = rois.detach()
     num, channels, height, width = feat.shape
     pixels = feat.permute(0, 2, 3, 1).reshape(num * height * width, channels)
     bins_y, bins_x = layer.output_size

@@ -77,7 +77,8 @@ def _run(kernel: Callable, parallel_kernel: Callable, *arguments) -> None:
 
 
 def _compiled(parallel: bool = False) -> Callable:
-    options = dict(nogil=True, fastmath=True, error_model='numpy', parallel=parallel)
+    # Of the liberties of fast mathematics the one that keeps NaN and infinity: one rounding for a product and a sum.
+    options = dict(nogil=True, fastmath={'contract'}, error_model='numpy', parallel=parallel)
 
     def decorate(function: Callable) -> Callable:
         try:

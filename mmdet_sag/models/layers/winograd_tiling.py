@@ -47,11 +47,6 @@ class WinogradTiling:
         """Tiles of all images."""
         return self.num * self.rows * self.columns
 
-    @property
-    def largest(self) -> int:
-        """Tiles of the largest chunk."""
-        return self.chunk_images * self.chunk_rows * self.columns
-
     def chunks(self) -> Iterator[Chunk]:
         """All tiles, chunk by chunk."""
         for image in range(0, self.num, self.chunk_images):

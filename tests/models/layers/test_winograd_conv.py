@@ -107,6 +107,15 @@ def test_what_inference_began_training_goes_on_with():
     torch.testing.assert_close(fast.detach(), expected.clone(), rtol=0, atol=2e-5)
 
 
+@torch.inference_mode()
+def test_what_is_not_finite_is_not_lost():
+    conv = nn.Conv2d(112, 112, 3, padding=1)
+    for value in (torch.nan, torch.inf):
+        x = torch.zeros(1, 112, 9, 9)
+        x[0, 0, 4, 4] = value
+        assert not WinogradConv(conv)(x)[..., 4, 4].isfinite().any()
+
+
 def test_threads_share_the_work_and_not_their_memory():
     torch.manual_seed(0)
     conv = nn.Conv2d(112, 128, 3, padding=1)
