@@ -8,8 +8,8 @@ class FrozenBatchNorm:
     """A batch norm that neither gathers statistics nor learns, as one multiplication and addition, on a CPU.
 
     It stands in for the ``forward`` of an ``nn.BatchNorm2d``, which stays as it is, and takes less than half of its
-    time forwards and backwards. While the batch norm is in training mode or its parameters want gradients, on other devices, in other
-    types than float32 and in mixed precision it is the batch norm's own forward.
+    time forwards and backwards. While the batch norm is in training mode or its parameters want gradients, on other
+    devices, in other types than float32 and in mixed precision it is the batch norm's own forward.
 
     Args:
         norm: The batch norm, see :meth:`suits`.
