@@ -48,8 +48,10 @@ def test_the_newest_checkpoints_stay(tmp_path):
 
 
 def test_sigkill_at_ten_random_moments_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    # A forked process starts at once; its training does nothing but steps of a millisecond and checkpoints.
-    context = multiprocessing.get_context('fork')
+    # A forked process starts at once; its training does nothing but steps of a millisecond and checkpoints. Other tests
+    # may have left threads in this process, with which PyTorch refuses to be forked, but not in a server.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['mmdet.registry', 'mmdet_sag.engine'])
     generator = random.Random(0)
     before = 0
     for _ in range(10):
@@ -69,7 +71,7 @@ def test_sigkill_at_ten_random_moments_leaves_a_checkpoint_to_go_on_from(tmp_pat
 
 
 def train_forked(work_dir: Path) -> None:
-    # A fork does not inherit OpenMP's threads, and waits for them for ever if it is to use more than one.
+    # A fork does not inherit threads, and waits for them for ever if it is to use more than one.
     torch.set_num_threads(1)
     train(work_dir, 1_000_000)
 
