@@ -20,7 +20,7 @@ if numba.config.DISABLE_JIT:
     raise ImportError('Numba was told not to compile')
 
 MIN_CHANNELS = 48
-MIN_TRAINED_TILES = 40
+MIN_TRAINED_TILES = 20
 
 _P, _Q = (np.float32(point) for point in POINTS)
 _P2, _Q2 = _P**2, _Q**2
