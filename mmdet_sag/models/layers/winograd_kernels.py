@@ -76,9 +76,9 @@ def _run(kernel: Callable, parallel_kernel: Callable, *arguments) -> None:
             numba.set_num_threads(before)
 
 
-def _compiled(parallel: bool = False) -> Callable:
+def _compiled(**choices) -> Callable:
     # Of the liberties of fast mathematics the one that keeps NaN and infinity: one rounding for a product and a sum.
-    options = dict(nogil=True, fastmath={'contract'}, error_model='numpy', parallel=parallel)
+    options = dict(nogil=True, fastmath={'contract'}, error_model='numpy', **choices)
 
     def decorate(function: Callable) -> Callable:
         try:
@@ -229,48 +229,48 @@ def _filter_gradient(part, parts, spectrum, grad):
                     grad[channel, i, y, x] = taps[_index((3 * y + x) * num + i)]
 
 
-@_compiled()
-def _inputs(part, parts, x, first, points):
-    _, height, width, channels = x.shape
+@_compiled(inline='always')
+def _transform(source, start, step, result, at, result_step, num, side):
+    if side == 6:
+        _transform_six(source, start, step, result, at, result_step, num)
+    else:
+        _transform_four(source, start, step, result, at, result_step, num)
+
+
+@_compiled(inline='always')
+def _points(part, parts, images, first, side, points):
+    """Points of tiles of 6x6 inputs, which begin a pixel before their results, or of 4x4 gradients."""
+    _, height, width, channels = images.shape
     rows, columns = (height + 3) // 4, (width + 3) // 4
     count = points.shape[1]
-    x, points = x.reshape(-1), points.reshape(-1)
-    tile = np.empty(36 * channels, np.float32)
-    half = np.empty(36 * channels, np.float32)
+    border = (side - 4) // 2
+    images, points = images.reshape(-1), points.reshape(-1)
+    row = side * channels
+    tile = np.empty(side * row, np.float32)
+    half = np.empty(6 * row, np.float32)
     for i in range(count * part // parts, count * (part + 1) // parts):
         image, place = divmod(first + i, rows * columns)
-        top, left = 4 * (place // columns) - 1, 4 * (place % columns) - 1
-        if top >= 0 and left >= 0 and top + 6 <= height and left + 6 <= width:
+        top, left = 4 * (place // columns) - border, 4 * (place % columns) - border
+        if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
             start = ((image * height + top) * width + left) * channels
-            _transform_six(x, start, width * channels, half, 0, 6 * channels, 6 * channels)
+            _transform(images, start, width * channels, half, 0, row, row, side)
         else:
-            _cut_tile(x, image, top, left, height, width, channels, tile, 6)
-            _transform_six(tile, 0, 6 * channels, half, 0, 6 * channels, 6 * channels)
+            _cut_tile(images, image, top, left, height, width, channels, tile, side)
+            _transform(tile, 0, row, half, 0, row, row, side)
         for y in range(6):
             at = (6 * y * count + i) * channels
-            _transform_six(half, 6 * y * channels, channels, points, at, count * channels, channels)
+            _transform(half, y * row, channels, points, at, count * channels, channels, side)
+
+
+# The side of tiles is a constant in each: as an argument it makes loops slower by a fifth.
+@_compiled()
+def _inputs(part, parts, x, first, points):
+    _points(part, parts, x, first, 6, points)
 
 
 @_compiled()
 def _gradients(part, parts, grad, first, points):
-    _, height, width, channels = grad.shape
-    rows, columns = (height + 3) // 4, (width + 3) // 4
-    count = points.shape[1]
-    grad, points = grad.reshape(-1), points.reshape(-1)
-    tile = np.empty(16 * channels, np.float32)
-    half = np.empty(24 * channels, np.float32)
-    for i in range(count * part // parts, count * (part + 1) // parts):
-        image, place = divmod(first + i, rows * columns)
-        top, left = 4 * (place // columns), 4 * (place % columns)
-        if top + 4 <= height and left + 4 <= width:
-            start = ((image * height + top) * width + left) * channels
-            _transform_four(grad, start, width * channels, half, 0, 4 * channels, 4 * channels)
-        else:
-            _cut_tile(grad, image, top, left, height, width, channels, tile, 4)
-            _transform_four(tile, 0, 4 * channels, half, 0, 4 * channels, 4 * channels)
-        for y in range(6):
-            at = (6 * y * count + i) * channels
-            _transform_four(half, 4 * y * channels, channels, points, at, count * channels, channels)
+    _points(part, parts, grad, first, 4, points)
 
 
 @_compiled()
