@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -203,7 +203,7 @@ def machine() -> str:
     return f'{cpu_name() or platform.machine()}, {torch.get_num_threads()} threads'
 
 
-def cpu_name() -> Optional[str]:
+def cpu_name() -> str | None:
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), None)

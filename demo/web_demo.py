@@ -5,7 +5,6 @@ It needs gradio (pip install gradio), and is there for this machine alone unless
 
 import argparse
 import os
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -48,14 +47,14 @@ class Look:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         try:
-            self.recorder: Optional[AttentionRecorder] = AttentionRecorder(predictor.inferencer.model)
+            self.recorder: AttentionRecorder | None = AttentionRecorder(predictor.inferencer.model)
         except InputError:
             self.recorder = None
         # Tiles have an attention each, and that of classes which are not shown cannot be told apart.
         if predictor.tile_size is not None or predictor.shows_some_classes:
             self.recorder = None
 
-    def predict(self, image: Optional[np.ndarray], score_thr: float) -> tuple:
+    def predict(self, image: np.ndarray | None, score_thr: float) -> tuple:
         """Predict an image, RGB; returns what :meth:`draw` needs, and what it returns."""
         if image is None:
             return None, None, None, ''
@@ -70,7 +69,7 @@ class Look:
         found = (bgr, sample, attention)
         return (found, *self.draw(found, score_thr))
 
-    def draw(self, found: Optional[tuple], score_thr: float) -> tuple:
+    def draw(self, found: tuple | None, score_thr: float) -> tuple:
         """Draw a prediction: the masks, the attention, and a sentence."""
         if found is None:
             return None, None, ''

@@ -4,7 +4,8 @@ import enum
 import os
 import signal
 import sys
-from typing import Callable, NoReturn, Optional
+from collections.abc import Callable
+from typing import NoReturn
 
 from .errors import InputError
 
@@ -23,7 +24,7 @@ class ExitStatus(enum.IntEnum):
     INPUT_ERROR = 2
 
 
-def run_command(main: Callable[[], Optional[int]]) -> NoReturn:
+def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command and exit; an :class:`InputError` is printed as one line.
 
     Args:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 # Distributions that are not called like the module that they hold.
 DISTRIBUTIONS = dict(PIL='pillow', cv2='opencv-python', mmcv='mmcv-lite', yaml='pyyaml')
@@ -44,9 +42,6 @@ def undeclared(folders: tuple[str, ...], requirements: set[str], without: str = 
             if DISTRIBUTIONS.get(name, name).lower() not in requirements:
                 found[DISTRIBUTIONS.get(name, name)] = str(path.relative_to(ROOT))
     return found
-
-
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='Python 3.9 does not name its own modules')
 
 
 def test_the_package_its_tools_and_the_demo_import_what_requirements_txt_declares():

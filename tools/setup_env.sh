@@ -254,8 +254,8 @@ install_mmcv() {
 if [ "$use_active_env" = 1 ]; then
     python="$(command -v "${PYTHON:-python}" || true)"
     [ -n "$python" ] || die "USE_ACTIVE_ENV=1, but there is no '${PYTHON:-python}' in PATH: activate an environment first"
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
-        die "USE_ACTIVE_ENV=1, but $python is older than Python 3.9: activate an environment with a newer one"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "USE_ACTIVE_ENV=1, but $python is older than Python 3.10: activate an environment with a newer one"
     torch_version="$(installed_version "$python" torch)"
     [ -n "$torch_version" ] ||
         die "USE_ACTIVE_ENV=1, but $python has no torch: install it first (docs/install.md), or leave USE_ACTIVE_ENV out"

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import Optional
 
 import matplotlib
 import numpy as np
@@ -148,7 +147,7 @@ def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
     return chart.svg
 
 
-def training_chart(scalars: Sequence[dict]) -> Optional[str]:
+def training_chart(scalars: Sequence[dict]) -> str | None:
     """Losses and AP over the steps of a training; None if nothing was logged.
 
     Args:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -104,7 +104,7 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
 
 def _free_place(
     x: float, y: float, length: float, taken: list[tuple[float, float, float]], height: int
-) -> Optional[float]:
+) -> float | None:
     """Nearest line at or below ``y`` on which no other name is; None if the picture is full."""
     while y <= height - 3:
         if not any(abs(y - other) < 13 and x < left + width and left < x + length for left, other, width in taken):
@@ -113,7 +113,7 @@ def _free_place(
     return None
 
 
-def _svg_path(mask: dict, scale_x: float, scale_y: float) -> Optional[tuple[str, float, float]]:
+def _svg_path(mask: dict, scale_x: float, scale_y: float) -> tuple[str, float, float] | None:
     """Path data of a mask, and left and upper end; None of an empty one."""
     bitmap = mask_utils.decode(mask)
     x, y, w, h = (int(v) for v in mask_utils.toBbox(mask))

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.fileio import load
@@ -24,7 +24,7 @@ class ImageResult(NamedTuple):
     scores: np.ndarray
     labels: np.ndarray
     masks: list
-    mask_scores: Optional[np.ndarray]
+    mask_scores: np.ndarray | None
 
     @property
     def ranks(self) -> np.ndarray:
@@ -32,7 +32,7 @@ class ImageResult(NamedTuple):
         return self.scores if self.mask_scores is None else self.mask_scores
 
 
-def load_results(path: Union[str, Path]) -> list[ImageResult]:
+def load_results(path: str | Path) -> list[ImageResult]:
     """Read the predictions that ``tools/test.py --out`` writes (``DumpDetResults``, ``DumpRLEResults``).
 
     A pickle can run code when it is read: open none of unknown origin.

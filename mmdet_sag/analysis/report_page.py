@@ -1,7 +1,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -38,7 +37,7 @@ class ReportPage:
         truth: GroundTruth,
         results: Sequence[ImageResult],
         colours: Sequence[str],
-        score_thr: Optional[float] = None,
+        score_thr: float | None = None,
         num_examples: int = 6,
     ) -> None:
         self.truth, self.results, self.colours, self.num_examples = truth, results, colours, num_examples
@@ -75,11 +74,11 @@ class ReportPage:
         self,
         title: str,
         facts: dict[str, str],
-        attention: Optional[dict] = None,
+        attention: dict | None = None,
         no_attention: str = '',
         scalars: Sequence[dict] = (),
         no_scalars: str = '',
-        training: Optional[DataStatistics] = None,
+        training: DataStatistics | None = None,
     ) -> str:
         """Write the page.
 
@@ -237,7 +236,7 @@ class ReportPage:
         )
         return [total, *rows]
 
-    def _mask_scores(self) -> Optional[dict]:
+    def _mask_scores(self) -> dict | None:
         """What predicted mask IoUs are worth; None where the model predicts none, or nothing was found."""
         if not any(result.mask_scores is not None and len(result.scores) for result in self.results):
             return None
@@ -256,7 +255,7 @@ class ReportPage:
             predicted=_rank_correlation(predicted, true),
         )
 
-    def _image(self, image_id: int, attention: Optional[np.ndarray]) -> dict:
+    def _image(self, image_id: int, attention: np.ndarray | None) -> dict:
         image, matched = self.truth.image(image_id), self.matched[image_id]
         size = (image['height'], image['width'])
         path = self.truth.path(image_id)

@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -66,7 +65,7 @@ class CocoPredictions:
                 annotation['mask_score'] = float(pred.mask_scores[i])
             self.annotations.append(annotation)
 
-    def write(self, path: Union[str, Path]) -> None:
+    def write(self, path: str | Path) -> None:
         """Write the file."""
         content = dict(images=self.images, annotations=self.annotations, categories=self.categories)
         with open_whole(path, 'w') as file:

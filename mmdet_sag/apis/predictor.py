@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import torch
@@ -35,11 +34,11 @@ class Predictor:
         self,
         config: str,
         checkpoint: str,
-        device: Optional[str] = None,
+        device: str | None = None,
         score_thr: float = 0.3,
-        classes: Optional[Sequence[str]] = None,
+        classes: Sequence[str] | None = None,
         batch_size: int = 1,
-        tile_size: Optional[int] = None,
+        tile_size: int | None = None,
         tile_overlap: float = 0.25,
     ) -> None:
         if not 0 <= score_thr <= 1:
@@ -79,7 +78,7 @@ class Predictor:
         return self._labels is not None
 
     @staticmethod
-    def _check_device(device: Optional[str]) -> None:
+    def _check_device(device: str | None) -> None:
         if device is None:
             return
         try:
@@ -127,7 +126,7 @@ class Predictor:
         return sample
 
     def draw(
-        self, image: np.ndarray, sample: DetDataSample, score_thr: Optional[float] = None, strip: bool = True
+        self, image: np.ndarray, sample: DetDataSample, score_thr: float | None = None, strip: bool = True
     ) -> np.ndarray:
         """Draw a prediction over its image.
 
@@ -149,7 +148,7 @@ class Predictor:
         visualizer.add_datasample('prediction', np.ascontiguousarray(image[..., ::-1]), sample, draw_gt=False)
         return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 
-    def best_score(self, sample: DetDataSample) -> Optional[tuple[float, str]]:
+    def best_score(self, sample: DetDataSample) -> tuple[float, str] | None:
         """The highest score of a prediction, and its class; None where nothing was found."""
         pred = sample.get('pred_instances')
         if pred is None or len(pred) == 0:

@@ -1,7 +1,7 @@
 """Prediction of a large image in tiles."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -75,7 +75,7 @@ def _starts(length: int, size: int, overlap: float) -> Iterator[int]:
 def _place(tile: Tile, pred: InstanceData, height: int, width: int) -> tuple[InstanceData, np.ndarray]:
     """Detections of a tile in the image, and which of them end at an edge inside it."""
     pred = pred.cpu()
-    masks: Optional[list] = None
+    masks: list | None = None
     if 'masks' in pred:
         masks = [_place_mask(mask, box, tile, height, width) for mask, box in zip(pred.masks, pred.bboxes)]
         pred = InstanceData(**{key: value for key, value in pred.items() if key != 'masks'})

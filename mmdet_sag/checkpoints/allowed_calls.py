@@ -7,7 +7,8 @@ makes objects out of bytes, or crashes, if it is given a state that it has not w
 import math
 import pickle
 from collections import OrderedDict
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -98,7 +99,7 @@ class SavedHistory(HistoryBuffer):
         self.__class__ = HistoryBuffer
 
 
-def reconstruct_array(kind: type, shape: tuple, code: Union[bytes, str]) -> SavedArray:
+def reconstruct_array(kind: type, shape: tuple, code: bytes | str) -> SavedArray:
     """Stands for NumPy's ``_reconstruct``: an empty array, whose state comes later."""
     if kind not in (SavedArray, np.ndarray) or shape != (0,) or _as_bytes(code) != b'b':
         raise NotAllowed('an array of another kind')
@@ -107,7 +108,7 @@ def reconstruct_array(kind: type, shape: tuple, code: Union[bytes, str]) -> Save
     return array
 
 
-def make_scalar(dtype: SavedDtype, data: Union[bytes, str]) -> np.generic:
+def make_scalar(dtype: SavedDtype, data: bytes | str) -> np.generic:
     """Stands for NumPy's ``scalar``: one number."""
     dtype, data = _dtype(dtype), _as_bytes(data)
     if data is None or len(data) != dtype.itemsize:
@@ -115,7 +116,7 @@ def make_scalar(dtype: SavedDtype, data: Union[bytes, str]) -> np.generic:
     return np.frombuffer(data, dtype)[0]
 
 
-def array_from_buffer(data: Union[bytes, bytearray], dtype: SavedDtype, shape: tuple, order: str) -> np.ndarray:
+def array_from_buffer(data: bytes | bytearray, dtype: SavedDtype, shape: tuple, order: str) -> np.ndarray:
     """Stands for NumPy's ``_frombuffer``: an array of pickle's protocol 5."""
     dtype = _dtype(dtype)
     if type(data) not in (bytes, bytearray) or len(data) != _num_bytes(shape, dtype) or not _is_text(order, 'CF'):
@@ -131,7 +132,7 @@ def history_method(owner: type, name: str) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-def ordered_dict(items: Union[list, tuple] = ()) -> OrderedDict:
+def ordered_dict(items: list | tuple = ()) -> OrderedDict:
     """Stands for ``OrderedDict``, in pickles other than PyTorch's."""
     if type(items) not in (list, tuple) or not all(
         type(item) in (list, tuple) and len(item) == 2 and type(item[0]) in KEYS for item in items
@@ -174,11 +175,11 @@ def _num_bytes(shape: tuple, dtype: np.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _is_text(value: object, choices: Union[str, tuple]) -> bool:
+def _is_text(value: object, choices: str | tuple) -> bool:
     return type(value) is str and value in tuple(choices)
 
 
-def _as_bytes(data: object) -> Optional[bytes]:
+def _as_bytes(data: object) -> bytes | None:
     # Python 2 had no bytes; its texts are read as latin1.
     if type(data) is str:
         try:

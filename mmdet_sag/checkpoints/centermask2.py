@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Optional
 
 from torch import Tensor
 
@@ -81,7 +80,7 @@ _RULES = (
 )
 
 
-def rename_key(key: str, num_mask_convs: int = 4, first_level: int = 3) -> Optional[str]:
+def rename_key(key: str, num_mask_convs: int = 4, first_level: int = 3) -> str | None:
     """Name of a CenterMask2 parameter here.
 
     Args:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,8 +80,8 @@ class Conversion(NamedTuple):
 
 
 def convert_checkpoint(
-    src: Union[str, Path],
-    dst: Union[str, Path],
+    src: str | Path,
+    dst: str | Path,
     force: bool = False,
     timm_mean: Sequence[float] = IMAGENET_MEAN,
     timm_std: Sequence[float] = IMAGENET_STD,
@@ -168,7 +168,7 @@ def _parameters(src: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, l
     return parameters, dropped
 
 
-def _to_tensor(src: Path, key: str, value: Union[Tensor, np.ndarray]) -> Tensor:
+def _to_tensor(src: Path, key: str, value: Tensor | np.ndarray) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in 'fiub':
             raise InputError(f'{src}: {key} is an array of {value.dtype}, not of numbers; get the file again')

@@ -1,6 +1,6 @@
 import pickle
 from collections import OrderedDict
-from typing import Callable
+from collections.abc import Callable
 
 from .allowed_calls import (
     ALLOWED_CALLS,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import MODELS
@@ -153,7 +153,7 @@ def _with_stuff_count(model: ZooModel, num_things: int, num_stuff: int) -> ZooMo
 
 
 @cache
-def _backbone(arch: Optional[str]) -> ZooModel:
+def _backbone(arch: str | None) -> ZooModel:
     if arch is None:
         return _with_shapes('MobileNetV2 backbone', Config(dict(model=dict(type='HeadlessMobileNetV2'))))
     return _with_shapes(f'{arch} backbone', Config(dict(model=dict(type='VoVNet', arch=arch))))

@@ -2,7 +2,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class DataStatistics:
         return cls(root, ann_files, image_folders, tuple(classes), **_of_training(train, root / ann_files['train']))
 
 
-def _annotation_file(root: Path, split: str) -> Optional[Path]:
+def _annotation_file(root: Path, split: str) -> Path | None:
     found = sorted(root.glob(f'annotations/instances_{split}*.json'))
     if len(found) > 1:
         names = ', '.join(path.name for path in found)

@@ -1,6 +1,5 @@
 import os
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 from mmengine.config import Config
@@ -50,12 +49,12 @@ class GeneratedConfig:
         self,
         statistics: DataStatistics,
         base: Path,
-        load_from: Optional[str] = None,
+        load_from: str | None = None,
         weights: str = 'auto',
-        batch_size: Optional[int] = None,
+        batch_size: int | None = None,
         num_processes: int = 1,
-        epochs: Optional[int] = None,
-        short_side: Optional[int] = None,
+        epochs: int | None = None,
+        short_side: int | None = None,
     ) -> None:
         numbers = (('--batch-size', batch_size, 1), ('--gpus', num_processes, 1), ('--epochs', epochs, 1))
         for option, value, least in (*numbers, ('--short-side', short_side, 64)):
@@ -104,7 +103,7 @@ class GeneratedConfig:
             checkpoint=str(self.weights.path), imagenet='ImageNet weights of the backbone', random='random weights'
         )[self.weights.kind]
 
-    def _choose_batch_size(self, given: Optional[int]) -> int:
+    def _choose_batch_size(self, given: int | None) -> int:
         if given is not None:
             self._note('batch size', given, 'given')
             return given
@@ -112,7 +111,7 @@ class GeneratedConfig:
         self._note('batch size', chosen, 'usual for a GPU; --batch-size changes it, and the learning rate with it')
         return chosen
 
-    def _choose_size(self, given: Optional[int]) -> tuple[int, int]:
+    def _choose_size(self, given: int | None) -> tuple[int, int]:
         """Shorter side, and bound of the longer one."""
         zoo_long, zoo_short = _test_scale(self.zoo)
         short_sides, long_sides = np.sort(self.statistics.sizes, axis=1).T
@@ -137,7 +136,7 @@ class GeneratedConfig:
                 self._note('note', f"class '{name}' has small objects", why)
         return short, long
 
-    def _choose_schedule(self, given: Optional[int]) -> tuple[int, int]:
+    def _choose_schedule(self, given: int | None) -> tuple[int, int]:
         """Epochs, and steps of one."""
         images = self.statistics.num_images
         steps = max(1, round(images / (self.batch_size * self.num_processes)))

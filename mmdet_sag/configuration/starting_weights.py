@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -34,11 +34,11 @@ class StartingWeights(NamedTuple):
     """
 
     kind: str
-    path: Optional[str]
+    path: str | None
     why: str
 
 
-def find_weights(config: Config, load_from: Optional[str], wish: str = 'auto') -> StartingWeights:
+def find_weights(config: Config, load_from: str | None, wish: str = 'auto') -> StartingWeights:
     """Find what to start from.
 
     Args:
@@ -72,7 +72,7 @@ def find_weights(config: Config, load_from: Optional[str], wish: str = 'auto') -
     return StartingWeights('random', None, f'there is no {address} (docs/checkpoints.md says how to make it)')
 
 
-def _downloaded(address: str) -> Optional[str]:
+def _downloaded(address: str) -> str | None:
     pattern = _DOWNLOADED.get(address)
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     return next((str(path) for path in sorted(folder.glob(pattern))), None) if pattern else None

@@ -1,7 +1,7 @@
 import statistics
 import time
-from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import DATASETS

@@ -1,5 +1,3 @@
-from typing import Union
-
 import torch
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ class ExportableDeformConv(nn.Module):
         conv: The layer.
     """
 
-    def __init__(self, conv: Union[DeformConv2dPack, ModulatedDeformConv2dPack]) -> None:
+    def __init__(self, conv: DeformConv2dPack | ModulatedDeformConv2dPack) -> None:
         super().__init__()
         self.conv = conv
         self.modulated = isinstance(conv, ModulatedDeformConv2dPack)

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from mmcv.ops import RoIAlign
@@ -36,7 +35,7 @@ class ExportableRoIExtractor(nn.Module):
         return self.extractor.num_inputs
 
     def forward(
-        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Optional[Tensor] = None
+        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
     ) -> Tensor:
         """Extract the features of RoIs.
 

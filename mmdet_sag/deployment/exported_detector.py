@@ -1,6 +1,5 @@
 import zipfile
 from pathlib import Path
-from typing import Optional, Union
 
 import torch
 from mmdet.registry import MODELS
@@ -35,7 +34,7 @@ class ExportedDetector(BaseModel):
         self,
         model_file: str,
         data_preprocessor: ConfigType,
-        classes: Optional[tuple[str, ...]] = None,
+        classes: tuple[str, ...] | None = None,
         num_threads: int = 0,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
@@ -108,7 +107,7 @@ def is_exported(path: str) -> bool:
         return any('/code/' in name for name in archive.namelist())
 
 
-def load_exported(path: str, num_threads: int = 0) -> Union[OnnxModel, OpenVINOModel, TorchScriptModel]:
+def load_exported(path: str, num_threads: int = 0) -> OnnxModel | OpenVINOModel | TorchScriptModel:
     """Load an exported model of any format.
 
     Raises:

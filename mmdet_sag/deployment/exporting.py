@@ -1,7 +1,6 @@
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
@@ -155,5 +154,5 @@ def _one_line_errors(graph: DetectionGraph):
         raise InputError(f'{type(graph.detector).__name__} cannot be exported: {_one_line(cause)}') from e
 
 
-def _one_line(error: Union[Exception, str]) -> str:
+def _one_line(error: Exception | str) -> str:
     return ' '.join(str(error).split())[:300]

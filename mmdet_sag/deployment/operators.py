@@ -3,8 +3,8 @@
 Outside an export, these functions are torchvision's operators, which is also what a TorchScript model holds.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -61,9 +61,9 @@ def roi_align(
 def deform_conv(
     x: Tensor,
     offset: Tensor,
-    mask: Optional[Tensor],
+    mask: Tensor | None,
     weight: Tensor,
-    bias: Optional[Tensor],
+    bias: Tensor | None,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],

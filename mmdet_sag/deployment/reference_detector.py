@@ -1,4 +1,4 @@
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 from mmdet.structures import SampleList
@@ -51,7 +51,7 @@ class _Recorder(NamedTuple):
 
     def __call__(
         self,
-        mask_preds: Union[list[Tensor], tuple[Tensor, ...]],
+        mask_preds: list[Tensor] | tuple[Tensor, ...],
         results_list: InstanceList,
         batch_img_metas: list[dict],
         rcnn_test_cfg: ConfigDict,

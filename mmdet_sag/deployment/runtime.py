@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
 
 import cv2
 import numpy as np
@@ -127,7 +126,7 @@ class OpenVINOModel:
         return {name: results[name].copy() for name in OUTPUTS}
 
 
-def load_model(path: Union[str, Path], num_threads: int = 0, device: str = 'CPU') -> Union[OnnxModel, OpenVINOModel]:
+def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> OnnxModel | OpenVINOModel:
     """Load an exported model.
 
     Args:
@@ -164,7 +163,7 @@ class Predictor:
         RuntimeInputError: The model cannot be used.
     """
 
-    def __init__(self, path: Union[str, Path], num_threads: int = 0, device: str = 'CPU') -> None:
+    def __init__(self, path: str | Path, num_threads: int = 0, device: str = 'CPU') -> None:
         self.model = load_model(path, num_threads, device)
         self.metadata = self.model.metadata
 
@@ -336,7 +335,7 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def parse_args(arguments: Optional[list[str]] = None) -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='model.onnx or model.xml, or its folder')
     parser.add_argument('input', help='image file, or folder of images')
@@ -347,7 +346,7 @@ def parse_args(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Optional[list[str]] = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     source, out = Path(args.input), Path(args.out)
     if not source.exists():
@@ -375,7 +374,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
         raise RuntimeInputError(f'{out} cannot be written: {e.strerror}') from e
 
 
-def read_metadata(path: Path, text: Optional[str], outputs: Sequence[str]) -> dict:
+def read_metadata(path: Path, text: str | None, outputs: Sequence[str]) -> dict:
     """The metadata of a model.
 
     Raises:
@@ -477,7 +476,7 @@ def _compress(counts: np.ndarray) -> str:
     return text.decode()
 
 
-def run(arguments: Optional[list[str]] = None) -> int:
+def run(arguments: list[str] | None = None) -> int:
     """Run the command line; an error of the input is one line and exit status 2."""
     try:
         main(arguments)

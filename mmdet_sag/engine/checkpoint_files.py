@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
@@ -45,7 +45,7 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     return checkpoint
 
 
-def newest_whole_checkpoint(work_dir: str, checkpoint_hook: Optional[dict] = None) -> Optional[str]:
+def newest_whole_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str | None:
     """Find the newest checkpoint of a run from which its training can go on.
 
     The run's own checkpoints are the file that ``last_checkpoint`` names, and those with the names that the run's
@@ -90,7 +90,7 @@ def newest_whole_checkpoint(work_dir: str, checkpoint_hook: Optional[dict] = Non
     return newest.path
 
 
-def note_earlier_run(work_dir: str, checkpoint_hook: Optional[dict] = None) -> None:
+def note_earlier_run(work_dir: str, checkpoint_hook: dict | None = None) -> None:
     """Say in the log if a run that starts from the beginning finds the checkpoints of another in its folder.
 
     Args:
@@ -131,7 +131,7 @@ def note_finished_training(checkpoint: dict, path: str, train_cfg: dict) -> None
             )
 
 
-def _folder_and_templates(work_dir: str, checkpoint_hook: Optional[dict]) -> tuple[str, Iterable[str]]:
+def _folder_and_templates(work_dir: str, checkpoint_hook: dict | None) -> tuple[str, Iterable[str]]:
     """Where a run's checkpoints lie, and how they are named."""
     hook = checkpoint_hook or {}
     folder = work_dir
@@ -145,10 +145,10 @@ class _TrainingState(NamedTuple):
     path: str
     progress: tuple[int, int]
     # Where the run believed to save it: a moved folder changes nothing about it.
-    saved_into: Optional[str]
+    saved_into: str | None
 
 
-def _training_state(path: Path) -> Optional[_TrainingState]:
+def _training_state(path: Path) -> _TrainingState | None:
     """What a file says about the training that it belongs to, or None if training cannot go on from it."""
     try:
         checkpoint = load_checkpoint_file(str(path), mmap=True)
@@ -167,14 +167,14 @@ def _training_state(path: Path) -> Optional[_TrainingState]:
     return _TrainingState(str(path), progress, os.path.dirname(saved_as) if isinstance(saved_as, str) else None)
 
 
-def _same_run(state: _TrainingState, named: Optional[_TrainingState]) -> bool:
+def _same_run(state: _TrainingState, named: _TrainingState | None) -> bool:
     if named is None or None in (state.saved_into, named.saved_into) or state.saved_into == named.saved_into:
         return True
     print_log(f'Not resumed from {state.path}: it was saved into {state.saved_into}, by another run', logger='current')
     return False
 
 
-def _number(name: str, template: str) -> Optional[int]:
+def _number(name: str, template: str) -> int | None:
     before, _, after = template.partition('{}')
     match = re.fullmatch(f'{re.escape(before)}([0-9]+){re.escape(after)}', name)
     return int(match[1]) if match else None
@@ -186,7 +186,7 @@ def _numbered(folder: Path, template: str) -> list[Path]:
     return sorted((path for path in numbers if numbers[path] is not None), key=numbers.get, reverse=True)
 
 
-def _check_empty(folder: str, backend_args: Optional[dict], templates: Iterable[str]) -> None:
+def _check_empty(folder: str, backend_args: dict | None, templates: Iterable[str]) -> None:
     remedy = 'name the file to go on from (--resume ADDRESS), or leave out --resume to start from the beginning'
     try:
         backend = get_file_backend(folder, backend_args=backend_args)

@@ -1,11 +1,10 @@
 from pathlib import Path
-from typing import Optional, Union
 
 # Those of MMEngine's storage backends that read and write the local disk under plain paths.
 _LOCAL_BACKENDS = ('local', 'whole_file')
 
 
-def is_remote(path: Union[str, Path], backend_args: Optional[dict] = None) -> bool:
+def is_remote(path: str | Path, backend_args: dict | None = None) -> bool:
     """Whether a path is read or written through something else than the local disk.
 
     Args:

@@ -1,9 +1,8 @@
 import hashlib
 from pathlib import Path
-from typing import Union
 
 
-def sha256(path: Union[str, Path]) -> str:
+def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content.
 
     Args:

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Optional, Union
+from typing import IO
 
 
 @contextmanager
-def open_whole(path: Union[str, Path], mode: str = 'wb', encoding: Optional[str] = None) -> Iterator[IO]:
+def open_whole(path: str | Path, mode: str = 'wb', encoding: str | None = None) -> Iterator[IO]:
     """Open a file to write it whole or not at all.
 
     What is written goes to a file beside its place. When the ``with`` block ends that file is flushed to the disk and
@@ -55,7 +55,7 @@ def open_whole(path: Union[str, Path], mode: str = 'wb', encoding: Optional[str]
 
 
 @contextmanager
-def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
+def whole_folder(path: str | Path) -> Iterator[Path]:
     """Make a folder that appears whole or not at all.
 
     Args:

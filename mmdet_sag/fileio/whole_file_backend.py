@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -12,7 +11,7 @@ class WholeFileBackend(LocalBackend):
     Registered in MMEngine as ``whole_file``.
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file.
 
         Args:
@@ -27,7 +26,7 @@ class WholeFileBackend(LocalBackend):
         with open_whole(path) as file:
             file.write(obj)
 
-    def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text to a file, see :meth:`put`."""
         self.put(obj.encode(encoding), filepath)
 

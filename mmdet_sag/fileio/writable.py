@@ -4,13 +4,12 @@ import errno
 import os
 import tempfile
 from pathlib import Path
-from typing import Union
 
 from ..errors import InputError
 from .remote import is_remote
 
 
-def check_writable_folder(path: Union[str, Path], option: str) -> None:
+def check_writable_folder(path: str | Path, option: str) -> None:
     """Check that files can be written into a folder, which is made later if it does not exist.
 
     A file without a name is made in it, or in the nearest folder above that exists; nothing stays behind.
@@ -38,7 +37,7 @@ def check_writable_folder(path: Union[str, Path], option: str) -> None:
         ) from error
 
 
-def check_writable_file(path: Union[str, Path], option: str, makes_folder: bool = False) -> None:
+def check_writable_file(path: str | Path, option: str, makes_folder: bool = False) -> None:
     """Check that a file can be written, as :func:`open_whole` does it.
 
     Args:

@@ -5,9 +5,9 @@ imports this. Every function has the signature of its namesake in mmcv, and writ
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -402,7 +402,7 @@ def _from_bins(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _deform_conv(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Optional[Tensor], bias: Optional[Tensor], geometry: tuple
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: tuple
 ) -> Tensor:
     tensors = _deform_conv_tensors(input, weight, offset, mask, bias)
     return _ops.deform_conv2d(*tensors, *geometry, mask is not None)
@@ -413,8 +413,8 @@ def _deform_conv_backward(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Optional[Tensor],
-    bias: Optional[Tensor],
+    mask: Tensor | None,
+    bias: Tensor | None,
     geometry: tuple,
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
@@ -424,7 +424,7 @@ def _deform_conv_backward(
 
 
 def _deform_conv_tensors(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Optional[Tensor], bias: Optional[Tensor]
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
     mask = input.new_zeros((len(input), 1)) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -72,7 +71,7 @@ class AttentionRecorder:
         return len(self._calls)
 
     @property
-    def last(self) -> Optional[tuple[Tensor, Tensor]]:
+    def last(self) -> tuple[Tensor, Tensor] | None:
         """RoIs and attention maps of the only forward since :meth:`forget`, for :func:`paste_attention`."""
         return tuple(self._calls[0]) if len(self._calls) == 1 else None
 

@@ -3,7 +3,6 @@ import string
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Union
 
 import cv2
 import matplotlib
@@ -23,7 +22,7 @@ def draw_instances(
     image: np.ndarray,
     instances: InstanceData,
     classes: Sequence[str],
-    colours: Union[Sequence[tuple[int, int, int]], str, None] = None,
+    colours: Sequence[tuple[int, int, int]] | str | None = None,
     max_names: int = 25,
     strip: bool = True,
 ) -> np.ndarray:

@@ -1,5 +1,3 @@
-from typing import Optional
-
 import numpy as np
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
@@ -11,9 +9,7 @@ from mmengine.structures import PixelData
 class PanopticLocalVisualizer(DetLocalVisualizer):
     """Draws the panoptic segmentation alone where a sample has one, and not the instances below it as well."""
 
-    def add_datasample(
-        self, name: str, image: np.ndarray, data_sample: Optional[DetDataSample] = None, **kwargs
-    ) -> None:
+    def add_datasample(self, name: str, image: np.ndarray, data_sample: DetDataSample | None = None, **kwargs) -> None:
         """Draw a data sample. Arguments are those of ``DetLocalVisualizer``."""
         if data_sample is not None and 'pred_panoptic_seg' in data_sample:
             data_sample = data_sample.clone()
@@ -24,7 +20,7 @@ class PanopticLocalVisualizer(DetLocalVisualizer):
         super().add_datasample(name, image, data_sample, **kwargs)
 
     def _draw_panoptic_seg(
-        self, image: np.ndarray, panoptic_seg: PixelData, classes: Optional[list], palette: Optional[list]
+        self, image: np.ndarray, panoptic_seg: PixelData, classes: list | None, palette: list | None
     ) -> np.ndarray:
         if (panoptic_seg.sem_seg == len(classes)).all():
             return image

@@ -1,7 +1,7 @@
 """Operators with a translation of their own give in every runtime what they give in PyTorch."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
 
 
-def in_runtimes(module: nn.Module, inputs: tuple, dynamic: Optional[tuple], folder: Path) -> list[np.ndarray]:
+def in_runtimes(module: nn.Module, inputs: tuple, dynamic: tuple | None, folder: Path) -> list[np.ndarray]:
     """What a module's ONNX file gives in onnxruntime, and in OpenVINO after it was saved as one of OpenVINO's."""
     import onnxruntime
     import openvino

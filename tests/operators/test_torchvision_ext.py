@@ -1,7 +1,7 @@
 """Torchvision's operators in the place of mmcv's compiled ones: the same numbers, in every door of ``mmcv.ops``."""
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import mmcv.ops
 import pytest

@@ -18,9 +18,10 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -181,7 +182,7 @@ def main() -> None:
     print(f'{out_dir}/benchmark.json')
 
 
-def make_candidate(spec: str, checkpoint: Optional[str], args: argparse.Namespace) -> Candidate:
+def make_candidate(spec: str, checkpoint: str | None, args: argparse.Namespace) -> Candidate:
     """Build a model and what runs it."""
     path, *options = spec.split('+')
     if unknown := set(options) - set(OPTIONS):
@@ -542,7 +543,7 @@ def _spread(values: list[float]) -> dict:
     return dict(median=statistics.median(values), low=low, high=high)
 
 
-def _extra_memory(run: Callable, device: str, warm_up: bool = True) -> Optional[float]:
+def _extra_memory(run: Callable, device: str, warm_up: bool = True) -> float | None:
     """Megabytes that a run takes at its peak beyond what is there before; None where this cannot be measured."""
     if warm_up:
         run()
@@ -598,13 +599,13 @@ def _table(results: list[dict]) -> str:
     )
 
 
-def _ms(spread: Optional[dict]) -> str:
+def _ms(spread: dict | None) -> str:
     if spread is None:
         return '-'
     return f'{spread["median"] * 1000:.1f} ({spread["low"] * 1000:.1f}-{spread["high"] * 1000:.1f})'
 
 
-def _number(value: Optional[float]) -> str:
+def _number(value: float | None) -> str:
     return '-' if value is None else f'{value:.0f}'
 
 

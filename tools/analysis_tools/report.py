@@ -9,7 +9,6 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import torch
@@ -167,7 +166,7 @@ def attention_pictures(runner: Runner, image_ids: Sequence, truth: GroundTruth, 
     return pictures
 
 
-def training_data(cfg: Config) -> Optional[DataStatistics]:
+def training_data(cfg: Config) -> DataStatistics | None:
     """What the model learnt from, if that is still there."""
     try:
         return DataStatistics(GroundTruth.of_config(cfg, 'train'))

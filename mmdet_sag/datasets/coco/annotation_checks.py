@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 # Rasterising a polygon takes time and memory in proportion to its perimeter in pixels.
 _MAX_COORDINATE = 1e6
@@ -62,7 +62,7 @@ def usable_category_ids(entries: Sequence[Any]) -> set:
     return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
 
 
-def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]]) -> list[tuple[str, str]]:
+def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) -> list[tuple[str, str]]:
     """Checks the categories of a file, and them against the classes of a config.
 
     Args:
@@ -97,7 +97,7 @@ def category_problems(categories: Sequence[Any], classes: Optional[Sequence[str]
     return problems
 
 
-def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> Optional[str]:
+def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> str | None:
     """The kind of mistake behind annotations of categories that are not listed, or None if they are a few strays.
 
     Args:
@@ -119,7 +119,7 @@ def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> Op
     return 'many-unknown-categories' if num_unknown >= _LARGE_SHARE * sum(used.values()) else None
 
 
-def box_problems(annotation: dict, image: Optional[dict]) -> list[str]:
+def box_problems(annotation: dict, image: dict | None) -> list[str]:
     """Kinds of problem in an annotation's ``bbox`` (x, y, width, height in pixels) and ``area``.
 
     Args:
@@ -159,7 +159,7 @@ def box_problems(annotation: dict, image: Optional[dict]) -> list[str]:
     return problems
 
 
-def polygon_problem(polygon: Any, image: Optional[dict]) -> Optional[str]:
+def polygon_problem(polygon: Any, image: dict | None) -> str | None:
     """The kind of problem of one polygon (x1, y1, x2, y2, ... in pixels), or None."""
     if not isinstance(polygon, (list, tuple)):
         return 'malformed-mask'
@@ -183,7 +183,7 @@ def polygon_problem(polygon: Any, image: Optional[dict]) -> Optional[str]:
     return None
 
 
-def rle_problem(rle: dict, image: Optional[dict], decode: bool) -> Optional[str]:
+def rle_problem(rle: dict, image: dict | None, decode: bool) -> str | None:
     """The kind of problem of a mask in COCO's run-length encoding, or None.
 
     Args:
@@ -234,9 +234,7 @@ def _run_lengths(text: str) -> list[int]:
     return [-1] if shift else runs
 
 
-def mask_problems(
-    annotation: dict, image: Optional[dict], decode: bool = False, polygons_only: bool = False
-) -> list[str]:
+def mask_problems(annotation: dict, image: dict | None, decode: bool = False, polygons_only: bool = False) -> list[str]:
     """Kinds of problem in an annotation's ``segmentation``, each once.
 
     Args:

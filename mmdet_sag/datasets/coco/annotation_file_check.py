@@ -1,6 +1,5 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Optional
 
 from .annotation_checks import (
     annotation_problems,
@@ -37,7 +36,7 @@ class AnnotationFileCheck:
         tally: ProblemTally,
         masks_needed: bool = True,
         polygons_only: bool = False,
-        num_decoded: Optional[int] = None,
+        num_decoded: int | None = None,
     ) -> None:
         self.content = content
         self.classes = classes

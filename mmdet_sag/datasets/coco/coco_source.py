@@ -3,7 +3,6 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -48,11 +47,11 @@ class CocoSource:
     classes: tuple[str, ...]
     filter_cfg: dict
     test_mode: bool
-    loads_masks: Optional[bool]
-    poly2mask: Optional[str] = None
+    loads_masks: bool | None
+    poly2mask: str | None = None
     polygons_only: bool = False
-    indices: Union[int, Sequence[int], None] = None
-    panoptic: Optional[PanopticSource] = None
+    indices: int | Sequence[int] | None = None
+    panoptic: PanopticSource | None = None
     labelled: bool = True
 
     def of_indices(self, images: list[dict]) -> list[dict]:
@@ -109,7 +108,7 @@ def _panoptic_source(dataset: CocoInstancePanopticDataset, option: str) -> Panop
     )
 
 
-def _mask_loading(pipeline: Optional[list], option: str) -> dict:
+def _mask_loading(pipeline: list | None, option: str) -> dict:
     """What a :class:`CocoSource` says about the labels and masks of a pipeline."""
     for index, transform in enumerate(pipeline or []):
         kind = transform.get('type')
@@ -148,7 +147,7 @@ def dataset_type(cfg: dict, option: str) -> type:
     return found
 
 
-def _source(cfg: dict, kind: type, option: str) -> Optional[CocoSource]:
+def _source(cfg: dict, kind: type, option: str) -> CocoSource | None:
     cfg = copy.deepcopy(cfg)
     pipeline = cfg.pop('pipeline', None)
     cfg.update(lazy_init=True, pipeline=[], type=kind)

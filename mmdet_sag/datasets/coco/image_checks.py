@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -42,14 +41,14 @@ def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _size_problem(stored: tuple[int, int], orientation: Optional[int], expected: tuple[int, int]) -> Optional[str]:
+def _size_problem(stored: tuple[int, int], orientation: int | None, expected: tuple[int, int]) -> str | None:
     seen = stored[::-1] if orientation in _TURNED else stored
     if seen == expected:
         return 'exif-turned-image' if orientation in _CHANGED and stored == expected else None
     return 'exif-rotated-image' if stored == expected else 'image-size-mismatch'
 
 
-def header_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
+def header_problem(path: str, expected: tuple[int, int]) -> str | None:
     """The kind of problem that an image's header shows, or None.
 
     Args:
@@ -66,7 +65,7 @@ def header_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
         return 'undecodable-image'
 
 
-def image_problem(path: str, expected: tuple[int, int]) -> Optional[str]:
+def image_problem(path: str, expected: tuple[int, int]) -> str | None:
     """The kind of problem of an image that is decoded in full, as training does it, or None.
 
     Args:

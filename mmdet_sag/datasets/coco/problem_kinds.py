@@ -2,7 +2,6 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Optional
 
 
 class Subject(enum.Enum):
@@ -53,7 +52,7 @@ class ProblemKind:
     meaning: str
     stops_training: bool = False
     stops_evaluation: bool = False
-    fix: Optional[Fix] = None
+    fix: Fix | None = None
     notice: bool = False
     hides_mask: bool = False
     of_one_image: str = ''

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
@@ -89,7 +88,7 @@ def _is_a(kind: object, base: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
 
 
-def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -> Optional[int]:
+def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -> int | None:
     """Length of a data set, or None where it is not known."""
     if option in images:
         return len(images[option])

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 from mmdet.registry import MODELS
 
@@ -49,7 +49,7 @@ def check_types(model: dict) -> None:
             raise InputError(f"{option}.type: no class '{kind}' is registered; {remedy}")
 
 
-def option_value(cfg: dict, key: str) -> Optional[Any]:
+def option_value(cfg: dict, key: str) -> Any | None:
     """An option of a part of a model: what its config says, or the default of its class, or None.
 
     Args:

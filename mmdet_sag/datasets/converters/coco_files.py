@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ...errors import InputError
 from ..coco import load_coco
@@ -102,7 +102,7 @@ def _names(content: dict, path: Path) -> dict[Any, str]:
     }
 
 
-def _image_folder(path: Path, entries: Sequence[Any], given: Optional[Path]) -> Path:
+def _image_folder(path: Path, entries: Sequence[Any], given: Path | None) -> Path:
     stem = path.stem.partition('_')[2] or path.stem
     parent = path.parent.parent
     split = split_of(path.stem)

@@ -2,7 +2,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Optional
 
 from ...errors import InputError
 from .coco_writer import SPLITS, check_target, write_data_set
@@ -29,7 +28,7 @@ class Conversion:
 
     sources: Sequence[Path]
     options: ReadOptions = ReadOptions()
-    format: Optional[str] = None
+    format: str | None = None
     classes: list[str] = field(default_factory=list)
     images: list[LabelledImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,7 +77,7 @@ class Conversion:
             raise InputError('--classes names a class twice: name each once')
         self._replace_names({name: name for name in classes})
 
-    def split(self, share: float, seed: int, group_by: Optional[str], anew: bool) -> None:
+    def split(self, share: float, seed: int, group_by: str | None, anew: bool) -> None:
         """Divide the images where the sources do not say how.
 
         Args:

@@ -2,7 +2,6 @@ import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -36,7 +35,7 @@ class ImageHeader:
         return self.stored[::-1] if self.orientation >= 5 else self.stored
 
     def labels_are_of_stored(
-        self, path: Path, label_size: Optional[tuple[int, int]], exif: Optional[str], habit: Optional[str] = None
+        self, path: Path, label_size: tuple[int, int] | None, exif: str | None, habit: str | None = None
     ) -> bool:
         """Whether labels belong to the pixels as stored, without the turn of the orientation.
 
@@ -66,7 +65,7 @@ class ImageHeader:
         return view == 'stored'
 
 
-def read_header(path: Path, content: Optional[bytes] = None) -> ImageHeader:
+def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     """Read the header of an image file, and refuse what training could not read as it is meant.
 
     Args:
@@ -119,7 +118,7 @@ def without_orientation(path: Path, content: bytes) -> bytes:
     return content[: start + place] + struct.pack(order + 'H', 1) + content[start + place + 2 :]
 
 
-def _orientation_field(exif: bytes) -> Optional[tuple[int, str]]:
+def _orientation_field(exif: bytes) -> tuple[int, str] | None:
     """Place of the value of the orientation in an EXIF block, and its byte order."""
     base = 6 if exif.startswith(b'Exif\0\0') else 0
     order = {b'II': '<', b'MM': '>'}.get(exif[base : base + 2])
@@ -137,7 +136,7 @@ def _orientation_field(exif: bytes) -> Optional[tuple[int, str]]:
     return None
 
 
-def _check_depth(path: Path, content: Optional[bytes], mode: str) -> None:
+def _check_depth(path: Path, content: bytes | None, mode: str) -> None:
     pixels = mmcv.imfrombytes(content or path.read_bytes())
     if not isinstance(pixels, np.ndarray):
         raise InputError(f"image '{path}' has pixels that training cannot read ({mode}): save it as 8-bit PNG")

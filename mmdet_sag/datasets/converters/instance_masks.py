@@ -1,7 +1,6 @@
 """Pictures whose values number the objects: those of Cityscapes, and plain ones."""
 
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -131,11 +130,11 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
     return LabelledData(list(names), images)
 
 
-def _mask_folder(source: Path) -> Optional[Path]:
+def _mask_folder(source: Path) -> Path | None:
     return next((source / name for name in _MASK_FOLDERS if (source / name).is_dir()), None)
 
 
-def _mask_files(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[Optional[str], Path]]]:
+def _mask_files(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[str | None, Path]]]:
     """Images with the class, where a folder says it, and the path of each of their masks."""
     groups: dict = {}
     for path in files_below(mask_folder, '.png'):
@@ -146,7 +145,7 @@ def _mask_files(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[
     return groups
 
 
-def _image_of_mask(place: Path, image_folder: Path) -> tuple[Optional[Path], Optional[str]]:
+def _image_of_mask(place: Path, image_folder: Path) -> tuple[Path | None, str | None]:
     image = image_beside(image_folder / place)
     if image:
         return image, None
@@ -187,7 +186,7 @@ def _of_value(value: int, names: list[str], path: Path) -> str:
     return names[number - 1]
 
 
-def _cityscapes_image(path: Path, source: Path, image_folder: Optional[Path]) -> Path:
+def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Path:
     stem = path.stem[: -len(_CITYSCAPES_ENDING)]
     for ending in ('_gtFine', '_gtCoarse'):
         stem = stem[: -len(ending)] if stem.endswith(ending) else stem

@@ -1,6 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple
 
 from ...errors import InputError
 from .coco_files import is_coco, read_coco
@@ -37,7 +37,7 @@ FORMATS = {
 }
 
 
-def find_format(source: Path, names: Optional[Sequence[str]] = None) -> LabelFormat:
+def find_format(source: Path, names: Sequence[str] | None = None) -> LabelFormat:
     """Find the form of a source's labels.
 
     Args:

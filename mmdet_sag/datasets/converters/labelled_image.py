@@ -1,6 +1,5 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 from .image_header import ImageHeader
 from .labelled_object import LabelledObject
@@ -24,9 +23,9 @@ class LabelledImage:
     name: str
     header: ImageHeader
     objects: list[LabelledObject] = field(default_factory=list)
-    split: Optional[str] = None
+    split: str | None = None
     drops_orientation: bool = False
-    content: Optional[bytes] = None
+    content: bytes | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from typing import Optional, Union
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class LabelledObject:
     """
 
     name: str
-    segmentation: Union[list, dict]
+    segmentation: list | dict
     is_crowd: bool = False
-    bbox: Optional[list] = None
-    area: Optional[float] = None
+    bbox: list | None = None
+    area: float | None = None

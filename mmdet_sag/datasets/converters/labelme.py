@@ -6,7 +6,7 @@ import io
 import math
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -112,7 +112,7 @@ def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions,
     return image
 
 
-def _image_of(path: Path, content: dict, root: Path, options: ReadOptions) -> Optional[Path]:
+def _image_of(path: Path, content: dict, root: Path, options: ReadOptions) -> Path | None:
     named = PurePosixPath(str(content.get('imagePath') or '').replace('\\', '/'))
     folders = [path.parent] + ([options.image_folder] if options.image_folder else [])
     for folder in folders:
@@ -142,7 +142,7 @@ def _decoded(data: Any, where: str) -> bytes:
         raise InputError(f'{where} is not base64: label the image again') from error
 
 
-def _parts(shape: dict, kind: Optional[str], size: tuple[int, int], where: str) -> list:
+def _parts(shape: dict, kind: str | None, size: tuple[int, int], where: str) -> list:
     """The polygons or the RLE of a shape."""
     points = shape.get('points')
     try:

@@ -1,7 +1,6 @@
 """Polygons and bitmaps of masks."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 import shapely
@@ -25,7 +24,7 @@ def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]
     return [part.ravel().tolist() for part in corners]
 
 
-def box_and_area(segmentation: Union[list, dict]) -> tuple[list[float], float]:
+def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
     """Box (x, y, width, height) and area of a mask.
 
     The area of polygons is the sum of their own, as in COCO's files, not the number of pixels.
@@ -47,7 +46,7 @@ def encoded(bitmap: np.ndarray) -> dict:
     return _as_json(rle)
 
 
-def merged(parts: Sequence[Union[list, dict]], size: tuple[int, int]) -> dict:
+def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
     """RLE of the union of masks.
 
     Args:

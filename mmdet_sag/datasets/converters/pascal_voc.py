@@ -1,7 +1,6 @@
 """Pascal VOC masks: a picture of objects and a picture of classes for each image."""
 
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -112,7 +111,7 @@ def _labelled_image(
     return image
 
 
-def _class_name(values: np.ndarray, names: list, colours: dict) -> Optional[str]:
+def _class_name(values: np.ndarray, names: list, colours: dict) -> str | None:
     """The class of most pixels of an object."""
     numbers, counts = np.unique(values, return_counts=True)
     number = int(numbers[counts.argmax()])

@@ -1,6 +1,5 @@
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from ...errors import InputError
 
@@ -17,10 +16,10 @@ class ReadOptions:
         components: Whether each connected region of a mask is an object of its own; None where the values decide.
     """
 
-    class_names: Optional[list[str]] = None
-    image_folder: Optional[Path] = None
-    exif: Optional[str] = None
-    components: Optional[bool] = None
+    class_names: list[str] | None = None
+    image_folder: Path | None = None
+    exif: str | None = None
+    components: bool | None = None
 
     def refuse_class_names(self, source: Path) -> None:
         """Refuse names for class numbers where the labels are names themselves.

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
 
 import yaml
 
@@ -22,7 +21,7 @@ _SPLITS = {
 }
 
 
-def split_of(name: str) -> Optional[str]:
+def split_of(name: str) -> str | None:
     """``'train'``, ``'val'`` or ``'test'`` if a folder or file is called like one of them, else None."""
     name = name.lower()
     if name in _SPLITS:
@@ -47,7 +46,7 @@ def files_below(folder: Path, suffix: str) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob(f'*{suffix}')) if not path.name.startswith('.') and path.is_file())
 
 
-def image_beside(path: Path) -> Optional[Path]:
+def image_beside(path: Path) -> Path | None:
     """The image that has the name of a path up to the suffix, or None."""
     for suffix in IMAGE_SUFFIXES:
         for candidate in (path.with_name(path.stem + suffix), path.with_name(path.stem + suffix.upper())):

@@ -3,13 +3,12 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Optional
 
 from ...errors import InputError
 from .labelled_image import LabelledImage
 
 
-def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, group_by: Optional[str] = None) -> None:
+def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, group_by: str | None = None) -> None:
     """Set the split of every image to ``'train'`` or ``'val'``.
 
     The order of the names' hashes decides: it is the same on every machine, and images that are added later move few of
@@ -46,7 +45,7 @@ def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, g
         taken += len(groups[name])
 
 
-def _group(name: str, pattern: Optional[str]) -> str:
+def _group(name: str, pattern: str | None) -> str:
     if pattern is None:
         return name
     try:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
 
 from ...errors import InputError
 from .image_header import read_header
@@ -75,7 +74,7 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
     return LabelledData(list(names), images, notes)
 
 
-def _yaml_of(folder: Path) -> Optional[Path]:
+def _yaml_of(folder: Path) -> Path | None:
     for path in (folder / name for name in _CONFIG_FILES):
         if path.is_file() and 'names' in read_yaml(path):
             return path
@@ -99,7 +98,7 @@ def _looks_like_labels(path: Path) -> bool:
         return False
 
 
-def _names(config: dict, path: Optional[Path]) -> list[str]:
+def _names(config: dict, path: Path | None) -> list[str]:
     names = config.get('names') or []
     if isinstance(names, dict):
         numbers = {str(key) for key in names}
@@ -142,7 +141,7 @@ def _listed_images(config: dict, config_file: Path) -> Iterator[tuple[Path, Path
                 yield image, Path(image.name), split
 
 
-def _resolved(entry: str, config: dict, config_file: Path) -> Optional[Path]:
+def _resolved(entry: str, config: dict, config_file: Path) -> Path | None:
     folder = config_file.parent
     base = Path(str(config.get('path') or ''))
     # Files that were moved keep their old "path", and Roboflow writes "../train/images" for "train/images".
@@ -155,7 +154,7 @@ def _resolved(entry: str, config: dict, config_file: Path) -> Optional[Path]:
     return None
 
 
-def _split_in(place: Path) -> Optional[str]:
+def _split_in(place: Path) -> str | None:
     for part in place.parts[:-1]:
         split = split_of(part)
         if split:
@@ -169,7 +168,7 @@ def _short(place: Path) -> Path:
     return Path(*kept, place.name)
 
 
-def _label_file(image: Path, places: list[Path]) -> Optional[Path]:
+def _label_file(image: Path, places: list[Path]) -> Path | None:
     candidates = [path.with_suffix('.txt') for path in (*places, image)]
     parts = list(image.parts)
     if 'images' in parts[:-1]:

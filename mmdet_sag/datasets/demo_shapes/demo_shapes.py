@@ -1,7 +1,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
 
 import cv2
 import numpy as np
@@ -24,7 +23,7 @@ SPLITS = ('train2017', 'val2017')
 
 
 def make_demo_shapes(
-    out_dir: Union[str, Path],
+    out_dir: str | Path,
     num_train: int = 400,
     num_val: int = 80,
     image_size: int = 128,

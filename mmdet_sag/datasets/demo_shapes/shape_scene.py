@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -149,7 +149,7 @@ class ShapeScene:
         return (first * mix[..., None] + second * (1 - mix[..., None])) * grain[..., None]
 
     def _pattern(
-        self, shortest: float, longest: float, centre: tuple[float, float] = (0, 0), kind: Optional[str] = None
+        self, shortest: float, longest: float, centre: tuple[float, float] = (0, 0), kind: str | None = None
     ) -> np.ndarray:
         """A texture in [-1, 1] whose period is drawn between two shares of the image's side."""
         rng, size = self._rng, self._size

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import Optional
 
 from mmengine.config import Config
 from tqdm import tqdm
@@ -27,11 +26,11 @@ from .data_set_report import DataSetReport
 _PENDING_PER_WORKER = 64
 
 
-def _file_problem(image_folder: str, image: dict) -> Optional[str]:
+def _file_problem(image_folder: str, image: dict) -> str | None:
     return image_problem(os.path.join(image_folder, image['file_name']), (image['width'], image['height']))
 
 
-def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> Iterator[tuple[dict, Optional[str]]]:
+def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> Iterator[tuple[dict, str | None]]:
     # Decoding releases Python's global lock, so threads run in parallel.
     images = iter(images)
     with ThreadPoolExecutor(max_workers=workers) as pool:

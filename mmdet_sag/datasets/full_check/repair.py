@@ -5,7 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from pycocotools import mask as mask_api
 
@@ -37,7 +37,7 @@ def _clipped(box: Sequence[float], image: dict) -> list[float]:
 
 def _repaired(
     annotation: dict, images: Mapping, category_ids: Collection, with_masks: bool, done: Counter
-) -> Optional[dict]:
+) -> dict | None:
     """A repaired copy of an annotation, or None if it has to go; counts each repair in ``done``."""
     problems = annotation_problems(annotation, images, category_ids, with_masks, decode=True)
     fatal = _with_fix(problems, Fix.DROP_ANNOTATION)

@@ -1,7 +1,5 @@
 """Panoptic PNG files of COCO: a pixel's colour is the id of its segment, R + 256 G + 65536 B; black is no segment."""
 
-from typing import Optional
-
 import mmcv
 import numpy as np
 from mmengine.fileio import get
@@ -19,6 +17,6 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     return (ids[..., None] // _WEIGHTS % 256).astype(np.uint8)
 
 
-def read_segment_ids(path: str, backend_args: Optional[dict] = None) -> np.ndarray:
+def read_segment_ids(path: str, backend_args: dict | None = None) -> np.ndarray:
     """Read the segment ids (H, W) of a panoptic PNG."""
     return rgb_to_id(mmcv.imfrombytes(get(path, backend_args=backend_args), flag='color', channel_order='rgb'))

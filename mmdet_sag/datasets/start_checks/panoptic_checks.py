@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.logging import print_log
 
@@ -100,7 +100,7 @@ def check_semantic_target(model: dict, dataset: dict, option: str) -> None:
 
 
 def check_panoptic_evaluator(
-    place: str, metric: dict, panoptic: Optional[PanopticSource], load: Callable[[str], dict]
+    place: str, metric: dict, panoptic: PanopticSource | None, load: Callable[[str], dict]
 ) -> None:
     """Checks the files of a panoptic metric.
 

@@ -1,5 +1,3 @@
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -60,7 +58,7 @@ class CenterMaskGraph(DetectionGraph):
 
     def _masks(
         self, feats: tuple[Tensor, ...], rois: Tensor, labels: Tensor, image_sizes: Tensor
-    ) -> tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Mask probabilities (n, h, w) of RoIs' classes and predicted IoU (n, ), None without MaskIoU head."""
         roi_head = self.detector.roi_head
         extractor = roi_head.mask_roi_extractor

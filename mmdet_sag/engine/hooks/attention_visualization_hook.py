@@ -1,7 +1,6 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -37,7 +36,7 @@ class AttentionVisualizationHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 50, score_thr: float = 0.3, backend_args: Optional[dict] = None) -> None:
+    def __init__(self, interval: int = 50, score_thr: float = 0.3, backend_args: dict | None = None) -> None:
         self.interval = interval
         self.score_thr = score_thr
         self.backend_args = backend_args

@@ -1,8 +1,8 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Callable, NoReturn, Optional, Union
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from mmdet.registry import HOOKS
@@ -47,7 +47,7 @@ class LossGuardHook(Hook):
         self._images: list[list[str]] = []
         self._losses: list[tuple[int, list[str], Tensor]] = []
         self._stepped = True
-        self._largest: dict[OptimWrapper, tuple[list[Tensor], Optional[Tensor]]] = {}
+        self._largest: dict[OptimWrapper, tuple[list[Tensor], Tensor | None]] = {}
         self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -71,7 +71,7 @@ class LossGuardHook(Hook):
             undo()
         self._undo = []
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Remember the images, and after a step what will change until the next one."""
         if self._stepped:
             self._stepped = False
@@ -80,7 +80,7 @@ class LossGuardHook(Hook):
         self._images.append(_image_paths(data_batch.get('data_samples', ())) if isinstance(data_batch, dict) else [])
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Count the steps that the loss scaler left out.
 
@@ -224,12 +224,12 @@ def _scales(wrapper: OptimWrapper) -> bool:
     return isinstance(wrapper, AmpOptimWrapper) and wrapper.loss_scaler.is_enabled()
 
 
-def _total(loss: Union[Tensor, Iterable[Tensor]]) -> Tensor:
+def _total(loss: Tensor | Iterable[Tensor]) -> Tensor:
     parts = [loss] if isinstance(loss, Tensor) else loss
     return sum(part.detach().float().mean() for part in parts)
 
 
-def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Optional[Tensor]]:
+def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Tensor | None]:
     """Parameters that have gradients, and the largest value of each gradient, which a NaN in it makes NaN."""
     parameters = [parameter for parameter in parameters if parameter.grad is not None and parameter.grad.numel() > 0]
     if not parameters:
@@ -267,7 +267,7 @@ def _is_as_made(norm: _BatchNorm) -> bool:
     return bool((norm.weight == norm.weight[0]).all() & (norm.bias == 0).all())
 
 
-def _image_paths(data_samples: Union[dict, Sequence]) -> list[str]:
+def _image_paths(data_samples: dict | Sequence) -> list[str]:
     """Paths of the images of a batch, or of several in one."""
     if isinstance(data_samples, dict):
         data_samples = itertools.chain(*data_samples.values())

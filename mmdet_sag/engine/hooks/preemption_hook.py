@@ -4,8 +4,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Callable, NoReturn, Optional
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 from mmdet.registry import HOOKS
@@ -49,7 +49,7 @@ class PreemptionHook(Hook):
         self.signals = [getattr(signal, name) for name in signals if hasattr(signal, name)]
         self.sync_interval = sync_interval
         self._received = 0
-        self._interrupted_at: Optional[float] = None
+        self._interrupted_at: float | None = None
         self._agreed = 0
         self._at_epoch_end = False
 
@@ -65,7 +65,7 @@ class PreemptionHook(Hook):
         self._checkpoint_hook = WholeCheckpointHook.of(runner)
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Stop if a signal came."""
         if get_world_size() == 1:

@@ -1,5 +1,3 @@
-from typing import Optional
-
 import numpy as np
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -40,7 +38,7 @@ class PseudoLabelVisualizationHook(Hook):
             )
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Draw the first unlabelled image of every ``interval``-th batch."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():

@@ -1,6 +1,5 @@
 import sys
 from collections.abc import Sequence
-from typing import Optional, Union
 
 from mmdet.registry import HOOKS
 from mmengine.device import get_device
@@ -26,8 +25,8 @@ class ThroughputTimerHook(IterTimerHook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: Optional[Union[dict, tuple, list]] = None,
-        outputs: Optional[Union[dict, Sequence]] = None,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | Sequence | None = None,
         mode: str = 'train',
     ) -> None:
         super()._after_iter(runner, batch_idx, data_batch, outputs, mode)

@@ -1,5 +1,5 @@
 import datetime
-from typing import Callable, Optional
+from collections.abc import Callable
 
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
@@ -38,7 +38,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     _unsaved = False
     _saved_state = None
-    _meta: Optional[dict] = None
+    _meta: dict | None = None
     _waiting_room = None
 
     @classmethod
@@ -156,7 +156,7 @@ class WholeCheckpointHook(CheckpointHook):
         elif self.max_keep_ckpts > 0:
             self._keep(runner, before)
 
-    def _remove_within_epoch(self, filename: Optional[str]) -> None:
+    def _remove_within_epoch(self, filename: str | None) -> None:
         if filename and self.max_keep_ckpts > 0 and is_main_process():
             self._remove(self._path(filename))
 

@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from typing import Union
 
 from mmengine.registry import OPTIMIZERS
 from torch import Tensor
@@ -18,7 +17,7 @@ class FusedAdamW(AdamW):
         **kwargs: As in ``AdamW``, but for ``fused``.
     """
 
-    def __init__(self, params: Iterable[Union[Tensor, dict]], **kwargs) -> None:
+    def __init__(self, params: Iterable[Tensor | dict], **kwargs) -> None:
         params = list(params)
         try:
             # In copies: groups keep the options of an attempt that failed.
@@ -34,5 +33,5 @@ class FusedAdamW(AdamW):
         super().load_state_dict(dict(state_dict, param_groups=groups))
 
 
-def _copied(params: list[Union[Tensor, dict]]) -> list[Union[Tensor, dict]]:
+def _copied(params: list[Tensor | dict]) -> list[Tensor | dict]:
     return [dict(group) if isinstance(group, dict) else group for group in params]

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 from mmdet.registry import LOOPS
 from mmengine.dist import get_rank
@@ -29,7 +29,7 @@ class ReproducibleEpochBasedTrainLoop(EpochBasedTrainLoop):
         **kwargs: As in ``EpochBasedTrainLoop``.
     """
 
-    def __init__(self, runner: Runner, dataloader: Union[DataLoader, dict], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
         super().__init__(runner, build_seeded_dataloader(runner, dataloader), *args, **kwargs)
 
     def run(self) -> nn.Module:

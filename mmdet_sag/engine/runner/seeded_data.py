@@ -6,8 +6,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class SeededDataset:
     def __init__(self, dataset: Any) -> None:
         self.__dict__['dataset'] = dataset
 
-    def __getitem__(self, item: Union[int, tuple[int, tuple[int, ...]]]) -> Any:
+    def __getitem__(self, item: int | tuple[int, tuple[int, ...]]) -> Any:
         """Load a sample: ``item`` is an index, or an index and the numbers of the seed."""
         if isinstance(item, tuple):
             item, numbers = item
@@ -87,9 +87,7 @@ class SeededBatchSampler(Sampler):
         """Whether there is one pass that never ends."""
         return isinstance(self.sampler, (InfiniteSampler, MultiSourceSampler))
 
-    def start_at(
-        self, position: int, seed: int, sampler_seed: Optional[int], num_skipped: Optional[int] = None
-    ) -> None:
+    def start_at(self, position: int, seed: int, sampler_seed: int | None, num_skipped: int | None = None) -> None:
         """Make the first iterator begin with a certain batch.
 
         Args:
@@ -118,7 +116,7 @@ class SeededBatchSampler(Sampler):
         return len(self.batch_sampler)
 
 
-def build_seeded_dataloader(runner: Runner, dataloader: Union[DataLoader, dict]) -> DataLoader:
+def build_seeded_dataloader(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
     """Build a data loader of seeded batches.
 
     Args:
@@ -143,7 +141,7 @@ def build_seeded_dataloader(runner: Runner, dataloader: Union[DataLoader, dict])
     )
 
 
-def start_after(runner: Runner, num_iters: int, num_skipped: Optional[int] = None) -> None:
+def start_after(runner: Runner, num_iters: int, num_skipped: int | None = None) -> None:
     """Make the runner's seeded data loader begin after a number of iterations.
 
     Args:
@@ -156,7 +154,7 @@ def start_after(runner: Runner, num_iters: int, num_skipped: Optional[int] = Non
     runner.train_dataloader.batch_sampler.start_at(num_iters, runner.seed, sampler_seed, num_skipped)
 
 
-def _init_worker(worker_init_fn: Optional[Callable[[int], None]], worker_id: int) -> None:
+def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     # Ctrl-C reaches all processes of a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # macOS has no sigwaitinfo: workers stop there as soon as they are asked to.

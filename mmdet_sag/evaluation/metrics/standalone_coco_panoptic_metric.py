@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -48,10 +47,10 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         seg_prefix: str = '',
         classwise: bool = False,
         format_only: bool = False,
-        outfile_prefix: Optional[str] = None,
-        backend_args: Optional[dict] = None,
+        outfile_prefix: str | None = None,
+        backend_args: dict | None = None,
         collect_device: str = 'cpu',
-        prefix: Optional[str] = None,
+        prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and not outfile_prefix:

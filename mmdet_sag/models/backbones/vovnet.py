@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -252,7 +252,7 @@ def _conv3x3(
     out_channels: int,
     stride: int,
     depthwise: bool,
-    conv_cfg: Optional[ConfigType],
+    conv_cfg: ConfigType | None,
     norm_cfg: ConfigType,
 ) -> nn.Module:
     if depthwise:

@@ -1,5 +1,3 @@
-from typing import Optional
-
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType
@@ -33,7 +31,7 @@ class PanopticCenterMask(CenterMask):
         semantic_head: ConfigType,
         panoptic_fusion_head: ConfigType,
         instance_start_level: int = 1,
-        test_cfg: Optional[ConfigType] = None,
+        test_cfg: ConfigType | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, test_cfg=test_cfg, **kwargs)

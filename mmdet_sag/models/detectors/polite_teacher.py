@@ -1,5 +1,4 @@
 import copy
-from typing import Optional
 
 import numpy as np
 import torch
@@ -147,7 +146,7 @@ class PoliteTeacher(SemiBaseDetector):
     @torch.no_grad()
     def get_pseudo_instances(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
-    ) -> tuple[SampleList, Optional[dict]]:
+    ) -> tuple[SampleList, dict | None]:
         """Label images by the teacher.
 
         Args:
@@ -209,7 +208,7 @@ class PoliteTeacher(SemiBaseDetector):
         return batch_data_samples
 
     def loss_by_pseudo_instances(
-        self, batch_inputs: Tensor, batch_data_samples: SampleList, batch_info: Optional[dict] = None
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, batch_info: dict | None = None
     ) -> dict:
         """Compute the student's losses on pseudo-labels.
 

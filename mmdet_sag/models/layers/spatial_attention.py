@@ -1,5 +1,3 @@
-from typing import Optional, Union
-
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import OptMultiConfig
@@ -41,7 +39,7 @@ class SpatialAttention(BaseModule):
 
     def __init__(
         self,
-        in_channels: Optional[int] = None,
+        in_channels: int | None = None,
         kernel_size: int = 3,
         init_cfg: OptMultiConfig = dict(type='Kaiming', layer='Conv2d'),
     ) -> None:
@@ -51,7 +49,7 @@ class SpatialAttention(BaseModule):
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.gate = nn.Sigmoid()
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> Union[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Weigh every position of ``x`` by its attention.
 
         Args:

@@ -3,7 +3,6 @@ import math
 import threading
 from functools import cache
 from types import ModuleType
-from typing import Optional
 
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d
@@ -74,13 +73,13 @@ class _TrainedConvolution(Function):
     """The conv with its gradients, each of which is a minimal filtering as well."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _convolve(x, _trained_spectrum(weight), bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -126,7 +125,7 @@ def _trained_spectrum(weight: Tensor) -> Tensor:
     return spectrum
 
 
-def _convolve(x: Tensor, spectrum: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _convolve(x: Tensor, spectrum: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve features (N, C, H, W) with transformed filters (36, C, O)."""
     num, channels, height, width = x.shape
     out_channels = spectrum.shape[2]

@@ -5,7 +5,7 @@ Compiling takes seconds, once on a machine: Numba keeps the result on disk.
 """
 
 import threading
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -56,7 +56,7 @@ def transform_gradients(grad: Tensor, chunk: Chunk, points: Tensor) -> None:
     _run(_gradients, _gradients_in_parallel, grad.numpy(), chunk.first, points.numpy())
 
 
-def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Optional[Tensor]) -> None:
+def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Tensor | None) -> None:
     """See :func:`winograd_transforms.transform_outputs`."""
     bias = np.zeros(out.shape[3], np.float32) if bias is None else bias.numpy()
     _run(_outputs, _outputs_in_parallel, points.numpy(), chunk.first, out.numpy(), bias)

@@ -3,8 +3,6 @@
 Source: `Lavin and Gray <https://arxiv.org/abs/1509.09308>`_.
 """
 
-from typing import Optional
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,7 +41,7 @@ def transform_gradients(grad: Tensor, chunk: Chunk, points: Tensor) -> None:
     _matrix_product(_OUTPUT_MATRIX.t(), _tiles(grad, chunk, 0), points)
 
 
-def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Optional[Tensor]) -> None:
+def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Tensor | None) -> None:
     """Transform points (36, tiles, C) to the results of a chunk's tiles, in images (N, H, W, C), and add the bias."""
     tiles = (_OUTPUT_MATRIX @ points.view(36, -1)).view(4, 4, *chunk.shape, -1)
     out = out[chunk.images, chunk.rows]

@@ -1,5 +1,3 @@
-from typing import Optional
-
 import torch
 from mmdet.models.losses import GIoULoss
 from mmdet.models.losses.utils import weighted_loss
@@ -47,9 +45,9 @@ class SmoothedGIoULoss(GIoULoss):
         self,
         pred: Tensor,
         target: Tensor,
-        weight: Optional[Tensor] = None,
-        avg_factor: Optional[float] = None,
-        reduction_override: Optional[str] = None,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
         """Compute the loss of aligned boxes.
 

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from mmdet.models.roi_heads import MaskScoringRoIHead
@@ -45,7 +44,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         results_list: InstanceList,
         batch_data_samples: SampleList,
         of_class: bool = False,
-    ) -> tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the heads on detections, without post-processing.
 
         Args:
@@ -162,7 +161,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     def predict_by_feat(
         self,
         mask_preds: Tensor,
-        mask_iou_preds: Optional[Tensor],
+        mask_iou_preds: Tensor | None,
         results_list: InstanceList,
         batch_img_metas: list[dict],
         rescale: bool = False,
@@ -204,8 +203,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         self,
         x: tuple[Tensor, ...],
         rois: Tensor,
-        img_shapes: Optional[Sequence[tuple[int, int]]] = None,
-        labels: Optional[Tensor] = None,
+        img_shapes: Sequence[tuple[int, int]] | None = None,
+        labels: Tensor | None = None,
     ) -> dict:
         scale_adaptive = isinstance(self.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
         mask_feats = self.mask_roi_extractor(

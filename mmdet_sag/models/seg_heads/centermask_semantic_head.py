@@ -1,5 +1,3 @@
-from typing import Optional
-
 from mmdet.models.seg_heads import PanopticFPNHead
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
@@ -29,7 +27,7 @@ class CenterMaskSemanticHead(PanopticFPNHead):
         self,
         *args,
         seg_rescale_factor: float = 1.0,
-        logits_std: Optional[float] = None,
+        logits_std: float | None = None,
         loss_seg: ConfigType = dict(type='CrossEntropyLoss', ignore_index=255, avg_non_ignore=True, loss_weight=0.5),
         **kwargs,
     ) -> None:

@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def paste_masks_as_rle(
     height: int,
     width: int,
     threshold: float = 0.5,
-    whole_image: Optional[bool] = None,
+    whole_image: bool | None = None,
 ) -> RLEMasks:
     """Paste the masks of boxes into an image, binarised and run-length encoded, without any bitmap of the image.
 

@@ -1,12 +1,11 @@
 from collections.abc import Iterator, Sequence
-from typing import Optional, Union
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 from torch import Tensor
 
-Index = Union[int, slice, list, np.ndarray, Tensor]
+Index = int | slice | list | np.ndarray | Tensor
 
 
 class RLEMask(dict):
@@ -56,7 +55,7 @@ class RLEMasks:
     def __iter__(self) -> Iterator[RLEMask]:
         return iter(self.masks)
 
-    def __getitem__(self, index: Index) -> Union[RLEMask, 'RLEMasks']:
+    def __getitem__(self, index: Index) -> 'RLEMask | RLEMasks':
         if isinstance(index, (int, np.integer)):
             return self.masks[index]
         if isinstance(index, slice):
@@ -88,7 +87,7 @@ class RLEMasks:
             bitmap[:] = mask.decode()
         return bitmaps
 
-    def to_tensor(self, dtype: torch.dtype = torch.bool, device: Optional[torch.device] = None) -> Tensor:
+    def to_tensor(self, dtype: torch.dtype = torch.bool, device: torch.device | None = None) -> Tensor:
         """The masks as a tensor of bitmaps (n, H, W)."""
         return torch.from_numpy(self.to_ndarray()).to(device=device, dtype=dtype)
 

@@ -1,5 +1,3 @@
-from typing import Union
-
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
@@ -55,7 +53,7 @@ class CenterMaskIoUHead(MaskIoUHead):
         return overlap / (mask_preds.sum((-1, -2)) + gt_area - overlap).clamp(min=1e-10)
 
     def _get_area_ratio(
-        self, pos_proposals: Tensor, pos_assigned_gt_inds: Tensor, gt_masks: Union[BitmapMasks, PolygonMasks]
+        self, pos_proposals: Tensor, pos_assigned_gt_inds: Tensor, gt_masks: BitmapMasks | PolygonMasks
     ) -> Tensor:
         """Share of each RoI's object that lies inside the RoI, shape (num_pos, ), at most 1.
 

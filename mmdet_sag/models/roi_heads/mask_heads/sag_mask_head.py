@@ -1,5 +1,3 @@
-from typing import Union
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -70,7 +68,7 @@ class SAGMaskHead(FCNMaskHead):
         """The head's attention module."""
         return self.convs[-1]
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Union[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor | list[Tensor]:
         """Predict masks.
 
         Args:
@@ -142,7 +140,7 @@ class SAGMaskHead(FCNMaskHead):
         rcnn_test_cfg: ConfigDict,
         rescale: bool = False,
         activate_map: bool = False,
-    ) -> Union[Tensor, RLEMasks]:
+    ) -> Tensor | RLEMasks:
         if mask_preds.shape[1] == 1:
             labels = torch.zeros_like(labels)
         if rcnn_test_cfg.get('inclusive_boxes', False):

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from mmcv.ops import RoIAlign
@@ -62,8 +61,8 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         self,
         feats: Sequence[Tensor],
         rois: Tensor,
-        roi_scale_factor: Optional[float] = None,
-        img_shapes: Optional[Sequence[tuple[int, int]]] = None,
+        roi_scale_factor: float | None = None,
+        img_shapes: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """Extract the features of RoIs.
 
