@@ -22,7 +22,7 @@ from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import WholeFileBackend
+from mmdet_sag.fileio import AtomicFileBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (
@@ -140,13 +140,13 @@ def train(demo: Demo, work_dir: Path, options: list[str], data_root: Path, retra
             print(f'starts anew{"" if retrain else ", because the settings have changed"}')
             shutil.rmtree(train_dir)
         state = dict(settings=settings, checkpoint=None)
-        WholeFileBackend().put_text(json.dumps(state), state_file)
+        AtomicFileBackend().put_text(json.dumps(state), state_file)
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
     run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=options)
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
-    WholeFileBackend().put_text(json.dumps(state), state_file)
+    AtomicFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
 
 

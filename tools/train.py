@@ -11,7 +11,7 @@ from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
     load_checkpoint_file,
-    newest_whole_checkpoint,
+    newest_checkpoint,
     note_earlier_run,
     note_finished_training,
 )
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='checkpoint to go on from; without a value: the newest whole one in the work folder, if there is any',
+        help='checkpoint to go on from; without a value: the newest complete one in the work folder, if there is any',
     )
     return parser.parse_args()
 
@@ -56,7 +56,7 @@ def main() -> None:
     if args.resume:
         resume_from = args.resume
         if resume_from == 'auto':
-            resume_from = newest_whole_checkpoint(cfg.work_dir, checkpoint_hook)
+            resume_from = newest_checkpoint(cfg.work_dir, checkpoint_hook)
         cfg.resume = resume_from is not None
         if cfg.resume:
             cfg.load_from = resume_from

@@ -3,7 +3,7 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 default_hooks = dict(
     timer=dict(type='ThroughputTimerHook'),
     checkpoint=dict(
-        type='WholeCheckpointHook',
+        type='AtomicCheckpointHook',
         interval=10000,
         by_epoch=False,
         max_keep_ckpts=3,

@@ -6,7 +6,7 @@ import pycocotools.mask as mask_utils
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 
-from ..fileio import open_whole
+from ..fileio import atomic_write
 from ..structures.mask import RLEMasks
 
 
@@ -68,5 +68,5 @@ class CocoPredictions:
     def write(self, path: str | Path) -> None:
         """Write the file."""
         content = dict(images=self.images, annotations=self.annotations, categories=self.categories)
-        with open_whole(path, 'w') as file:
+        with atomic_write(path, 'w') as file:
             json.dump(content, file)

@@ -13,7 +13,7 @@ from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 from ..errors import InputError
-from ..fileio import open_whole, sha256
+from ..fileio import atomic_write, sha256
 from ..version import __version__
 from .centermask2 import rename_state_dict
 from .first_centermask import is_first_implementation, rename_to_centermask2
@@ -96,7 +96,7 @@ def convert_checkpoint(
 
     Args:
         src: The checkpoint to convert. Nothing in it is run.
-        dst: The file to write. It appears whole or not at all.
+        dst: The file to write, atomically.
         force: Whether an existing ``dst`` may be replaced.
         timm_mean: For timm's weights: mean of the RGB channels, for images in [0, 1], with which they were trained.
         timm_std: Standard deviation likewise.
@@ -321,7 +321,7 @@ def _load_strictly(model: ZooModel, state_dict: dict[str, Tensor]) -> int:
 def _save(checkpoint: dict, dst: Path) -> None:
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        with open_whole(dst) as file:
+        with atomic_write(dst) as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, e.g. on a full disk.
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]

@@ -28,7 +28,7 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
         mmap: Leave the tensors of a local file on the disk until they are used.
 
     Raises:
-        InputError: There is no such file, or it is not a whole checkpoint.
+        InputError: There is no such file, or it is not a complete checkpoint.
     """
     if is_remote(path):
         return CheckpointLoader.load_checkpoint(path, map_location='cpu')
@@ -45,13 +45,13 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     return checkpoint
 
 
-def newest_whole_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str | None:
+def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str | None:
     """Find the newest checkpoint of a run from which its training can go on.
 
     The run's own checkpoints are the file that ``last_checkpoint`` names, and those with the names that the run's
     checkpoint hook gives, unless they say that they were saved into another folder than that file. Of each kind of
-    name, the highest number that is whole is taken; of these, the one with the most epochs and iterations. Files that
-    are cut off or damaged are passed over. Tensors are not loaded.
+    name, the highest number that is complete is taken; of these, the one with the most epochs and iterations. Truncated
+    or damaged files are passed over. Tensors are not loaded.
 
     Args:
         work_dir: The work folder of the run.

@@ -1,15 +1,15 @@
+from .atomic import atomic_folder, atomic_write
+from .atomic_file_backend import AtomicFileBackend
 from .remote import is_remote
 from .sha256 import sha256
-from .whole_file import open_whole, whole_folder
-from .whole_file_backend import WholeFileBackend
 from .writable import check_writable_file, check_writable_folder
 
 __all__ = [
-    'WholeFileBackend',
+    'AtomicFileBackend',
     'check_writable_file',
     'check_writable_folder',
     'is_remote',
-    'open_whole',
+    'atomic_write',
     'sha256',
-    'whole_folder',
+    'atomic_folder',
 ]

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 # Those of MMEngine's storage backends that read and write the local disk under plain paths.
-_LOCAL_BACKENDS = ('local', 'whole_file')
+_LOCAL_BACKENDS = ('local', 'atomic_file')
 
 
 def is_remote(path: str | Path, backend_args: dict | None = None) -> bool:

@@ -38,7 +38,7 @@ def check_writable_folder(path: str | Path, option: str) -> None:
 
 
 def check_writable_file(path: str | Path, option: str, makes_folder: bool = False) -> None:
-    """Check that a file can be written, as :func:`open_whole` does it.
+    """Check that a file can be written, as :func:`atomic_write` does it.
 
     Args:
         path: Path of the file; it may exist. An address of a remote storage is not checked.

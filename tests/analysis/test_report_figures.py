@@ -6,7 +6,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmdet.registry import METRICS
-from odd_images import CLASSES, write_odd_images
+from support.odd_images import CLASSES, write_odd_images
 
 from mmdet_sag.analysis import (
     CocoAccuracy,

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_panoptic import build_tiny, tiny_config
+from support.tiny_panoptic import build_tiny, tiny_config
 
 from mmdet_sag.apis import PanopticInferencer
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.apis import DetInferencer
-from tiny_checkpoint import write_tiny_checkpoint
+from support.tiny_checkpoint import write_tiny_checkpoint
 
 from mmdet_sag.apis import to_supervision
 from mmdet_sag.errors import InputError

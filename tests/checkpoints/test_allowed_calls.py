@@ -111,7 +111,7 @@ def test_what_was_read_can_be_written_again(tmp_path):
 
 
 def test_thousands_of_mutated_files_are_loaded_or_refused():
-    path = Path(__file__).with_name('fuzzed_files.py')
+    path = Path(__file__).parents[1] / 'support/fuzzed_files.py'
     root = Path(__file__).parents[2]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)}
     # A process of its own: a crash is a status, and not the end of the tests.

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import CONFIGS, LAYOUTS, PANOPTIC_CONFIGS, SMALL, backbone_of, published_layout
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from support.layouts import CONFIGS, LAYOUTS, PANOPTIC_CONFIGS, SMALL, backbone_of, published_layout
 
 from mmdet_sag import __version__
 from mmdet_sag.checkpoints import convert_checkpoint, converting, zoo

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from layouts import FIRST_CONFIGS, FIRST_LAYOUTS, first_layout
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from support.layouts import FIRST_CONFIGS, FIRST_LAYOUTS, first_layout
 
 from mmdet_sag.checkpoints import convert_checkpoint
 from mmdet_sag.errors import InputError

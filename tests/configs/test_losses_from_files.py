@@ -10,7 +10,7 @@ from mmdet.structures.mask import PolygonMasks
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from reference import CONFIGS, DATA, LOSSES, load_case, read_image, read_json
+from support.reference import CONFIGS, DATA, LOSSES, load_case, read_image, read_json
 
 COCO_TINY = Path(__file__).parents[3] / 'shared/data/coco_tiny'
 PIPELINES = Path(__file__).parents[3] / 'shared/golden'

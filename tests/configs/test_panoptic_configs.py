@@ -6,9 +6,9 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_panoptic import shapes_config, write_shapes
+from support.tiny_panoptic import shapes_config, write_shapes
 
-from mmdet_sag.engine.hooks import WholeCheckpointHook
+from mmdet_sag.engine.hooks import AtomicCheckpointHook
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs/panoptic_centermask').glob('*_coco-panoptic.py'))
 
@@ -47,7 +47,7 @@ def test_a_runner_takes_the_config(path, root, tmp_path):
     config.experiment_name = path.stem
     runner = Runner.from_cfg(config)
     assert 'NumClassCheckHook' not in [type(hook).__name__ for hook in runner.hooks]
-    (checkpoint_hook,) = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)]
+    (checkpoint_hook,) = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     assert checkpoint_hook.key_indicators == ['coco_panoptic/PQ']
     assert len(runner.test_evaluator.metrics) == 2
 

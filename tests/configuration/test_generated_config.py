@@ -8,7 +8,7 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny_training import write_rectangles
+from support.tiny_training import write_rectangles
 
 from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
 from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained

@@ -1,11 +1,7 @@
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_data_set import TinyDataSet
+from support.tiny_data_set import TinyDataSet
 
 
 @pytest.fixture

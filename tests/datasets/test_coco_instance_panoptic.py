@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from mmdet.registry import DATASETS
-from tiny_panoptic import shapes_config, write_shapes
+from support.tiny_panoptic import shapes_config, write_shapes
 
 from mmdet_sag.datasets.panoptic import read_segment_ids
 from mmdet_sag.errors import InputError

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
-import tiny_panoptic
 import torch
 import tqdm
-from tiny_checkpoint import write_tiny_checkpoint
-from tiny_training import CLASSES
+from support import tiny_panoptic
+from support.tiny_checkpoint import write_tiny_checkpoint
+from support.tiny_training import CLASSES
 
 from mmdet_sag.errors import InputError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from browser import Browser
-from chromium import needs_chromium
-from tiny_checkpoint import write_tiny_checkpoint
+from support.browser import Browser
+from support.chromium import needs_chromium
+from support.tiny_checkpoint import write_tiny_checkpoint
 
 DEMO = Path(__file__).resolve().parents[2] / 'demo/web_demo.py'
 has_gradio = importlib.util.find_spec('gradio') is not None

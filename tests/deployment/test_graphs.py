@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from tiny_export import lively_tiny, lively_two_stage
-from tiny_panoptic import build_tiny
+from support.tiny_export import lively_tiny, lively_two_stage
+from support.tiny_panoptic import build_tiny
 
 from mmdet_sag.deployment.exporting import build_graph
 from mmdet_sag.deployment.reference_detector import ReferenceDetector

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from tiny_export import lively_tiny, lively_two_stage
+from support.tiny_export import lively_tiny, lively_two_stage
 
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import load_exported

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
+from mmdet_sag.engine.checkpoint_files import newest_checkpoint
 from mmdet_sag.errors import InputError
 
 
@@ -26,30 +26,30 @@ def test_the_newest_of_the_runs_own_names_is_found(tmp_path):
     newest = write(tmp_path / 'iter_95.pth', 95, 9)
     write(tmp_path / 'iter_12.pth', 12, 1)
     write(tmp_path / 'pretrained.pth', 9000, 900)
-    assert newest_whole_checkpoint(str(tmp_path)) == newest
+    assert newest_checkpoint(str(tmp_path)) == newest
 
 
 def test_a_file_without_meta_is_passed_over(tmp_path):
     newest = write(tmp_path / 'iter_2.pth', 2)
     write(tmp_path / 'iter_4.pth', meta=None)
     write(tmp_path / 'weights.pth', meta=None)
-    assert newest_whole_checkpoint(str(tmp_path)) == newest
+    assert newest_checkpoint(str(tmp_path)) == newest
 
 
 def test_a_file_of_another_run_with_more_iterations_is_passed_over(tmp_path):
     (tmp_path / 'last_checkpoint').write_text(write(tmp_path / 'iter_2.pth', 2))
     write(tmp_path / 'iter_90000.pth', 90000, saved_into='/runs/theirs')
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
     # One that was renamed when the process was killed, before last_checkpoint was written.
     newest = write(tmp_path / 'iter_4.pth', 4)
-    assert newest_whole_checkpoint(str(tmp_path)) == newest
+    assert newest_checkpoint(str(tmp_path)) == newest
 
 
 def test_the_names_and_the_folder_of_the_config_count(tmp_path):
     work_dir = tmp_path / 'run'
     hook = dict(out_dir=str(tmp_path / 'big_disk'), filename_tmpl='step_{}.pth')
     newest = write(tmp_path / 'big_disk' / 'run' / 'step_4.pth', 4)
-    assert newest_whole_checkpoint(str(work_dir), hook) == newest
+    assert newest_checkpoint(str(work_dir), hook) == newest
 
 
 class Storage(LocalBackend):
@@ -64,9 +64,9 @@ class Storage(LocalBackend):
 def test_checkpoints_on_another_storage_are_never_overwritten_by_a_new_start(tmp_path):
     register_backend('stored', Storage, prefixes='stored', force=True)
     hook = dict(out_dir=f'stored:/{tmp_path}')
-    assert newest_whole_checkpoint('runs/mine', hook) is None
+    assert newest_checkpoint('runs/mine', hook) is None
     write(tmp_path / 'mine' / 'iter_4.pth', 4)
     with pytest.raises(InputError, match='holds checkpoints.*--resume ADDRESS'):
-        newest_whole_checkpoint('runs/mine', hook)
+        newest_checkpoint('runs/mine', hook)
     with pytest.raises(InputError, match='cannot be listed .PermissionError: no key'):
-        newest_whole_checkpoint('runs/mine', dict(out_dir='stored://closed'))
+        newest_checkpoint('runs/mine', dict(out_dir='stored://closed'))

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_step import EMPTY, FULL, gradients
+from support.distributed_step import EMPTY, FULL, gradients
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
 def two_processes(tmp_path_factory) -> dict:
     """Gradients of the cases of ``distributed_step.py`` on two processes."""
     path = tmp_path_factory.mktemp('gradients') / 'gradients.pth'
-    paths = [HERE, HERE.parent, HERE.parents[1], *filter(None, [os.environ.get('PYTHONPATH')])]
+    paths = [TESTS, TESTS.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
     subprocess.run(
-        [*command, HERE / 'distributed_step.py', path],
+        [*command, TESTS / 'support/distributed_step.py', path],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},
         check=True,
         timeout=240,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from reference import CASES, load_case, make_batch, read_image
-from tiny import build_tiny
+from support.reference import CASES, load_case, make_batch, read_image
+from support.tiny import build_tiny
 
 from mmdet_sag.engine.fast_inference import slow_down, speed_up
 

@@ -8,9 +8,9 @@ from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from reference import CASES, CONFIGS, LOSSES, load_case, make_batch, read_image
-from tiny_semi import build_teacher
-from tiny_training import build_runner, rectangles_config, write_rectangles
+from support.reference import CASES, CONFIGS, LOSSES, load_case, make_batch, read_image
+from support.tiny_semi import build_teacher
+from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
 from mmdet_sag.engine.fast_training import speed_up_training
 from mmdet_sag.models.layers import WinogradConv, winograd_conv

@@ -11,7 +11,7 @@ def test_addresses_are_remote(path):
 
 
 @pytest.mark.parametrize('path', ['data/coco', '/data/a:b.json', '~/weights.pth', ''])
-@pytest.mark.parametrize('backend_args', [None, {}, dict(backend='local'), dict(backend='whole_file')], ids=str)
+@pytest.mark.parametrize('backend_args', [None, {}, dict(backend='local'), dict(backend='atomic_file')], ids=str)
 def test_plain_paths_are_local(path, backend_args):
     assert not is_remote(path, backend_args)
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
-from reference import DATA, load_first_case, make_batch, read_arrays, read_image, read_json
+from support.reference import DATA, load_first_case, make_batch, read_arrays, read_image, read_json
 
 CASE = 'first_centermask-lite_v39'
 # The cases as the reference wrote them, of which the one above is cut out.
-WHOLE_CASES = Path(os.environ.get('MMDET_SAG_GOLDEN', Path(__file__).parents[3] / 'shared/golden'))
-NAMES = sorted(path.stem for path in WHOLE_CASES.glob('first_*.json'))
+ALL_CASES = Path(os.environ.get('MMDET_SAG_GOLDEN', Path(__file__).parents[3] / 'shared/golden'))
+NAMES = sorted(path.stem for path in ALL_CASES.glob('first_*.json'))
 
 
 @pytest.fixture(
@@ -24,7 +24,7 @@ NAMES = sorted(path.stem for path in WHOLE_CASES.glob('first_*.json'))
         CASE,
         *(f'whole {name}' for name in NAMES),
         *(
-            [pytest.param('whole', marks=pytest.mark.skip(f'no cases in {WHOLE_CASES} (MMDET_SAG_GOLDEN)'))]
+            [pytest.param('whole', marks=pytest.mark.skip(f'no cases in {ALL_CASES} (MMDET_SAG_GOLDEN)'))]
             if not NAMES
             else []
         ),
@@ -35,9 +35,7 @@ def case(request):
     if name == request.param:
         arrays = {**read_arrays(DATA / f'{name}.npz'), 'image': read_image(f'{name}.png')}
         return load_first_case(arrays, read_json(f'{name}.json.gz'))
-    return load_first_case(
-        read_arrays(WHOLE_CASES / f'{name}.npz'), json.loads((WHOLE_CASES / f'{name}.json').read_text())
-    )
+    return load_first_case(read_arrays(ALL_CASES / f'{name}.npz'), json.loads((ALL_CASES / f'{name}.json').read_text()))
 
 
 def batch_of(case, original=False):

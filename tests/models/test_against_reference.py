@@ -7,8 +7,8 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
-from reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
-from which_operators import OPERATORS, put_behind_mmcv
+from support.reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
+from support.which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
 from mmdet_sag.engine.fast_training import speed_up_training

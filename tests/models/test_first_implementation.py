@@ -9,8 +9,8 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
-from reference import CONFIGS, make_batch
-from tiny import build_tiny, tiny_config
+from support.reference import CONFIGS, make_batch
+from support.tiny import build_tiny, tiny_config
 
 from mmdet_sag.structures.mask import RLEMasks
 

@@ -4,7 +4,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
-from panoptic_reference import (
+from support.panoptic_reference import (
     DATA,
     SHARED,
     expected_panoptic,

@@ -7,8 +7,8 @@ import mmcv.ops
 import pytest
 import torch
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from support.which_operators import compiled_operators, put_behind_mmcv, torchvision_operators
 from torch.nn.functional import one_hot
-from which_operators import compiled_operators, put_behind_mmcv, torchvision_operators
 
 EXACT = dict(rtol=0, atol=0)
 GRADIENT = dict(rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import torch
 from mmdet.registry import MODELS
-from tiny_training import SIZE, rectangles_config, write_rectangles
+from support.tiny_training import SIZE, rectangles_config, write_rectangles
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 

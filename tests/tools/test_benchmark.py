@@ -5,8 +5,8 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
+from support.tiny import tiny_config
 from test_train_and_test import TOOLS
-from tiny import tiny_config
 
 from mmdet_sag.command_line import ExitStatus
 

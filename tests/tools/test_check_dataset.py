@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'datasets'))
-
-from tiny_data_set import TinyDataSet
+from support.tiny_data_set import TinyDataSet
 
 ROOT = Path(__file__).parents[2]
 

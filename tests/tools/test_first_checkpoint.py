@@ -13,8 +13,8 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from reference import CONFIGS, DATA, checkpoint, read_arrays, read_json
-from tiny_training import CLASSES, write_rectangles
+from support.reference import CONFIGS, DATA, checkpoint, read_arrays, read_json
+from support.tiny_training import CLASSES, write_rectangles
 
 ROOT = Path(__file__).parents[2]
 CASE = 'first_centermask-lite_v39'

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.label_exports import write_yolo
+
+from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tests/datasets/converters'))
-
-from label_exports import write_yolo  # noqa: E402
-
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes  # noqa: E402
 
 
 def run(tool, *arguments, cwd):

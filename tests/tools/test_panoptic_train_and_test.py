@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from tiny_panoptic import SIZE, shapes_config, write_shapes
+from support.tiny_panoptic import SIZE, shapes_config, write_shapes
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import rectangles_config, write_rectangles
+from support.tiny_training import rectangles_config, write_rectangles
 
 ROOT = Path(__file__).parents[2]
 PORT = str(20000 + (os.getpid() + 5000) % 10000)
@@ -18,13 +18,13 @@ SLOW = os.environ.get('SLOW_DISK', '5')
 SLOW_DISK = """
 import os, time
 from mmengine.fileio import get_file_backend, register_backend
-Whole = type(get_file_backend(backend_args=dict(backend='whole_file')))
+Whole = type(get_file_backend(backend_args=dict(backend='atomic_file')))
 class SlowDisk(Whole):
     def put(self, obj, filepath):
         open('writing', 'w').close()
         time.sleep(float(os.environ['SLOW_DISK']))
         super().put(obj, filepath)
-register_backend('whole_file', SlowDisk, force=True)
+register_backend('atomic_file', SlowDisk, force=True)
 """
 
 

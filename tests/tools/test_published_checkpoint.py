@@ -11,7 +11,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from reference import CASES, CONFIGS, DATA, read_json, synthetic_weight
+from support.reference import CASES, CONFIGS, DATA, read_json, synthetic_weight
 
 ROOT = Path(__file__).parents[2]
 COCO_TINY = Path(os.environ.get('MMDET_SAG_COCO_TINY', ROOT.parent / 'shared/data/coco_tiny'))

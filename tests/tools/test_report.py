@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from chromium import needs_chromium, open_page
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from odd_images import CLASSES, IMAGES, write_odd_images
-from reference import CONFIGS
-from tiny_training import rectangles_config, write_rectangles
+from support.chromium import needs_chromium, open_page
+from support.odd_images import CLASSES, IMAGES, write_odd_images
+from support.reference import CONFIGS
+from support.tiny_training import rectangles_config, write_rectangles
 
 from mmdet_sag.errors import InputError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
-from tiny_training import rectangles_config, write_rectangles
+from support.tiny_training import rectangles_config, write_rectangles
 
 from mmdet_sag.engine.launch import add_arguments
 

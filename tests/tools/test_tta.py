@@ -12,7 +12,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
-from tiny_training import CLASSES, SIZE, write_rectangles
+from support.tiny_training import CLASSES, SIZE, write_rectangles
 
 ROOT = Path(__file__).parents[2]
 

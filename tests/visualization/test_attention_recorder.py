@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
-from reference import make_batch
+from support.reference import make_batch
 
 from mmdet_sag.visualization.attention_recorder import paste_attention
 

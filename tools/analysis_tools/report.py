@@ -38,7 +38,7 @@ from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import check_writable_file, open_whole
+from mmdet_sag.fileio import atomic_write, check_writable_file
 from mmdet_sag.visualization import AttentionRecorder
 
 
@@ -103,7 +103,7 @@ def main() -> None:
         else 'For the curves of the training, name its work folder with --train-dir.',
         training=training_data(cfg),
     )
-    with open_whole(out, 'w') as file:
+    with atomic_write(out, 'w') as file:
         file.write(html)
     best = page.thresholds.best()
     said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'

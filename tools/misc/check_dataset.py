@@ -13,7 +13,7 @@ from mmdet_sag.command_line import ExitStatus, run_command
 from mmdet_sag.datasets.full_check import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import check_writable_file, open_whole
+from mmdet_sag.fileio import atomic_write, check_writable_file
 
 _EXAMPLES_SHOWN = 3
 
@@ -81,7 +81,7 @@ def main() -> ExitStatus:
     if args.json:
         found = dict(config=args.config, clean=clean, data_sets=[report.as_dict() for report in reports])
         try:
-            with open_whole(args.json, 'w') as file:
+            with atomic_write(args.json, 'w') as file:
                 file.write(json.dumps(found, indent=2) + '\n')
         except OSError as error:
             raise InputError(f"'{args.json}' cannot be written: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmdet_sag.command_line import run_command
 from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import check_writable_file, open_whole
+from mmdet_sag.fileio import atomic_write, check_writable_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main() -> None:
         short_side=args.short_side,
     )
     try:
-        with open_whole(args.out, 'w') as file:
+        with atomic_write(args.out, 'w') as file:
             file.write(config.text(args.out))
     except OSError as error:
         raise InputError(f"--out '{args.out}' cannot be written: {error.strerror}") from error

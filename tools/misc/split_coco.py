@@ -14,7 +14,7 @@ from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.coco import load_coco
 from mmdet_sag.datasets.semi_split import SemiSplit, drawn_split, listed_split
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import check_writable_folder, open_whole
+from mmdet_sag.fileio import atomic_write, check_writable_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,7 +48,7 @@ def read_positions(path: Path, percent: float, fold: int) -> list[int]:
 
 
 def write(content: dict, path: Path) -> None:
-    with open_whole(path, 'w') as file:
+    with atomic_write(path, 'w') as file:
         json.dump(content, file)
 
 

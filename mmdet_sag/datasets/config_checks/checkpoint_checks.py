@@ -11,7 +11,7 @@ from .model_checks import model_parts
 
 
 def check_checkpoint_file(path: str, source: str) -> None:
-    """Checks cheaply that a file exists and is a whole checkpoint, without loading it.
+    """Checks cheaply that a file exists and is a complete checkpoint, without loading it.
 
     Args:
         path: Path or address; what is not on the local disk is not checked.
@@ -38,7 +38,7 @@ def check_checkpoint_file(path: str, source: str) -> None:
 
 
 def check_pretrained(model: dict) -> None:
-    """Checks that the local files of ``Pretrained`` initialisations exist and are whole.
+    """Checks that the local files of ``Pretrained`` initialisations exist and are complete.
 
     Args:
         model: Config of the model.

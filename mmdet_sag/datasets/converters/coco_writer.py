@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from ...fileio import check_writable_folder, whole_folder
+from ...fileio import atomic_folder, check_writable_folder
 from .image_header import without_orientation
 from .labelled_image import LabelledImage
 from .outlines import box_and_area
@@ -43,7 +43,7 @@ def check_target(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
 
 
 def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence[str], link: bool = False) -> None:
-    """Write ``annotations/instances_{train,val,test}.json`` and the folders of images, whole or not at all.
+    """Write ``annotations/instances_{train,val,test}.json`` and the folders of images, atomically.
 
     Category ids are 1, 2, ... in the order of the classes. Nothing in the files depends on when or where they are made.
 
@@ -57,7 +57,7 @@ def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence
         InputError: Two images would get one name, or the disk is full.
     """
     try:
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             (folder / 'annotations').mkdir()
             first_image = first_annotation = 1
             for split in SPLITS:

@@ -9,7 +9,7 @@ from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from ...fileio import whole_folder
+from ...fileio import atomic_folder
 from ..panoptic import id_to_rgb
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
@@ -32,7 +32,7 @@ def make_demo_shapes(
 ) -> bool:
     """Make a small instance segmentation data set in COCO's layout: textured shapes that occlude each other.
 
-    The data set is written whole or not at all, and a second call with the same parameters finds it done. With others
+    The data set is written atomically, and a second call with the same parameters finds it done. With others
     it is replaced, unless there are files in it that were not made here. Objects are annotated with polygons of their
     visible part, crowds (about every tenth image has one) with RLE.
 
@@ -78,7 +78,7 @@ def make_demo_shapes(
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f'{out_dir} exists and is no demo data set: remove it, or name another directory')
 
-    with whole_folder(out_dir) as folder:
+    with atomic_folder(out_dir) as folder:
         for split, num_images in zip(SPLITS, (num_train, num_val)):
             _write_split(folder, split, num_images, image_size, seed, panoptic)
         (folder / MARKER).write_text(json.dumps(parameters))

@@ -10,7 +10,7 @@ from typing import Any
 from pycocotools import mask as mask_api
 
 from ...errors import InputError
-from ...fileio import open_whole
+from ...fileio import atomic_write
 from ..coco import PROBLEM_KINDS, Fix
 from ..coco.annotation_checks import annotation_problems, polygon_problem, usable_category_ids, usable_images
 
@@ -129,7 +129,7 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
 
 
 def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
-    """Writes an annotation file, whole or not at all.
+    """Writes an annotation file atomically.
 
     Args:
         content: Content of the file.
@@ -146,7 +146,7 @@ def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
             raise InputError(f"'{path}' is the annotation file itself, which stays as it is: name another file")
     is_new = not os.path.exists(path)
     try:
-        with open_whole(path, 'w') as file:
+        with atomic_write(path, 'w') as file:
             if is_new:
                 # What is private stays so in the copy.
                 shutil.copymode(sources[0], file.name)

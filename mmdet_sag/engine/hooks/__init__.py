@@ -1,3 +1,4 @@
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_visualization_hook import AttentionVisualizationHook
 from .fast_inference_hook import FastInferenceHook
 from .fast_training_hook import FastTrainingHook
@@ -5,7 +6,6 @@ from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
 from .throughput_timer_hook import ThroughputTimerHook
-from .whole_checkpoint_hook import WholeCheckpointHook
 
 __all__ = [
     'AttentionVisualizationHook',
@@ -15,5 +15,5 @@ __all__ = [
     'PreemptionHook',
     'PseudoLabelVisualizationHook',
     'ThroughputTimerHook',
-    'WholeCheckpointHook',
+    'AtomicCheckpointHook',
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
-from .whole_checkpoint_hook import WholeCheckpointHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
 @HOOKS.register_module()
@@ -53,7 +53,7 @@ class LossGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Watch the model's losses and the optimizer's steps."""
         self._runner = runner
-        self._checkpoint_hook = WholeCheckpointHook.of(runner)
+        self._checkpoint_hook = AtomicCheckpointHook.of(runner)
         self._undo = [runner.model.register_forward_hook(self._keep_losses).remove]
         if not self._wrappers():
             runner.logger.warning(f'LossGuardHook cannot see the steps of {type(runner.optim_wrapper).__name__}.')

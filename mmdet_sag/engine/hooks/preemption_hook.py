@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ...command_line import speaks_for_machine
-from .whole_checkpoint_hook import WholeCheckpointHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 # A launcher hands Ctrl-C on to processes that the terminal has sent it to already.
 _SAME_INTERRUPT = 1.0
@@ -31,7 +31,7 @@ class PreemptionHook(Hook):
     Ctrl-C. ``--resume`` goes on from there. With gradient accumulation, the iteration is the one that updates the
     weights.
 
-    In a distributed run, all processes stay until the checkpoint is whole: a launcher ends the others as soon as one
+    In a distributed run, all processes stay until the checkpoint is complete: a launcher ends the others as soon as one
     leaves. Further signals of a scheduler change nothing until then; a second Ctrl-C, more than a second after the
     first, ends the process at once. When the training ends, by an error too, the signals mean again what they meant
     before it.
@@ -62,7 +62,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the hook that saves."""
-        self._checkpoint_hook = WholeCheckpointHook.of(runner)
+        self._checkpoint_hook = AtomicCheckpointHook.of(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -128,7 +128,7 @@ class PreemptionHook(Hook):
             os._exit(128 + signal.SIGINT)
 
     def _stop(self, runner: Runner, epoch: int, iteration: int) -> NoReturn:
-        # No process comes back from it before the file is whole.
+        # No process comes back from it before the file is complete.
         path = self._checkpoint_hook.save_now(runner, epoch, iteration)
         runner.logger.info(
             f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Go on with --resume, from '

@@ -4,7 +4,7 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.runner import Runner
 from PIL import Image
-from tiny_data_set import HEIGHT, WIDTH
+from support.tiny_data_set import HEIGHT, WIDTH
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.errors import InputError

@@ -4,7 +4,7 @@ import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny import tiny_config
+from support.tiny import tiny_config
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_sag.datasets.config_checks import unfreeze_random_backbones

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from label_exports import DemoParts
+from support.label_exports import DemoParts
 
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 

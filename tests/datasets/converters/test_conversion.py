@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from label_exports import write_labelme, write_yolo
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 from PIL import Image
+from support.label_exports import write_labelme, write_yolo
 
 from mmdet_sag.datasets.converters import Conversion, ReadOptions
 from mmdet_sag.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 from mmdet.registry import DATASETS
 from mmengine.config import DictAction
 from mmengine.structures import InstanceData
-from tiny_data_set import HEIGHT, WIDTH
+from support.tiny_data_set import HEIGHT, WIDTH
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.datasets.full_check import check_data_sets

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
-from tiny_panoptic import shapes_config, write_shapes
+from support.tiny_panoptic import shapes_config, write_shapes
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.datasets.full_check import check_data_sets

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from tiny_semi import semi_rectangles_config
-from tiny_training import write_rectangles
+from support.tiny_semi import semi_rectangles_config
+from support.tiny_training import write_rectangles
 
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.errors import InputError

@@ -3,8 +3,8 @@ import pytest
 import torch
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.registry import init_default_scope
-from tiny_semi import semi_rectangles_config
-from tiny_training import write_rectangles
+from support.tiny_semi import semi_rectangles_config
+from support.tiny_training import write_rectangles
 
 from mmdet_sag.errors import InputError
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmdet.registry import HOOKS, MODELS, VISUALIZERS
 from mmengine.config import ConfigDict
-from reference import make_batch
-from tiny import build_tiny
+from support.reference import make_batch
+from support.tiny import build_tiny
 
 from mmdet_sag.errors import InputError
 

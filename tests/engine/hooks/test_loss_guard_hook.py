@@ -5,7 +5,7 @@ import torch
 from mmdet.registry import OPTIM_WRAPPERS
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from tiny_training import HOOKS, FewWeights, few_weights_runner
+from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_sag.errors import InputError
@@ -188,7 +188,7 @@ def test_a_step_costs_one_value_that_the_host_waits_for(tmp_path, kind):
     counts = []
     for name, guard in (('with', dict(loss_guard=dict(type='LossGuardHook'))), ('without', {})):
         options = dict(type=kind, optimizer=SGD, accumulative_counts=2, clip_grad=dict(max_norm=1.0))
-        hooks = dict(checkpoint=dict(type='WholeCheckpointHook', by_epoch=False, interval=1000), **guard)
+        hooks = dict(checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=1000), **guard)
         with Reads() as reads:
             train(tmp_path / name, 12, optim_wrapper=options, default_hooks=hooks, custom_hooks=[EMA])
         counts.append(reads.count)

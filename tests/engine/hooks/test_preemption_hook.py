@@ -4,7 +4,7 @@ import signal
 import pytest
 import torch
 from mmengine.hooks import Hook
-from tiny_training import HOOKS, FewWeights, few_weights_runner
+from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 
 
 class SignalAt(Hook):
@@ -75,7 +75,7 @@ def test_a_second_signal_does_not_cut_the_saving_short(tmp_path):
 
 
 def test_stops_within_epochs_leave_one_checkpoint(tmp_path):
-    hooks = {**HOOKS, 'checkpoint': dict(type='WholeCheckpointHook', interval=1, max_keep_ckpts=2)}
+    hooks = {**HOOKS, 'checkpoint': dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=2)}
     path = None
     for iteration in (2, 3, 8, 9):
         train(tmp_path, iteration, max_iters=24, by_epoch=True, default_hooks=hooks, load_from=path, resume=bool(path))

@@ -1,7 +1,7 @@
 import cv2
 import pytest
-from tiny_semi import semi_rectangles_config
-from tiny_training import build_runner, rectangles_config, write_rectangles
+from support.tiny_semi import semi_rectangles_config
+from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
 from mmdet_sag.errors import InputError
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[2]
 
 
 def train(work_dir: Path, case: str, accumulative_counts: int = 1) -> list[str]:
     """Run ``distributed_training.py`` on two processes, and return the errors that they ended with."""
-    paths = [HERE.parents[1], HERE.parents[2], *filter(None, [os.environ.get('PYTHONPATH')])]
+    paths = [TESTS, TESTS.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
     job = subprocess.run(
-        [*command, HERE / 'distributed_training.py', work_dir, case, str(accumulative_counts)],
+        [*command, TESTS / 'support/distributed_training.py', work_dir, case, str(accumulative_counts)],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},
         timeout=240,
         capture_output=True,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
-from tiny_training import HOOKS, FewWeights, NumberedImages, few_weights_runner
+from support.tiny_training import HOOKS, FewWeights, NumberedImages, few_weights_runner
 
 from mmdet_sag.engine.checkpoint_files import load_checkpoint_file
 

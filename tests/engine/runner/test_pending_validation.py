@@ -1,6 +1,6 @@
 import pytest
 from mmengine.evaluator import BaseMetric, Evaluator
-from tiny_training import HOOKS, FewWeights, NumberedImages, few_weights_runner
+from support.tiny_training import HOOKS, FewWeights, NumberedImages, few_weights_runner
 
 
 class Stop(Exception):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from mmengine.config import Config
-from tiny_training import build_runner, rectangles_config, write_rectangles
+from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
-from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
+from mmdet_sag.engine.checkpoint_files import newest_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +42,7 @@ def test_a_resumed_run_gives_the_same_bits_as_one_that_never_stopped(config, tmp
     straight = torch.load(tmp_path / 'iter_6.pth')
 
     (tmp_path / 'iter_6.pth').unlink()
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
     runner = build_runner(
         config,
         tmp_path,

@@ -3,7 +3,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from tiny import build_tiny
+from support.tiny import build_tiny
 
 STRIDES = [8, 16, 32, 64, 128]
 TEST_CFG = dict(score_thr=0.05, nms_pre=1000, nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=50)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from cpu_autocast import cpu_autocast
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, encode_mask_results
 from mmengine.structures import InstanceData
-from reference import make_batch
-from tiny import build_tiny
+from support.cpu_autocast import cpu_autocast
+from support.reference import make_batch
+from support.tiny import build_tiny
 
 from mmdet_sag.structures.mask import RLEMasks
 

@@ -5,7 +5,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, load_checkpoint
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from mmdet_sag.errors import InputError
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.structures import PixelData
-from reference import make_batch
-from tiny_panoptic import NUM_STUFF, NUM_THINGS, build_tiny, tiny_config
+from support.reference import make_batch
+from support.tiny_panoptic import NUM_STUFF, NUM_THINGS, build_tiny, tiny_config
 
 VOID = NUM_THINGS + NUM_STUFF
 NONE = (np.zeros((0, 4)), [], [])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import load_checkpoint
-from tiny import build_tiny
-from tiny_semi import SIZE, build_teacher, detections, samples, semi_rectangles_config, set_detections
-from tiny_training import build_runner, write_rectangles
+from support.tiny import build_tiny
+from support.tiny_semi import SIZE, build_teacher, detections, samples, semi_rectangles_config, set_detections
+from support.tiny_training import build_runner, write_rectangles
 
 from mmdet_sag.errors import InputError
 
@@ -281,12 +281,12 @@ def test_a_resumed_training_is_the_same_bit_by_bit(tmp_path):
 
 
 def test_two_processes_of_which_one_has_no_pseudo_label_make_a_step(tmp_path):
-    here = Path(__file__).parent
-    paths = [here, here.parents[1], here.parents[2], *filter(None, [os.environ.get('PYTHONPATH')])]
+    tests = Path(__file__).parents[2]
+    paths = [tests, tests.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
     subprocess.run(
         [
             *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone'),
-            here / 'distributed_polite_teacher.py',
+            tests / 'support/distributed_polite_teacher.py',
             tmp_path / 'losses.pth',
         ],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},

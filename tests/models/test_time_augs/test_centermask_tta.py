@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from reference import load_case, make_batch, read_image
+from support.reference import load_case, make_batch, read_image
 
 TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=100)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from panoptic_reference import CONFIGS, MODEL, load_case
-from reference import make_batch
+from support.panoptic_reference import CONFIGS, MODEL, load_case
+from support.reference import make_batch
 
 TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=50)
 

@@ -6,7 +6,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
-from reference import CONFIGS, make_batch
+from support.reference import CONFIGS, make_batch
 
 from mmdet_sag.models import TwoStageMaskTTAModel
 

@@ -3,7 +3,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from cpu_autocast import cpu_autocast
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -12,7 +11,8 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.structures import InstanceData
-from reference import CONFIGS
+from support.cpu_autocast import cpu_autocast
+from support.reference import CONFIGS
 
 from mmdet_sag.errors import InputError
 from mmdet_sag.models import SAGMaskHead

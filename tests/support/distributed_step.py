@@ -13,8 +13,9 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.structures import InstanceData
-from tiny import build_tiny
 from torch import distributed as torch_dist
+
+from support.tiny import build_tiny
 
 SIZE = 64
 BOXES = (

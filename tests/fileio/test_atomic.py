@@ -1,4 +1,4 @@
-"""What is written appears whole or not at all, whatever happens to the process or the disk."""
+"""Writes are atomic, whatever happens to the process or the disk."""
 
 import os
 import resource
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import pytest
 from mmengine.fileio import put_text
 
-from mmdet_sag.fileio import open_whole, whole_folder
+from mmdet_sag.fileio import atomic_folder, atomic_write
 
 
 def test_text_and_bytes_are_written(tmp_path):
-    with open_whole(tmp_path / 'text', 'w') as file:
+    with atomic_write(tmp_path / 'text', 'w') as file:
         file.write('Größe')
-    with open_whole(tmp_path / 'bytes') as file:
+    with atomic_write(tmp_path / 'bytes') as file:
         file.write(b'\x00\x01')
     assert (tmp_path / 'text').read_bytes() == 'Größe'.encode()
     assert (tmp_path / 'bytes').read_bytes() == b'\x00\x01'
@@ -28,7 +28,7 @@ def test_text_and_bytes_are_written(tmp_path):
 def test_an_error_leaves_the_previous_file_and_nothing_else(tmp_path, error):
     path = tmp_path / 'file'
     path.write_text('old')
-    with pytest.raises(error), open_whole(path, 'w') as file:
+    with pytest.raises(error), atomic_write(path, 'w') as file:
         file.write('new')
         raise error
     assert path.read_text() == 'old'
@@ -38,7 +38,7 @@ def test_an_error_leaves_the_previous_file_and_nothing_else(tmp_path, error):
 def test_the_previous_file_is_there_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
-    with open_whole(path, 'w') as file:
+    with atomic_write(path, 'w') as file:
         file.write('new')
         file.flush()
         assert path.read_text() == 'old'
@@ -50,14 +50,14 @@ def test_a_killed_process_leaves_the_previous_file_and_the_next_one_cleans_up(tm
     path.write_text('old')
     script = f"""
 import os, signal
-from mmdet_sag.fileio import open_whole
-with open_whole({str(path)!r}, 'w') as file:
+from mmdet_sag.fileio import atomic_write
+with atomic_write({str(path)!r}, 'w') as file:
     file.write('new' * 10000)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, '-c', script]).returncode == -signal.SIGKILL
     assert path.read_text() == 'old'
-    with open_whole(path, 'w') as file:
+    with atomic_write(path, 'w') as file:
         file.write('newer')
     assert path.read_text() == 'newer'
     assert os.listdir(tmp_path) == ['file']
@@ -80,7 +80,7 @@ def small_files():
 def test_a_full_disk_leaves_the_previous_file(tmp_path):
     path = tmp_path / 'file'
     path.write_bytes(b'old')
-    with small_files(), pytest.raises(OSError), open_whole(path) as file:
+    with small_files(), pytest.raises(OSError), atomic_write(path) as file:
         file.write(bytes(10_000))
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['file']
@@ -91,7 +91,7 @@ def test_a_link_stays_a_link_to_the_file_that_is_replaced(tmp_path):
     target, link = tmp_path / 'folder/target', tmp_path / 'link'
     target.write_text('old')
     link.symlink_to(target)
-    with open_whole(link, 'w') as file:
+    with atomic_write(link, 'w') as file:
         file.write('new')
     assert link.is_symlink()
     assert target.read_text() == 'new'
@@ -101,7 +101,7 @@ def test_the_rights_of_a_file_stay(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
     path.chmod(0o600)
-    with open_whole(path, 'w') as file:
+    with atomic_write(path, 'w') as file:
         file.write('new')
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -110,7 +110,7 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path):
     path = tmp_path / 'pipe'
     os.mkfifo(path)
     with subprocess.Popen(['cat', path], stdout=subprocess.PIPE, text=True) as reader:
-        with open_whole(path, 'w') as file:
+        with atomic_write(path, 'w') as file:
             file.write('new')
         assert reader.stdout.read() == 'new'
     assert stat.S_ISFIFO(path.stat().st_mode)
@@ -118,7 +118,7 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path):
 
 def test_mmengine_writes_whole_files_and_makes_their_folder(tmp_path):
     path = tmp_path / 'folder/file'
-    put_text('new', path, backend_args=dict(backend='whole_file'))
+    put_text('new', path, backend_args=dict(backend='atomic_file'))
     assert path.read_text() == 'new'
     assert os.listdir(path.parent) == ['file']
 
@@ -126,7 +126,7 @@ def test_mmengine_writes_whole_files_and_makes_their_folder(tmp_path):
 def test_a_folder_appears_when_it_is_whole_and_replaces_the_previous_one(tmp_path):
     path = tmp_path / 'parent/folder'
     for content in ('old', 'new'):
-        with whole_folder(path) as folder:
+        with atomic_folder(path) as folder:
             (folder / content).write_text(content)
             assert not (path / content).exists()
         assert os.listdir(path) == [content]
@@ -137,7 +137,7 @@ def test_a_link_stays_a_link_to_the_folder_that_is_replaced(tmp_path):
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'disk/old').touch()
     (tmp_path / 'link').symlink_to(tmp_path / 'disk')
-    with whole_folder(tmp_path / 'link') as folder:
+    with atomic_folder(tmp_path / 'link') as folder:
         (folder / 'new').touch()
     assert os.readlink(tmp_path / 'link') == str(tmp_path / 'disk')
     assert os.listdir(tmp_path / 'disk') == ['new']
@@ -147,7 +147,7 @@ def test_an_error_leaves_the_previous_folder_and_nothing_else(tmp_path):
     path = tmp_path / 'folder'
     path.mkdir()
     (path / 'old').touch()
-    with pytest.raises(KeyboardInterrupt), whole_folder(path) as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as folder:
         (folder / 'new').touch()
         raise KeyboardInterrupt
     assert os.listdir(path) == ['old']

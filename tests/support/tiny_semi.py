@@ -11,8 +11,9 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from tiny import tiny_config
-from tiny_training import rectangles_config
+
+from .tiny import tiny_config
+from .tiny_training import rectangles_config
 
 SIZE = 64
 BRANCHES = ('sup_weak', 'sup_strong', 'unsup_teacher', 'unsup_student')

@@ -20,8 +20,8 @@ from mmdet_sag.checkpoints import zoo
 from mmdet_sag.checkpoints.centermask2 import rename_state_dict
 from mmdet_sag.checkpoints.first_centermask import rename_to_centermask2
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
-DATA = Path(__file__).parent / 'data' / 'golden'
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DATA = Path(__file__).parents[1] / 'data' / 'golden'
 CASES = {
     'centermask_r50': 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py',
     'centermask_v39': 'centermask/centermask_v39_fpn_ms-3x_coco.py',

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chromium import CHROMIUM, OPTIONS
+from .chromium import CHROMIUM, OPTIONS
 
 
 class Browser:

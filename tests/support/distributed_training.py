@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
-from tiny_training import HOOKS, FewWeights, few_weights_runner
 from torch import distributed as torch_dist
 
 from mmdet_sag.engine.launch import run_tool
-from mmdet_sag.fileio import WholeFileBackend
+from mmdet_sag.fileio import AtomicFileBackend
+from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 
 
 class SeenByRank1(Hook):
@@ -31,7 +31,7 @@ class FullDisk(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if runner.iter == 2:
-            WholeFileBackend.put = FullDisk.put
+            AtomicFileBackend.put = FullDisk.put
 
     @staticmethod
     def put(*args) -> None:

@@ -2,13 +2,13 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from .whole_file import open_whole
+from .atomic import atomic_write
 
 
-class WholeFileBackend(LocalBackend):
-    """Local disk, where a file is written whole or not at all (:func:`open_whole`).
+class AtomicFileBackend(LocalBackend):
+    """Local disk with atomic writes (:func:`atomic_write`).
 
-    Registered in MMEngine as ``whole_file``.
+    Registered in MMEngine as ``atomic_file``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
@@ -23,7 +23,7 @@ class WholeFileBackend(LocalBackend):
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
@@ -31,4 +31,4 @@ class WholeFileBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
-register_backend('whole_file', WholeFileBackend)
+register_backend('atomic_file', AtomicFileBackend)

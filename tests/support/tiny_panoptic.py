@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
-CONFIG = Path(__file__).parents[1] / 'configs/panoptic_centermask/panoptic-centermask_demo.py'
+CONFIG = Path(__file__).parents[2] / 'configs/panoptic_centermask/panoptic-centermask_demo.py'
 NUM_THINGS, NUM_STUFF, CHANNELS, SIZE = 6, 5, 32, 64
 
 
@@ -71,7 +71,7 @@ def shapes_config(data: Path) -> Config:
     config.train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=6, val_interval=1000)
     config.param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5)]
     config.default_hooks.checkpoint = dict(
-        type='WholeCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=-1, save_best=None
+        type='AtomicCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=-1, save_best=None
     )
     config.default_hooks.logger.interval = 1
     config.randomness = dict(seed=1)

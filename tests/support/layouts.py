@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / 'data/layouts.json.gz').read_bytes()))
+LAYOUTS = json.loads(gzip.decompress((Path(__file__).parents[1] / 'data/layouts.json.gz').read_bytes()))
 CONFIGS = {
     'centermask_R_50_FPN_ms_3x': 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py',
     'centermask_R_101_FPN_ms_3x': 'centermask/centermask_r101-caffe_fpn_ms-3x_coco.py',
@@ -36,7 +36,7 @@ PANOPTIC_CONFIGS = {
         ('V_99_eSE', 'v99'),
     )
 }
-FIRST_LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / 'data/layouts_first.json.gz').read_bytes()))
+FIRST_LAYOUTS = json.loads(gzip.decompress((Path(__file__).parents[1] / 'data/layouts_first.json.gz').read_bytes()))
 # One layout may belong to several schedules: a file of it gets the config of the longest.
 FIRST_CONFIGS = {
     'centermask_M_v2_FPN_1x': 'centermask-first_mv2_fpn_1x_coco.py',

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import EMAHook
-from tiny_training import HOOKS, FewWeights, few_weights_runner
+from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 
-from mmdet_sag.engine.checkpoint_files import newest_whole_checkpoint
-from mmdet_sag.engine.hooks import WholeCheckpointHook
+from mmdet_sag.engine.checkpoint_files import newest_checkpoint
+from mmdet_sag.engine.hooks import AtomicCheckpointHook
 from mmdet_sag.errors import InputError
 
 EVERY_ITERATION = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 1}}
 
 
 def train(work_dir: Path, max_iters: int, num_padding: int = 250_000) -> None:
-    checkpoint = newest_whole_checkpoint(str(work_dir))
+    checkpoint = newest_checkpoint(str(work_dir))
     few_weights_runner(
         work_dir,
         max_iters,
@@ -33,7 +33,7 @@ def train(work_dir: Path, max_iters: int, num_padding: int = 250_000) -> None:
 
 
 def done(work_dir: Path) -> int:
-    checkpoint = newest_whole_checkpoint(str(work_dir))
+    checkpoint = newest_checkpoint(str(work_dir))
     return torch.load(checkpoint)['meta']['iter'] if checkpoint else 0
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
     train(tmp_path, 3)
     newest = tmp_path / 'iter_3.pth'
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
 
 
 @pytest.mark.parametrize('averaged', [False, True], ids=['weights', 'averaged weights'])
@@ -95,7 +95,7 @@ def test_the_best_checkpoint_is_finite_too(tmp_path, averaged):
         tmp_path, 3, FewWeights(), default_hooks=hooks, custom_hooks=[dict(type='EMAHook')], log_level='ERROR'
     )
     runner.train()
-    hook = WholeCheckpointHook.of(runner)
+    hook = AtomicCheckpointHook.of(runner)
     hook.after_val_epoch(runner, dict(AP=0.5))
     before = files(tmp_path)
     assert 'best_AP_iter_3.pth' in before

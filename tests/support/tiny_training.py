@@ -12,14 +12,15 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from tiny import tiny_config
 from torch import nn
 from torch.utils.data import Dataset
+
+from .tiny import tiny_config
 
 CLASSES = ('green', 'blue')
 SIZE = 64
 HOOKS = dict(
-    checkpoint=dict(type='WholeCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2),
+    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2),
     loss_guard=dict(type='LossGuardHook'),
     preemption=dict(type='PreemptionHook'),
     logger=dict(type='LoggerHook', interval=1),

@@ -12,20 +12,21 @@ from torch import Tensor
 from torch import distributed as torch_dist
 
 from ...errors import InputError
-from ...fileio import WholeFileBackend
+from ...fileio import AtomicFileBackend
 
 # A process group gives up after 10 minutes with NCCL: an address in the cloud may take longer.
 _LONGEST_WRITE = datetime.timedelta(hours=2)
 
 
-@HOOKS.register_module()
-class WholeCheckpointHook(CheckpointHook):
-    """Saves checkpoints as MMEngine's ``CheckpointHook`` does, each whole or not at all.
+# Configs in the work folders of earlier versions have the second name.
+@HOOKS.register_module(name=['AtomicCheckpointHook', 'WholeCheckpointHook'])
+class AtomicCheckpointHook(CheckpointHook):
+    """Saves checkpoints as MMEngine's ``CheckpointHook`` does, each by an atomic write.
 
     What holds for every checkpoint, whichever hook asked for it:
 
     - Its weights are finite, the averaged ones (EMA) included. Otherwise it is not written, and training stops.
-    - A file gets its name when it is complete and on the disk (:class:`WholeFileBackend`), ``last_checkpoint`` is
+    - A file gets its name when it is complete and on the disk (:class:`AtomicFileBackend`), ``last_checkpoint`` is
       changed after that, and only then are outdated checkpoints and the previous best one removed.
     - All processes wait until it is written, however long that takes, and then all of them know whether it was.
     - ``max_keep_ckpts`` of them stay. Where epochs are counted, one more that was saved within an epoch
@@ -42,7 +43,7 @@ class WholeCheckpointHook(CheckpointHook):
     _waiting_room = None
 
     @classmethod
-    def of(cls, runner: Runner) -> 'WholeCheckpointHook':
+    def of(cls, runner: Runner) -> 'AtomicCheckpointHook':
         """The hook that saves a runner's checkpoints.
 
         Raises:
@@ -52,14 +53,14 @@ class WholeCheckpointHook(CheckpointHook):
             if isinstance(hook, cls):
                 return hook
         raise InputError(
-            "set default_hooks.checkpoint.type='WholeCheckpointHook': other hooks save checkpoints through it"
+            "set default_hooks.checkpoint.type='AtomicCheckpointHook': other hooks save checkpoints through it"
         )
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the output folder."""
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
-            self.backend_args = dict(backend='whole_file')
+            self.backend_args = dict(backend='atomic_file')
             self.file_backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
         # Of the run that is resumed.
         self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
@@ -89,7 +90,7 @@ class WholeCheckpointHook(CheckpointHook):
             raise InputError(
                 f'weights are not finite after iteration {checkpoint["meta"]["iter"]} ({bad[0]}, {len(bad)} in all), '
                 'no checkpoint was written: lower the learning rate or clip the gradients (optim_wrapper.clip_grad), '
-                'then go on with --resume, from the newest whole one'
+                'then go on with --resume, from the newest complete one'
             )
 
     def after_train(self, runner: Runner) -> None:
@@ -194,7 +195,7 @@ class WholeCheckpointHook(CheckpointHook):
             )
             if is_main_process():
                 # The pointer lies in the work folder, which is local wherever the checkpoints go.
-                WholeFileBackend().put_text(self.last_ckpt, f'{runner.work_dir}/last_checkpoint')
+                AtomicFileBackend().put_text(self.last_ckpt, f'{runner.work_dir}/last_checkpoint')
 
         self._meta = meta
         self._unsaved = True
@@ -203,8 +204,8 @@ class WholeCheckpointHook(CheckpointHook):
             self._unsaved = False
         except OSError as e:
             runner.logger.error(
-                f'Checkpoint {self.last_ckpt} was not written: {e.strerror or e}. Make room for it; the newest whole '
-                f'one is {previous or "none yet"}.'
+                f'Checkpoint {self.last_ckpt} was not written: {e.strerror or e}. Make room for it; the newest '
+                f'complete one is {previous or "none yet"}.'
             )
             return False
         except InputError as e:
@@ -237,7 +238,7 @@ class WholeCheckpointHook(CheckpointHook):
         # Without it, MMEngine does not save the newest once more: that is one more save, and comes after this one.
         last_ckpt, self.last_ckpt = self.last_ckpt, None
         try:
-            self._together(lambda: super(WholeCheckpointHook, self)._save_best_checkpoint(runner, metrics))
+            self._together(lambda: super(AtomicCheckpointHook, self)._save_best_checkpoint(runner, metrics))
         except OSError as e:
             runner.logger.error(f'The best checkpoint was not written: {e.strerror or e}. Make room for it.')
             self._set_best(single, previous)

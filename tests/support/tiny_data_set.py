@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from PIL import Image
-from tiny import tiny_config
+
+from .tiny import tiny_config
 
 CLASSES = ('cat', 'dog')
 WIDTH, HEIGHT = 64, 48

@@ -10,8 +10,9 @@ import mmdet_sag  # noqa: F401
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.model import MMDistributedDataParallel
-from tiny_semi import SIZE, build_teacher, detections, samples, set_detections
 from torch import distributed as torch_dist
+
+from support.tiny_semi import SIZE, build_teacher, detections, samples, set_detections
 
 # Large enough for more than two positive locations, below which the normaliser is 1.
 BOX = [8, 8, 50, 50]

@@ -6,7 +6,8 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny_training import CLASSES, rectangles_config, write_rectangles
+
+from .tiny_training import CLASSES, rectangles_config, write_rectangles
 
 
 def write_tiny_checkpoint(folder: Path, num_images: int = 4) -> Config:

@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-CONFIG = Path(__file__).parents[1] / 'configs/centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py'
+CONFIG = Path(__file__).parents[2] / 'configs/centermask_lite/centermask-lite_v19-slim-dw_fpn_ms-4x_coco.py'
 
 
 def tiny_config(num_classes: int = 3, channels: int = 32, path: Path = CONFIG) -> Config:

@@ -15,7 +15,7 @@ from torch import nn
 from ..datasets import check_inputs
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..fileio import check_writable_folder, whole_folder
+from ..fileio import atomic_folder, check_writable_folder
 from . import runtime
 from .comparison import Agreement, compare, config_images, measure_speed
 from .evaluation import evaluate
@@ -36,7 +36,7 @@ REPORT = 'report.json'
 
 
 def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
-    """Export a trained model into a folder that appears whole or not at all, and compare it with PyTorch's.
+    """Export a trained model into a folder, written atomically, and compare it with PyTorch's.
 
     Args:
         cfg: Its config.
@@ -61,7 +61,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     heads = detector.roi_head.mask_head
     num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
     metadata = describe(cfg, checkpoint, settings.model_format, settings.precision, num_classes)
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         path = folder / FILES[settings.model_format]
         if settings.model_format == 'torchscript':
             write_torchscript(graph, path, metadata)

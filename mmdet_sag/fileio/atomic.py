@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from typing import IO
 
 
 @contextmanager
-def open_whole(path: str | Path, mode: str = 'wb', encoding: str | None = None) -> Iterator[IO]:
-    """Open a file to write it whole or not at all.
+def atomic_write(path: str | Path, mode: str = 'wb', encoding: str | None = None) -> Iterator[IO]:
+    """Open a file to write it atomically: all of it appears, or nothing.
 
     What is written goes to a file beside its place. When the ``with`` block ends that file is flushed to the disk and
     renamed, so that an error, a process that is killed, a machine that fails or a full disk leave the previous file as
@@ -55,8 +55,8 @@ def open_whole(path: str | Path, mode: str = 'wb', encoding: str | None = None) 
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder that appears whole or not at all.
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder atomically: all of it appears, or nothing.
 
     Args:
         path: Path of the folder. If it exists, it is replaced, with all that it holds, when the ``with`` block ends

@@ -10,12 +10,13 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-from reference import CONFIGS, DATA, Case, make_batch, read_image, synthetic_weight
 
 from mmdet_sag.checkpoints.centermask2 import rename_state_dict
 
+from .reference import CONFIGS, DATA, Case, make_batch, read_image, synthetic_weight
+
 # The reference's numbers in full, for more models.
-SHARED = Path(__file__).parents[2] / 'shared/golden'
+SHARED = Path(__file__).parents[3] / 'shared/golden'
 MODEL = 'panoptic_centermask/panoptic-centermask_{}_fpn_ms-3x_coco-panoptic.py'
 # The part of a case's name that tells the backbone.
 BACKBONES = {'r50': 'r50-caffe', 'r101': 'r101-caffe', 'x101': 'x101-32x8d', 'v39': 'v39', 'v57': 'v57', 'v99': 'v99'}
