@@ -41,19 +41,19 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 def exit_with_input_error(error: InputError) -> NoReturn:
     """Print one line, once on each machine, and exit."""
-    if speaks_for_machine():
+    if is_main_process_of_node():
         print(f'error: {error}', file=sys.stderr)
     sys.exit(ExitStatus.INPUT_ERROR)
 
 
 def exit_interrupted() -> NoReturn:
     """Print one line after Ctrl-C, once on each machine, and exit."""
-    if speaks_for_machine():
+    if is_main_process_of_node():
         print('\nstopped by Ctrl-C', file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
 
 
-def speaks_for_machine() -> bool:
+def is_main_process_of_node() -> bool:
     """Whether this is the first process of a job on its machine, whatever launched it."""
     names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
     return all(os.environ.get(name, '0') == '0' for name in names)

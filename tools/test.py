@@ -17,7 +17,7 @@ from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
-from mmdet_sag.command_line import speaks_for_machine
+from mmdet_sag.command_line import is_main_process_of_node
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.datasets.coco import hand_over
 from mmdet_sag.datasets.innermost_dataset import innermost_dataset
@@ -113,7 +113,7 @@ def main() -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out {args.out} must end in .pkl or .pickle')
     cfg = load_config(args)
-    if speaks_for_machine():
+    if is_main_process_of_node():
         check_work_dir(cfg)
         if args.out:
             check_writable_file(args.out, '--out', makes_folder=True)
@@ -131,7 +131,7 @@ def main() -> None:
         options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
 
-    contents = check_inputs(cfg, 'test') if speaks_for_machine() else {}
+    contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}
     if exported:
         use_exported(cfg, args)
     runner = build_runner(cfg)

@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.device import get_device
 
-from mmdet_sag.command_line import speaks_for_machine
+from mmdet_sag.command_line import is_main_process_of_node
 from mmdet_sag.datasets import check_inputs
 from mmdet_sag.datasets.coco import hand_over
 from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if speaks_for_machine():
+    if is_main_process_of_node():
         check_work_dir(cfg)
     if args.amp:
         if get_device() == 'cpu':
@@ -63,10 +63,10 @@ def main() -> None:
             # A mistake is to be told at once; its tensors are not kept.
             checkpoint = load_checkpoint_file(resume_from, mmap=True)
             note_finished_training(checkpoint, resume_from, cfg.get('train_cfg') or {})
-    elif speaks_for_machine():
+    elif is_main_process_of_node():
         note_earlier_run(cfg.work_dir, checkpoint_hook)
 
-    contents = check_inputs(cfg, 'train') if speaks_for_machine() else {}
+    contents = check_inputs(cfg, 'train') if is_main_process_of_node() else {}
     runner = build_runner(cfg)
     if args.resume and cfg.resume:
         check_checkpoint_fits(load_checkpoint_file(resume_from, mmap=True), resume_from, runner.model)

@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
-from ...command_line import speaks_for_machine
+from ...command_line import is_main_process_of_node
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 # A launcher hands Ctrl-C on to processes that the terminal has sent it to already.
@@ -140,5 +140,5 @@ class PreemptionHook(Hook):
 
 def _say(text: str) -> None:
     # Not through print or a logger: the signal may have interrupted one that holds its lock.
-    if speaks_for_machine():
+    if is_main_process_of_node():
         os.write(2, f'\n{text}\n'.encode())
