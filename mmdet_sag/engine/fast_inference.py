@@ -17,7 +17,7 @@ class FastFeatures(nn.Module):
     Args:
         detector: A detector with a ``backbone`` and maybe a ``neck``, its weights loaded.
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
-        channels_last: Whether convs work channel by channel in memory.
+        channels_last: Whether features are in channels-last memory format, where the channels of a pixel lie side by side.
         winograd: Whether wide 3x3 convs are :class:`WinogradConv`.
         compile: Whether ``torch.compile`` optimizes them, at their first input and for any later size.
     """

@@ -16,7 +16,7 @@ class FastInferenceHook(Hook):
 
     Args:
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
-        channels_last: Whether convs work channel by channel in memory.
+        channels_last: Whether features are in channels-last memory format, where the channels of a pixel lie side by side.
         winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU; see :class:`WinogradConv`.
         compile: Whether ``torch.compile`` optimizes backbone and neck; ``winograd`` has no effect with it.
     """
