@@ -212,10 +212,21 @@ class GeneratedConfig:
             name: [{**step, **self._changes(step, train)} for step in _without_scope(self.zoo[name])]
             for name, train in (('train_pipeline', True), ('test_pipeline', False))
         }
+        return '\n'.join([written_assignments(**pipelines), *self._tta_lines()])
+
+    def _tta_lines(self) -> list[str]:
+        """The sizes of test-time augmentation, changed like that of the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        if 'tta_pipeline' in self.zoo and self.short_side != zoo_short:
-            pipelines['tta_pipeline'] = _scaled(_without_scope(self.zoo.tta_pipeline), self.short_side / zoo_short)
-        return written_assignments(**pipelines)
+        if 'tta_resize' not in self.zoo or self.short_side == zoo_short:
+            return []
+        ratio = self.short_side / zoo_short
+        resize = self.zoo.tta_resize[0]
+        scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
+        return [
+            f'tta_scales = {scales}',
+            f'tta_resize = [{written({**resize, "scale": Code("scale")})} for scale in tta_scales]',
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]",
+        ]
 
     def _changes(self, transform: dict, train: bool) -> dict:
         kind = transform['type']
@@ -327,16 +338,6 @@ def _without_scope(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_scope(item) for key, item in value.items() if key != '_scope_'}
     return type(value)(map(_without_scope, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _scaled(value: object, ratio: float) -> object:
-    """The steps of a pipeline with the numbers of each ``scale`` multiplied by a ratio."""
-    if isinstance(value, dict):
-        return {
-            key: tuple(round(side * ratio) for side in item) if key == 'scale' else _scaled(item, ratio)
-            for key, item in value.items()
-        }
-    return [_scaled(item, ratio) for item in value] if isinstance(value, list) else value
 
 
 def _set_class_count(model: dict, option: str) -> None:
