@@ -17,9 +17,8 @@ from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
+from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
-from mmdet_sag.datasets import check_inputs
-from mmdet_sag.datasets.coco import hand_over
 from mmdet_sag.datasets.innermost_dataset import innermost_dataset
 from mmdet_sag.deployment.exported_detector import is_exported
 from mmdet_sag.deployment.metadata import dataset_meta

@@ -4,10 +4,9 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmdet_sag.checks import check_inputs, hand_over
+from mmdet_sag.checks.random_backbone import unfreeze_random_backbones
 from mmdet_sag.command_line import is_main_process_of_node
-from mmdet_sag.datasets import check_inputs
-from mmdet_sag.datasets.coco import hand_over
-from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
     load_checkpoint_file,

@@ -5,7 +5,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..checkpoints.zoo import config_root
-from ..datasets.config_checks.model_checks import model_parts
+from ..checks.model import model_parts
 from ..errors import InputError
 from .choice import Choice
 from .code import Code, written

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoints.zoo import ZooModel, config_root
-from ..datasets.config_checks import check_checkpoint_file
+from ..checks.checkpoint import check_checkpoint_file
 from ..engine.checkpoint_files import load_checkpoint_file
 from ..errors import InputError
 from ..fileio import is_remote

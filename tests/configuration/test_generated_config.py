@@ -10,8 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from support.tiny_training import write_rectangles
 
+from mmdet_sag.checks.checkpoint import check_pretrained
+from mmdet_sag.checks.model import check_class_count
 from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
-from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained
 from mmdet_sag.errors import InputError
 
 # Every kind of backbone in every family: the others differ in depth and width.

@@ -5,7 +5,7 @@ import pytest
 from mmdet.registry import DATASETS
 from support.tiny_panoptic import shapes_config, write_shapes
 
-from mmdet_sag.datasets.panoptic import read_segment_ids
+from mmdet_sag.datasets.panoptic_png import read_segment_ids
 from mmdet_sag.errors import InputError
 
 
