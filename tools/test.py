@@ -19,7 +19,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
-from mmdet_sag.datasets.innermost_dataset import innermost_dataset
+from mmdet_sag.datasets.data_sources import innermost_dataset
 from mmdet_sag.deployment.exported_detector import is_exported
 from mmdet_sag.deployment.metadata import dataset_meta
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file

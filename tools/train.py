@@ -5,7 +5,6 @@ import argparse
 from mmengine.device import get_device
 
 from mmdet_sag.checks import check_inputs, hand_over
-from mmdet_sag.checks.random_backbone import unfreeze_random_backbones
 from mmdet_sag.command_line import is_main_process_of_node
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
@@ -16,6 +15,7 @@ from mmdet_sag.engine.checkpoint_files import (
 )
 from mmdet_sag.engine.launch import add_arguments, build_runner, check_work_dir, load_config, run_tool
 from mmdet_sag.errors import InputError
+from mmdet_sag.models.model_config import unfreeze_random_backbones
 
 
 def parse_args() -> argparse.Namespace:

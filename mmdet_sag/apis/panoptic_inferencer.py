@@ -6,7 +6,7 @@ from mmdet.apis import DetInferencer
 from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 
-from ..datasets.panoptic_png import id_to_rgb
+from ..datasets.coco_instance_panoptic import id_to_rgb
 
 
 class PanopticInferencer(DetInferencer):

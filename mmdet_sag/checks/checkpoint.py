@@ -3,18 +3,16 @@
 import os
 import zipfile
 
-from mmengine.model import PretrainedInit
-
 from ..errors import InputError
 from ..fileio import is_remote
-from .model import model_parts
+from ..models.model_config import config_parts, is_pretrained, random_weights_remedy
 
 
-def check_checkpoint_file(path: str, source: str) -> None:
-    """Checks cheaply that a file exists and is a complete checkpoint, without loading it.
+def check_checkpoint_file(path: str | None, source: str) -> None:
+    """Check that a file exists and is a complete checkpoint, without loading it; an address is not checked.
 
     Args:
-        path: Path or address; what is not on the local disk is not checked.
+        path: Path or address, or None.
         source: What names the file, such as ``load_from``.
 
     Raises:
@@ -37,24 +35,24 @@ def check_checkpoint_file(path: str, source: str) -> None:
         raise InputError(f"checkpoint '{path}' ({source}) {what}: copy or download it again")
 
 
-def check_pretrained(model: dict) -> None:
-    """Checks that the local files of ``Pretrained`` initialisations exist and are complete.
+def check_pretrained(model: dict, load_from: str | None = None) -> None:
+    """Check that the local files of a model's ``Pretrained`` initialisations exist and are complete.
 
     Args:
         model: Config of the model.
-
-    Raises:
-        InputError: A file is missing or not a checkpoint.
+        load_from: Checkpoint that the run loads after the initialisation.
     """
-    for option, name, cfg in model_parts(model, 'model'):
-        if name != 'init_cfg' or cfg.get('type') not in ('Pretrained', PretrainedInit):
-            continue
-        path = cfg.get('checkpoint')
-        if isinstance(path, str) and not is_remote(path) and not os.path.exists(os.path.expanduser(path)):
-            # An entry of a list cannot be left out, only all of the list.
-            whole = option[: option.rindex('init_cfg') + len('init_cfg')]
-            raise InputError(
-                f"pretrained weights '{path}' ({option}) do not exist: make them as docs/checkpoints.md says, or train "
-                f'from random weights with --cfg-options {whole}=None'
-            )
-        check_checkpoint_file(path, f'{option}.checkpoint')
+    for option, name, part in config_parts(model, 'model', 'model'):
+        for place, _, init_cfg in config_parts(part.get('init_cfg'), f'{option}.init_cfg'):
+            if not is_pretrained(init_cfg):
+                continue
+            path = init_cfg.get('checkpoint')
+            if isinstance(path, str) and not is_remote(path) and not os.path.exists(os.path.expanduser(path)):
+                # One entry of a list cannot be left out, only the list.
+                leave_out = f'leave them to load_from with --cfg-options {option}.init_cfg=None'
+                remedy = leave_out if load_from else random_weights_remedy(part, option, name)
+                raise InputError(
+                    f"pretrained weights '{path}' ({place}) do not exist: make them as docs/checkpoints.md says, or "
+                    f'{remedy}'
+                )
+            check_checkpoint_file(path, f'{place}.checkpoint')

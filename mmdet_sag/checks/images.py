@@ -10,22 +10,12 @@ from PIL import Image, UnidentifiedImageError
 from .problem_kinds import PROBLEM_KINDS
 
 _EXIF_ORIENTATION = 0x0112
-# Orientations of EXIF that exchange width and height.
-_TURNED = (5, 6, 7, 8)
-# All that turn or mirror.
-_CHANGED = range(2, 9)
+# Orientations of EXIF that exchange width and height, and all that turn or mirror.
+_TURNED, _CHANGED = range(5, 9), range(2, 9)
 
 
 def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
-    """Finds the file names that do not exist, listing each folder once instead of asking for each file.
-
-    Args:
-        image_folder: Folder that the file names are relative to.
-        file_names: Names from an annotation file, possibly with folders.
-
-    Returns:
-        The missing names, in their order.
-    """
+    """Return the file names that do not exist in a folder, in their order; each folder is listed only once."""
     present: dict[str, set[str]] = {}
     missing = []
     for file_name in file_names:
@@ -49,16 +39,11 @@ def _size_problem(stored: tuple[int, int], orientation: int | None, expected: tu
 
 
 def header_problem(path: str, expected: tuple[int, int]) -> str | None:
-    """The kind of problem that an image's header shows, or None.
-
-    Args:
-        path: Image file, which exists.
-        expected: Width and height in the annotation file.
-    """
+    """Return the problem that the header of an existing image shows, or None; ``expected`` is width and height."""
     try:
         with Image.open(path) as image:
             orientation = image.getexif().get(_EXIF_ORIENTATION)
-            # Pillow itself turns a TIFF, and gives the turned size.
+            # Pillow turns a TIFF itself, and returns the turned size.
             already_turned = image.format == 'TIFF' and orientation in _TURNED
             return _size_problem(image.size[::-1] if already_turned else image.size, orientation, expected)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -66,12 +51,7 @@ def header_problem(path: str, expected: tuple[int, int]) -> str | None:
 
 
 def image_problem(path: str, expected: tuple[int, int]) -> str | None:
-    """The kind of problem of an image that is decoded in full, as training does it, or None.
-
-    Args:
-        path: Image file.
-        expected: Width and height in the annotation file.
-    """
+    """Return the problem of an image file that is decoded as training does it, or None."""
     if not os.path.isfile(path):
         return 'missing-image'
     problem = header_problem(path, expected)
@@ -79,7 +59,7 @@ def image_problem(path: str, expected: tuple[int, int]) -> str | None:
         return problem
     try:
         with Image.open(path) as image:
-            # Unlike OpenCV, Pillow refuses a truncated file instead of filling it up with grey.
+            # Pillow refuses a truncated file; OpenCV fills it with grey.
             image.load()
         pixels = mmcv.imread(path)
     except (OSError, SyntaxError, ValueError):

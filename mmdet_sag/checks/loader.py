@@ -1,7 +1,9 @@
-"""Checks of data loaders' configs."""
+"""Checks of data loaders' configs, and of the packages that data sets and evaluators need."""
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
@@ -10,21 +12,18 @@ from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
 
 from ..datasets.data_sources import dataset_type
 from ..errors import InputError
+from ..models.model_config import config_parts, type_name
 
 # Where each launcher says how many processes it started.
 _NUM_PROCESSES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+# Classes of MMDetection that need panopticapi, and ours that do not.
+_NEED_PANOPTICAPI = dict(
+    CocoPanopticMetric='StandaloneCocoPanopticMetric', LoadPanopticAnnotations='LoadInstancesAndPanopticSeg'
+)
 
 
 def check_loader(loader: dict, option: str) -> None:
-    """Checks that a data loader can be built.
-
-    Args:
-        loader: Config of the data loader.
-        option: Its place in the config, such as ``train_dataloader``.
-
-    Raises:
-        InputError: It has no data set, or options that exclude each other.
-    """
+    """Check that a data loader's config has a data set, and no options that exclude each other."""
     if 'dataset' not in loader:
         raise InputError(f'{option} has no dataset: name one')
     if loader.get('persistent_workers', False) and loader.get('num_workers', 0) == 0:
@@ -39,20 +38,27 @@ def check_loader(loader: dict, option: str) -> None:
         )
 
 
-def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[dict]], launcher: str) -> None:
-    """Checks that a data loader that drops the last batch has any other.
+def check_packages(cfg: Any, option: str) -> None:
+    """Check that ``panopticapi`` is installed if the config of a data set or an evaluator needs it."""
+    for place, _, part in config_parts(cfg, option):
+        name = type_name(part)
+        if name in _NEED_PANOPTICAPI and importlib.util.find_spec('panopticapi') is None:
+            raise InputError(
+                f"{place}.type: {name} needs panopticapi: run 'pip install --no-deps panopticapi-lite', or use "
+                f'{_NEED_PANOPTICAPI[name]}'
+            )
 
-    MMEngine divides by the number of batches. What is not known before the run, such as how often a
-    ``ClassBalancedDataset`` repeats an image, is not checked.
+
+def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[dict]], launcher: str) -> None:
+    """Check that a data loader that drops the last batch has any other; MMEngine divides by their number.
+
+    What is not known before the run, such as how often a ``ClassBalancedDataset`` repeats an image, is not checked.
 
     Args:
         loader: Config of the data loader.
-        option: Its place in the config, such as ``train_dataloader``.
-        images: Image entries that are used of each data set, by its place in the config.
-        launcher: The job launcher, which says how many processes share the data.
-
-    Raises:
-        InputError: Each process has fewer images than a batch.
+        option: Its place in the config.
+        images: The image entries that each data set uses, by its place in the config.
+        launcher: The job launcher, which sets how many processes share the data.
     """
     batch_sampler = loader.get('batch_sampler')
     if not (batch_sampler or loader).get('drop_last', False):
@@ -70,7 +76,7 @@ def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[di
     batch_size = loader.get('batch_size', 1)
     needed = batch_size
     if batch_sampler and _is_a(batch_sampler.get('type'), AspectRatioBatchSampler):
-        # It keeps upright images apart, and drops what is left of both even if that makes a full batch.
+        # It keeps upright images apart, and drops the rest of both even if that makes a full batch.
         shapes = {image['width'] < image['height'] for entries in images.values() for image in entries}
         needed += len(shapes) > 1
     if share >= needed:
@@ -89,7 +95,7 @@ def _is_a(kind: object, base: type) -> bool:
 
 
 def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -> int | None:
-    """Length of a data set, or None where it is not known."""
+    """Length of a data set, or None if it is not known."""
     if option in images:
         return len(images[option])
     kind = dataset_type(cfg, option)
@@ -97,7 +103,8 @@ def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -
         return None
     if issubclass(kind, ConcatDataset):
         parts = [_num_samples(part, f'{option}.datasets.{i}', images) for i, part in enumerate(cfg['datasets'])]
-        return None if None in parts else sum(parts)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
     if issubclass(kind, (RepeatDataset, MultiImageMixDataset)):
         inner = _num_samples(cfg['dataset'], f'{option}.dataset', images)
         return None if inner is None else inner * cfg.get('times', 1)

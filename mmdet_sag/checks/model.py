@@ -1,42 +1,23 @@
-"""Checks of a model's config: what it is built of, and its class count."""
+"""Checks of a model's config: its classes, its class count, and whether the data have what its heads learn from."""
 
 import difflib
-import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from mmdet.registry import MODELS
 
+from ..datasets.data_sources import CocoSource, PanopticSource
 from ..errors import InputError
+from ..models.model_config import config_parts, option_value, type_name
 
 # The heads whose num_classes counts the data set's classes; an RPN's counts one.
 _HEADS = ('bbox_head', 'mask_head', 'mask_iou_head')
+_PANOPTIC_HEADS = ('semantic_head', 'panoptic_fusion_head')
 _PARTS = (*_HEADS, 'backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_roi_extractor', 'mask_roi_extractor')
 
 
-def model_parts(cfg: Any, option: str, name: str = '') -> Iterator[tuple[str, str, dict]]:
-    """All mappings inside a model's config with their place and the key they stand under, depth first."""
-    if isinstance(cfg, dict):
-        yield option, name, cfg
-        for key, value in cfg.items():
-            if key in ('train_cfg', 'test_cfg'):
-                continue
-            yield from model_parts(value, f'{option}.{key}', key)
-    elif isinstance(cfg, (list, tuple)):
-        for index, value in enumerate(cfg):
-            yield from model_parts(value, f'{option}.{index}', name)
-
-
 def check_types(model: dict) -> None:
-    """Checks that the classes of a model's main parts are registered.
-
-    Args:
-        model: Config of the model.
-
-    Raises:
-        InputError: A class is not registered, or the model has no type.
-    """
-    for option, name, cfg in model_parts(model, 'model', 'model'):
+    """Check that a model has a type, and that the classes of its main parts are registered."""
+    for option, name, cfg in config_parts(model, 'model', 'model'):
         if name != 'model' and name not in _PARTS:
             continue
         kind = cfg.get('type')
@@ -49,50 +30,58 @@ def check_types(model: dict) -> None:
             raise InputError(f"{option}.type: no class '{kind}' is registered; {remedy}")
 
 
-def option_value(cfg: dict, key: str) -> Any | None:
-    """An option of a part of a model: what its config says, or the default of its class, or None.
-
-    Args:
-        cfg: Config of the part.
-        key: Name of the option.
-    """
-    if key in cfg:
-        return cfg[key]
-    kind = cfg.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
-        parameter = inspect.signature(base.__init__).parameters.get(key)
-        if parameter is not None:
-            return None if parameter.default is parameter.empty else parameter.default
-    return None
-
-
-def check_class_count(model: dict, classes: tuple[str, ...], option: str) -> None:
-    """Checks that every head of a model has as many classes as a data set.
+def check_class_counts(model: dict, counts: dict[str, int], option: str) -> None:
+    """Check that the heads of a model have as many classes as the data set at ``option``.
 
     Args:
         model: Config of the model.
-        classes: The data set's class names.
+        counts: As in :attr:`CocoSource.class_counts`.
         option: Place of the data set in the config.
-
-    Raises:
-        InputError: A head has another number of classes.
     """
-    wrong = {}
-    for place, name, cfg in model_parts(model, 'model'):
-        if name in _HEADS:
-            count = option_value(cfg, 'num_classes')
-            if count is not None and count != len(classes):
-                wrong[place] = count
-    if wrong:
-        counts = ', '.join(f'{place}.num_classes is {count}' for place, count in wrong.items())
-        options = ' '.join(f'{place}.num_classes={len(classes)}' for place in wrong)
-        raise InputError(
-            f'{counts}, but {option} has {len(classes)} classes: set --cfg-options {options}, or correct '
-            f'{option}.metainfo.classes'
-        )
+    for key, expected in counts.items():
+        heads = _HEADS if key == 'num_classes' else _PANOPTIC_HEADS
+        found = {f'{p}.{key}': option_value(cfg, key) for p, name, cfg in config_parts(model, 'model') if name in heads}
+        wrong = {place: count for place, count in found.items() if count not in (None, expected)}
+        if wrong:
+            counted = ', '.join(f'{place} is {count}' for place, count in wrong.items())
+            options = ' '.join(f'{place}={expected}' for place in wrong)
+            what = key.removeprefix('num_').replace('things', 'thing')
+            raise InputError(
+                f'{counted}, but {option} has {expected} {what.replace("_", " ")}: set --cfg-options {options}, or '
+                f'correct {option}.metainfo.{what}'
+            )
 
 
-def has_mask_branch(model: dict) -> bool:
-    """Whether a model learns masks in RoIs; some one-stage models learn masks from boxes alone."""
-    return any(name == 'mask_head' and '.roi_head.' in option for option, name, _ in model_parts(model, 'model'))
+def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[CocoSource]) -> None:
+    """Check that training data have what the heads of a model learn from.
+
+    A RoI head that predicts masks learns from masks (some one-stage models learn masks from boxes alone), a semantic
+    head from panoptic annotations.
+
+    Args:
+        model: Config of the model.
+        dataset: Config of the training data.
+        option: Its place in the config.
+        sources: The data sets in it.
+    """
+    if 'semantic_head' in model:
+        for transform in dataset.get('pipeline') or []:
+            if not transform.get('with_seg', type_name(transform) != 'LoadAnnotations'):
+                raise InputError(
+                    f'the model has a semantic head, but the pipeline of {option} loads no semantic segmentation: use '
+                    'LoadInstancesAndPanopticSeg'
+                )
+    has_mask_head = any(
+        name == 'mask_head' and '.roi_head.' in place for place, name, _ in config_parts(model, 'model')
+    )
+    for source in sources:
+        if 'semantic_head' in model and not isinstance(source, PanopticSource):
+            raise InputError(
+                f'the model has a semantic head, but {source.option} has no panoptic annotations: set its type to '
+                'CocoInstancePanopticDataset, with panoptic_ann_file'
+            )
+        if has_mask_head and source.loads_masks is False:
+            raise InputError(
+                f'the model has a mask head, but the pipeline of {source.option} loads no masks: set '
+                'with_mask=True in its LoadAnnotations'
+            )

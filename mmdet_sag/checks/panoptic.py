@@ -1,184 +1,144 @@
-"""Checks of panoptic data, and of a panoptic model and its evaluators, before a run."""
+"""Checks of panoptic annotations: the file of segments, and the PNG files that hold their pixels."""
 
-import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mmengine.logging import print_log
+import numpy as np
+from tqdm import tqdm
 
-from ..datasets.data_sources import CocoSource
-from ..datasets.panoptic_source import PanopticSource
-from ..errors import InputError
-from ..fileio import is_remote
-from .panoptic_problems import category_kind_problems, missing_png_problems, png_problems, segment_problems
-from .problem_kinds import PROBLEM_KINDS
-from .problem_tally import ProblemTally
+from ..datasets.annotation_problems import category_problems, usable_category_ids
+from ..datasets.coco_instance_panoptic import read_segment_ids
+from ..datasets.data_sources import PanopticSource, missing
+from .images import header_problem, missing_images
+from .problem_kinds import ProblemTally
 
-_FULL_CHECK = 'tools/misc/check_dataset.py'
 _SAMPLED_PNGS = 16
-_NEED_PANOPTICAPI = ('CocoPanopticMetric', 'LoadPanopticAnnotations')
-
-
-def check_panopticapi(cfg: Any, option: str) -> None:
-    """Checks that what needs ``panopticapi`` finds it.
-
-    Args:
-        cfg: Config of a data set or an evaluator.
-        option: Its place in the whole config.
-
-    Raises:
-        InputError: MMDetection's panoptic metric or loading is used, and the package is not installed.
-    """
-    if isinstance(cfg, dict):
-        kind = getattr(cfg.get('type'), '__name__', cfg.get('type'))
-        name = kind.rpartition('.')[2] if isinstance(kind, str) else ''
-        if name in _NEED_PANOPTICAPI and importlib.util.find_spec('panopticapi') is None:
-            ours = dict(zip(_NEED_PANOPTICAPI, ('StandaloneCocoPanopticMetric', 'LoadInstancesAndPanopticSeg')))[name]
-            raise InputError(
-                f"{option}.type: {name} needs panopticapi: run 'pip install --no-deps panopticapi-lite', or use {ours}"
-            )
-        for key, value in cfg.items():
-            check_panopticapi(value, f'{option}.{key}')
-    elif isinstance(cfg, (list, tuple)):
-        for index, value in enumerate(cfg):
-            check_panopticapi(value, f'{option}.{index}')
-
-
-def check_panoptic_model(model: dict, source: CocoSource, trained: bool) -> None:
-    """Checks that a panoptic model gets panoptic data with as many classes as its heads have.
-
-    Args:
-        model: Config of the model.
-        source: The data set.
-        trained: Whether the model learns from it.
-
-    Raises:
-        InputError: It does not.
-    """
-    if 'semantic_head' not in model:
-        return
-    if source.panoptic is None:
-        if trained:
-            raise InputError(
-                f'the model has a semantic head, but {source.option} has no panoptic annotations: set its type to '
-                'CocoInstancePanopticDataset, with panoptic_ann_file'
-            )
-        return
-    for key, classes in (
-        ('num_things_classes', source.panoptic.thing_classes),
-        ('num_stuff_classes', source.panoptic.stuff_classes),
-    ):
-        for head in ('semantic_head', 'panoptic_fusion_head'):
-            count = model.get(head, {}).get(key)
-            if count is not None and count != len(classes):
-                raise InputError(
-                    f'model.{head}.{key} is {count}, but {source.option} has {len(classes)} such classes: set '
-                    f'--cfg-options model.{head}.{key}={len(classes)}, or correct {source.option}.metainfo'
-                )
-
-
-def check_semantic_target(model: dict, dataset: dict, option: str) -> None:
-    """Checks that the pipeline of a panoptic model's training data loads a semantic segmentation.
-
-    Args:
-        model: Config of the model.
-        dataset: Config of the data set.
-        option: Its place in the whole config.
-
-    Raises:
-        InputError: It loads instances alone.
-    """
-    if 'semantic_head' not in model:
-        return
-    for transform in dataset.get('pipeline') or []:
-        kind = getattr(transform.get('type'), '__name__', transform.get('type'))
-        instances_alone = kind in ('LoadAnnotations', 'mmdet.LoadAnnotations')
-        if not transform.get('with_seg', not instances_alone):
-            raise InputError(
-                f'the model has a semantic head, but the pipeline of {option} loads no semantic segmentation: use '
-                'LoadInstancesAndPanopticSeg'
-            )
-
-
-def check_panoptic_evaluator(
-    place: str, metric: dict, panoptic: PanopticSource | None, load: Callable[[str], dict]
-) -> None:
-    """Checks the files of a panoptic metric.
-
-    Args:
-        place: Place of the metric in the config.
-        metric: Its config.
-        panoptic: Panoptic annotations of the images that it measures, where they are known.
-        load: Reads an annotation file.
-
-    Raises:
-        InputError: A file or folder does not exist, or the file lists other images.
-    """
-    path, folder = metric.get('ann_file'), metric.get('seg_prefix')
-    if path is None or is_remote(path, metric.get('backend_args')):
-        return
-    if not os.path.isfile(path):
-        remedy = panoptic.ann_file if panoptic else 'FILE'
-        raise InputError(
-            f"panoptic file '{path}' ({place}.ann_file) does not exist: set --cfg-options {place}.ann_file={remedy}"
-        )
-    if not metric.get('format_only', False) and folder and not os.path.isdir(folder):
-        remedy = panoptic.png_folder if panoptic else 'DIR'
-        raise InputError(
-            f"folder of panoptic PNG files '{folder}' ({place}.seg_prefix) does not exist: set --cfg-options "
-            f'{place}.seg_prefix={remedy}'
-        )
-    if panoptic is not None and not os.path.samefile(path, panoptic.ann_file):
-        known, needed = ({entry['image_id'] for entry in load(p)['annotations']} for p in (path, panoptic.ann_file))
-        if not needed <= known:
-            raise InputError(
-                f"{place}.ann_file is '{path}', but the images come from '{panoptic.ann_file}', which lists others: "
-                f'set --cfg-options {place}.ann_file={panoptic.ann_file}'
-            )
+# The largest number in three channels of a PNG; 0 is no segment.
+_LARGEST_ID = 256**3 - 1
 
 
 def check_panoptic_data(source: PanopticSource, content: dict, images: Sequence[dict], evaluated: bool) -> None:
-    """Checks the panoptic annotations of a data set for a run; of its PNG files, some are decoded.
+    """Check the panoptic annotations of a data set before a run; some of the PNG files are decoded.
 
     Args:
-        source: The panoptic annotations.
-        content: Content of their file.
+        source: The data set.
+        content: Content of its panoptic file.
         images: Image entries that the data set uses.
         evaluated: Whether the run measures on it; else it learns from it.
-
-    Raises:
-        InputError: The data would crash the run, or silently ruin it.
     """
     tally = ProblemTally()
+
+    def refuse() -> None:
+        options = f'{source.option}.panoptic_ann_file=FILE {source.option}.data_prefix.seg=DIR'
+        tally.refuse(evaluated, f"panoptic file '{source.panoptic_ann_file}'", options)
+
     by_id = {image['id']: image for image in images}
-    for kind, example in category_kind_problems(content['categories'], source):
-        tally.add(kind, example)
-    for kind, example in segment_problems(content, by_id):
-        tally.add(kind, example)
-    _refuse(source, tally, evaluated)
+    tally.add_all(panoptic_file_problems(source, content, by_id))
+    refuse()
     if not os.path.isdir(source.png_folder):
-        raise InputError(
-            f"folder of panoptic PNG files '{source.png_folder}' does not exist: put the files or a link there, or set "
-            f'--cfg-options {source.option}.data_prefix.seg=DIR'
+        raise missing('folder of panoptic PNG files', source.png_folder, f'{source.option}.data_prefix.seg=DIR')
+    tally.add_all(png_problems(source, content, by_id, num_sampled=_SAMPLED_PNGS))
+    refuse()
+    tally.log(source.option)
+
+
+def panoptic_file_problems(source: PanopticSource, content: dict, images: Mapping) -> Iterator[tuple[str, str]]:
+    """Yield the problems of a panoptic file with examples, without looking at PNG files.
+
+    Args:
+        source: The data set.
+        content: Content of the file.
+        images: Image entries of the data set by id.
+    """
+    yield from _category_problems(content['categories'], source)
+    category_ids = usable_category_ids(content['categories'])
+    seen = set()
+    for index, entry in enumerate(content['annotations']):
+        if not _is_usable_entry(entry):
+            yield 'panoptic-entry-malformed', f'entry {index}'
+            continue
+        image = f'image {entry["image_id"]}'
+        if entry['image_id'] in seen:
+            yield 'duplicate-panoptic-entry', image
+        seen.add(entry['image_id'])
+        ids = [segment['id'] for segment in entry['segments_info']]
+        for segment in entry['segments_info']:
+            if segment['category_id'] not in category_ids:
+                yield 'unknown-segment-category', f'segment {segment["id"]} of {image}'
+            if not 0 < segment['id'] <= _LARGEST_ID:
+                yield 'impossible-segment-id', f'segment {segment["id"]} of {image}'
+        if len(set(ids)) < len(ids):
+            yield 'duplicate-segment-id', image
+    for image_id in images:
+        if image_id not in seen:
+            yield 'missing-panoptic-entry', f'image {image_id}'
+
+
+def _category_problems(categories: list, source: PanopticSource) -> Iterator[tuple[str, str]]:
+    classes = source.classes + source.stuff_classes
+    for kind, example in category_problems(categories, classes):
+        # Labels of segments go by name.
+        if kind != 'class-order-differs':
+            yield kind, example
+    for category in categories:
+        if isinstance(category, dict) and category.get('name') in classes:
+            if 'isthing' not in category:
+                yield 'category-kind-unknown', f"category '{category['name']}'"
+            elif bool(category['isthing']) != (category['name'] in source.classes):
+                yield 'category-kind-differs', f"category '{category['name']}'"
+
+
+def _is_usable_entry(entry: Any) -> bool:
+    """Whether an annotation of the file names its image and PNG, and its segments have what is read of them."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get('image_id'), (int, str))
+        and isinstance(entry.get('file_name'), str)
+        and isinstance(entry.get('segments_info'), list)
+        and all(
+            isinstance(segment, dict) and all(type(segment.get(key)) is int for key in ('id', 'category_id', 'area'))
+            for segment in entry['segments_info']
         )
-    entries = [entry for entry in content['annotations'] if entry['image_id'] in by_id]
-    for kind, example in missing_png_problems(source, entries):
-        tally.add(kind, example)
-    _refuse(source, tally, evaluated)
-    for entry in entries[:: max(1, len(entries) // _SAMPLED_PNGS)]:
-        for kind, example in png_problems(source, entry, by_id[entry['image_id']]):
-            tally.add(kind, example)
-    _refuse(source, tally, evaluated)
-    if tally:
-        found = '; '.join(tally.describe(kind) for kind in tally.counts)
-        print_log(f'{source.option}: {found}. Nothing of this stops a run; {_FULL_CHECK} lists it.', logger='current')
+    )
 
 
-def _refuse(source: PanopticSource, tally: ProblemTally, evaluated: bool) -> None:
-    for kind, entry in PROBLEM_KINDS.items():
-        if kind in tally.counts and (entry.stops_evaluation if evaluated else entry.stops_training):
-            raise InputError(
-                f"panoptic file '{source.ann_file}': {tally.describe(kind)}: {entry.remedy}, or name other annotations "
-                f'with --cfg-options {source.option}.panoptic_ann_file=FILE {source.option}.data_prefix.seg=DIR'
-            )
+def png_problems(
+    source: PanopticSource, content: dict, images: Mapping, num_sampled: int | None = None, workers: int = 1
+) -> Iterator[tuple[str, str]]:
+    """Yield the problems of PNG files with examples; arguments as of :func:`panoptic_file_problems`.
+
+    Args:
+        num_sampled: Number of PNG files, spread over the file, that are decoded; None: all, with a progress bar.
+        workers: Threads that decode.
+    """
+    entries = [e for e in content['annotations'] if _is_usable_entry(e) and e['image_id'] in images]
+    absent = dict.fromkeys(missing_images(source.png_folder, [entry['file_name'] for entry in entries]))
+    for file_name in absent:
+        yield 'missing-png', file_name
+    entries = [entry for entry in entries if entry['file_name'] not in absent]
+    entries = entries[:: 1 if num_sampled is None else max(1, len(entries) // num_sampled)]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        found = pool.map(lambda entry: _png_problems(source.png_folder, entry, images[entry['image_id']]), entries)
+        total, hidden = len(entries), num_sampled is not None
+        for problems in tqdm(found, 'panoptic PNG files', total=total, unit='', disable=hidden):
+            yield from problems
+
+
+def _png_problems(folder: str, entry: dict, image: dict) -> list[tuple[str, str]]:
+    """Problems of a PNG file that exists, against its entry in the panoptic file and that of its image."""
+    file_name = entry['file_name']
+    path = os.path.join(folder, file_name)
+    problem = header_problem(path, (image['width'], image['height']))
+    if problem is not None:
+        return [('undecodable-png' if problem == 'undecodable-image' else 'png-size-mismatch', file_name)]
+    try:
+        ids = set(np.unique(read_segment_ids(path)).tolist()) - {0}
+    except (OSError, ValueError, AttributeError):
+        return [('undecodable-png', file_name)]
+    listed = {segment['id'] for segment in entry['segments_info']}
+    problems = [('empty-segment', f'segment {i} of {file_name}') for i in sorted(listed - ids)]
+    if strange := sorted(ids - listed):
+        problems.append(('colour-without-segment', f'{strange[0]} in {file_name}'))
+    return problems

@@ -15,81 +15,8 @@ from ..fileio import atomic_write
 from .problem_kinds import PROBLEM_KINDS, Fix
 
 
-def _with_fix(problems: Iterable[str], *fixes: Fix) -> list[str]:
-    return [kind for kind in problems if PROBLEM_KINDS[kind].fix in fixes]
-
-
-def _encoded(mask: Any, image: dict) -> dict:
-    height, width = int(image['height']), int(image['width'])
-    if isinstance(mask, list):
-        return mask_api.merge(mask_api.frPyObjects(mask, height, width))
-    if isinstance(mask['counts'], list):
-        return mask_api.frPyObjects(mask, height, width)
-    return dict(size=mask['size'], counts=mask['counts'].encode())
-
-
-def _clipped(box: Sequence[float], image: dict) -> list[float]:
-    x, y, width, height = box
-    right, bottom = min(x + width, image['width']), min(y + height, image['height'])
-    x, y = max(x, 0), max(y, 0)
-    return [x, y, right - x, bottom - y]
-
-
-def _repaired(
-    annotation: dict, images: Mapping, category_ids: Collection, with_masks: bool, done: Counter
-) -> dict | None:
-    """A repaired copy of an annotation, or None if it has to go; counts each repair in ``done``."""
-    problems = annotation_problems(annotation, images, category_ids, with_masks, decode=True)
-    fatal = _with_fix(problems, Fix.DROP_ANNOTATION)
-    if fatal:
-        done[f'annotations removed: {fatal[0]}'] += 1
-        return None
-    if not problems:
-        return annotation
-
-    annotation = dict(annotation)
-    image = images[annotation['image_id']]
-    for kind in _with_fix(problems, Fix.ADD_ISCROWD):
-        annotation['iscrowd'] = 0
-        done[f'annotations repaired: {kind}'] += 1
-    if _with_fix(problems, Fix.DROP_POLYGON):
-        kept = []
-        for polygon in annotation['segmentation']:
-            kind = polygon_problem(polygon, image)
-            if kind is None:
-                kept.append(polygon)
-            else:
-                done[f'polygons removed: {kind}'] += 1
-        if not kept:
-            done['annotations removed: last polygon was broken'] += 1
-            return None
-        annotation['segmentation'] = kept
-
-    broken_box = _with_fix(problems, Fix.ADD_BOX, Fix.REPLACE_BOX)
-    broken_area = _with_fix(problems, Fix.ADD_AREA, Fix.REPLACE_AREA)
-    if broken_box or broken_area:
-        if not with_masks:
-            done[f'annotations removed: {(broken_box + broken_area)[0]}'] += 1
-            return None
-        encoded = _encoded(annotation['segmentation'], image)
-        area = int(mask_api.area(encoded))
-        if area == 0:
-            done['annotations removed: empty-mask'] += 1
-            return None
-        if broken_box:
-            annotation['bbox'] = mask_api.toBbox(encoded).tolist()
-            done[f'annotations repaired: {broken_box[0]}'] += 1
-        if broken_area:
-            annotation['area'] = area
-            done[f'annotations repaired: {broken_area[0]}'] += 1
-    for kind in _with_fix(problems, Fix.CLIP_BOX):
-        annotation['bbox'] = _clipped(annotation['bbox'], image)
-        done[f'annotations repaired: {kind}'] += 1
-    return annotation
-
-
 def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> tuple[dict, dict[str, int]]:
-    """Removes or repairs what a check found, as ``PROBLEM_KINDS`` says for each kind.
+    """Remove or repair the problems of an annotation file, as ``PROBLEM_KINDS`` says for each kind.
 
     Categories are left as they are: only a person knows what a double name means.
 
@@ -99,7 +26,7 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
         with_masks: Whether masks count; without them broken boxes cannot be repaired and are removed.
 
     Returns:
-        The repaired content, and how often each thing was done.
+        The repaired content, and the number of repairs by description.
     """
     done: Counter = Counter()
     images, problems = usable_images(content['images'])
@@ -128,8 +55,82 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
     return dict(content, images=list(images.values()), annotations=list(kept.values())), dict(done)
 
 
+def _with_fix(problems: Iterable[str], *fixes: Fix) -> list[str]:
+    return [kind for kind in problems if PROBLEM_KINDS[kind].fix in fixes]
+
+
+def _repaired(original: Any, images: dict, category_ids: Collection, with_masks: bool, done: Counter) -> dict | None:
+    """A repaired copy of an annotation, or None to remove it; counts each repair in ``done``."""
+    problems = annotation_problems(original, images, category_ids, with_masks, decode=True)
+    if not problems:
+        return original
+    removed = next(iter(_with_fix(problems, Fix.DROP_ANNOTATION)), None)
+    if removed is None:
+        annotation, image = dict(original), images[original['image_id']]
+        for kind in _with_fix(problems, Fix.ADD_ISCROWD):
+            annotation['iscrowd'] = 0
+            done[f'annotations repaired: {kind}'] += 1
+        removed = _repair_polygons(annotation, image, problems, done) or _repair_box_and_area(
+            annotation, image, problems, with_masks, done
+        )
+    if removed is not None:
+        done[f'annotations removed: {removed}'] += 1
+        return None
+    return annotation
+
+
+def _repair_polygons(annotation: dict, image: dict, problems: Sequence[str], done: Counter) -> str | None:
+    """Drop the broken polygons of an annotation; if none is left, return why it is to be removed."""
+    if not _with_fix(problems, Fix.DROP_POLYGON):
+        return None
+    kinds = [polygon_problem(polygon, image) for polygon in annotation['segmentation']]
+    done.update(f'polygons removed: {kind}' for kind in kinds if kind is not None)
+    annotation['segmentation'] = [p for p, kind in zip(annotation['segmentation'], kinds) if kind is None]
+    return None if annotation['segmentation'] else 'last polygon was broken'
+
+
+def _repair_box_and_area(
+    annotation: dict, image: dict, problems: Sequence[str], with_masks: bool, done: Counter
+) -> str | None:
+    """Take broken box and area from the mask, and clip the box; if there is no mask, return why it is to be removed."""
+    boxes = _with_fix(problems, Fix.ADD_BOX, Fix.REPLACE_BOX)
+    areas = _with_fix(problems, Fix.ADD_AREA, Fix.REPLACE_AREA)
+    if boxes or areas:
+        if not with_masks:
+            return (boxes + areas)[0]
+        mask = _encoded(annotation['segmentation'], image)
+        area = int(mask_api.area(mask))
+        if area == 0:
+            return 'empty-mask'
+        if boxes:
+            annotation['bbox'] = mask_api.toBbox(mask).tolist()
+        if areas:
+            annotation['area'] = area
+    clipped = _with_fix(problems, Fix.CLIP_BOX)
+    if clipped:
+        annotation['bbox'] = _clipped(annotation['bbox'], image)
+    done.update(f'annotations repaired: {kind}' for kind in (*boxes[:1], *areas[:1], *clipped))
+    return None
+
+
+def _encoded(mask: Any, image: dict) -> dict:
+    height, width = int(image['height']), int(image['width'])
+    if isinstance(mask, list):
+        return mask_api.merge(mask_api.frPyObjects(mask, height, width))
+    if isinstance(mask['counts'], list):
+        return mask_api.frPyObjects(mask, height, width)
+    return dict(size=mask['size'], counts=mask['counts'].encode())
+
+
+def _clipped(box: Sequence[float], image: dict) -> list[float]:
+    x, y, width, height = box
+    right, bottom = min(x + width, image['width']), min(y + height, image['height'])
+    x, y = max(x, 0), max(y, 0)
+    return [x, y, right - x, bottom - y]
+
+
 def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
-    """Writes an annotation file atomically.
+    """Write an annotation file atomically.
 
     Args:
         content: Content of the file.
@@ -140,15 +141,13 @@ def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
         InputError: The path is one of the sources, or cannot be written.
     """
     for source in sources:
-        if os.path.realpath(path) == os.path.realpath(source) or (
-            os.path.exists(path) and os.path.samefile(path, source)
-        ):
+        if os.path.exists(path) and os.path.samefile(path, source):
             raise InputError(f"'{path}' is the annotation file itself, which stays as it is: name another file")
     is_new = not os.path.exists(path)
     try:
         with atomic_write(path, 'w') as file:
             if is_new:
-                # What is private stays so in the copy.
+                # A private file stays private in the copy.
                 shutil.copymode(sources[0], file.name)
             json.dump(content, file, allow_nan=False)
     except (OSError, ValueError) as error:

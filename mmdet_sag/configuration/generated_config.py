@@ -5,8 +5,8 @@ import numpy as np
 from mmengine.config import Config
 
 from ..checkpoints.zoo import config_root
-from ..checks.model import model_parts
 from ..errors import InputError
+from ..models.model_config import config_parts, set_option, unfreezing
 from .choice import Choice
 from .code import Code, written
 from .data_statistics import DataStatistics
@@ -181,30 +181,20 @@ class GeneratedConfig:
     def _model(self) -> dict:
         model: dict = {}
         if self.weights.kind == 'random':
-            model['backbone'] = self._unfrozen_backbone()
+            model['backbone'] = dict(init_cfg=None)
+            for key, value in unfreezing(self.zoo.model.backbone).items():
+                set_option(model['backbone'], key, value)
         elif self.weights.kind == 'checkpoint':
             model['backbone'] = dict(init_cfg=None)
         elif self.weights.path:
             model['backbone'] = dict(init_cfg=dict(checkpoint=self.weights.path))
-        for option, _, part in model_parts(self.zoo.model, 'model'):
+        for option, _, part in config_parts(self.zoo.model, 'model'):
             if part.get('num_classes') == _COCO_CLASSES:
                 _set_class_count(model, option)
         roi_head = self.zoo.model.roi_head
         if roi_head.get('semantic_head') is not None:
             model['roi_head'].update(semantic_roi_extractor=None, semantic_head=None)
         return model
-
-    def _unfrozen_backbone(self) -> dict:
-        """Without weights to keep, norms must learn: frozen at their first values, activations grow to infinity."""
-        backbone = self.zoo.model.backbone
-        norm = dict(requires_grad=True)
-        if backbone.norm_cfg.get('eps', 1) == 0:
-            # The first implementation's 0 divides by the variance of channels that nothing has activated yet.
-            norm['eps'] = 1e-5
-        unfrozen = dict(init_cfg=None, norm_cfg=norm, norm_eval=False)
-        if backbone.get('frozen_stages', -1) >= 0:
-            unfrozen['frozen_stages'] = -1
-        return unfrozen
 
     def _pipelines(self) -> str:
         lines = []

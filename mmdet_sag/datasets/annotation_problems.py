@@ -1,4 +1,8 @@
-"""Checks of images, categories and annotations in a file in COCO's format, without looking at any pixel."""
+"""Problems of images, categories and annotations in a file in COCO's format, found without decoding an image.
+
+Problems are keys of :data:`mmdet_sag.checks.PROBLEM_KINDS`, or pairs of such a kind and an example. ``image`` is the
+usable entry of an annotation's image, or None.
+"""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +12,7 @@ from typing import Any
 _MAX_COORDINATE = 1e6
 # COCO's own boxes reach over the border by fractions of a pixel.
 _BORDER_TOLERANCE = 1.0
-# Of annotations whose category is not listed: beyond it, this is no matter of a few strays.
+# Of annotations whose category is not listed: beyond it, they are not a few strays.
 _LARGE_SHARE = 0.25
 
 
@@ -33,14 +37,7 @@ def is_usable_image(image: Any) -> bool:
 
 
 def usable_images(entries: Sequence[Any]) -> tuple[dict, list[tuple[str, str]]]:
-    """Sorts the image entries of a file.
-
-    Args:
-        entries: The file's images.
-
-    Returns:
-        The usable entries by id, of equal ids the first, and the problems as pairs of kind and example.
-    """
+    """Return the usable image entries of a file by id, of equal ids the first, and the problems with examples."""
     images = {}
     problems = []
     file_names = set()
@@ -58,25 +55,13 @@ def usable_images(entries: Sequence[Any]) -> tuple[dict, list[tuple[str, str]]]:
 
 
 def usable_category_ids(entries: Sequence[Any]) -> set:
-    """The ids of a file's categories, without those that cannot be used."""
+    """Return the usable ids of a file's categories."""
     return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
 
 
 def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Checks the categories of a file, and them against the classes of a config.
-
-    Args:
-        categories: The file's categories.
-        classes: Class names of the config; None leaves the comparison out.
-
-    Returns:
-        Problems as pairs of kind and example.
-    """
-    usable = [
-        category
-        for category in categories
-        if isinstance(category, dict) and _is_id(category.get('id')) and isinstance(category.get('name'), str)
-    ]
+    """Return the problems of a file's categories with examples; ``classes`` are the config's to compare, if any."""
+    usable = [c for c in categories if isinstance(c, dict) and _is_id(c.get('id')) and isinstance(c.get('name'), str)]
     problems = [('category-malformed', f'category {category}') for category in categories if category not in usable]
     ids = [category['id'] for category in usable]
     names = [category['name'] for category in usable]
@@ -98,7 +83,7 @@ def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) 
 
 
 def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> str | None:
-    """The kind of mistake behind annotations of categories that are not listed, or None if they are a few strays.
+    """Return the mistake behind annotations of categories that are not listed, or None if they are a few strays.
 
     Args:
         used: Number of annotations by category id.
@@ -120,12 +105,7 @@ def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> st
 
 
 def box_problems(annotation: dict, image: dict | None) -> list[str]:
-    """Kinds of problem in an annotation's ``bbox`` (x, y, width, height in pixels) and ``area``.
-
-    Args:
-        annotation: Annotation of COCO.
-        image: Its usable image entry, if there is one.
-    """
+    """Return the problems of an annotation's ``bbox`` (x, y, width, height in pixels) and ``area``."""
     problems = []
     if 'area' not in annotation:
         problems.append('missing-area')
@@ -150,17 +130,13 @@ def box_problems(annotation: dict, image: dict | None) -> list[str]:
         right, bottom = x + width, y + height
         if x >= image['width'] or y >= image['height'] or right <= 0 or bottom <= 0:
             problems.append('box-outside-image')
-        elif (
-            min(x, y) < -_BORDER_TOLERANCE
-            or right > image['width'] + _BORDER_TOLERANCE
-            or bottom > image['height'] + _BORDER_TOLERANCE
-        ):
+        elif max(-x, -y, right - image['width'], bottom - image['height']) > _BORDER_TOLERANCE:
             problems.append('box-over-border')
     return problems
 
 
 def polygon_problem(polygon: Any, image: dict | None) -> str | None:
-    """The kind of problem of one polygon (x1, y1, x2, y2, ... in pixels), or None."""
+    """Return the problem of a polygon (x1, y1, x2, y2, ... in pixels), or None."""
     if not isinstance(polygon, (list, tuple)):
         return 'malformed-mask'
     if len(polygon) < 6:
@@ -184,11 +160,11 @@ def polygon_problem(polygon: Any, image: dict | None) -> str | None:
 
 
 def rle_problem(rle: dict, image: dict | None, decode: bool) -> str | None:
-    """The kind of problem of a mask in COCO's run-length encoding, or None.
+    """Return the problem of a mask in COCO's run-length encoding, or None.
 
     Args:
         rle: Mapping with ``size`` (height, width) and ``counts``, a list of run lengths or a compressed string.
-        image: Its usable image entry, if there is one.
+        image: Entry of its image.
         decode: Whether to decode compressed strings, which takes most of the time.
     """
     size, counts = rle.get('size'), rle.get('counts')
@@ -204,18 +180,17 @@ def rle_problem(rle: dict, image: dict | None, decode: bool) -> str | None:
         if not decode:
             return None
         counts = _run_lengths(counts)
-    # pycocotools does not check this sum: it reads beyond too few runs, and writes beyond the mask where they are too
-    # many, which may end the process.
+    # pycocotools does not check this sum: it reads beyond too few runs, and writes beyond the mask for too many.
     if not all(isinstance(run, int) and run >= 0 for run in counts) or sum(counts) != size[0] * size[1]:
         return 'undecodable-rle'
     return None if any(counts[1::2]) else 'empty-mask'
 
 
 def _run_lengths(text: str) -> list[int]:
-    """Run lengths of a compressed string of COCO, negative or of a wrong sum where it is none.
+    """The run lengths of a compressed string of COCO, or [-1] if it is not one.
 
-    A run is written in groups of five bits, the lowest first, each a character from '0' on whose sixth bit says that
-    more follow; from the fourth run on it is the difference to the run before the last.
+    A run is written in groups of five bits, the lowest first, each a character from '0' whose sixth bit says that more
+    follow. From the fourth run, the number is the difference to the run before the last.
     """
     runs: list[int] = []
     value = shift = 0
@@ -235,14 +210,7 @@ def _run_lengths(text: str) -> list[int]:
 
 
 def mask_problems(annotation: dict, image: dict | None, decode: bool = False, polygons_only: bool = False) -> list[str]:
-    """Kinds of problem in an annotation's ``segmentation``, each once.
-
-    Args:
-        annotation: Annotation of COCO.
-        image: Its usable image entry, if there is one.
-        decode: Whether to decode compressed run-length encodings.
-        polygons_only: Whether an object must be given as polygons.
-    """
+    """Return the problems of an annotation's ``segmentation``, each once; see :func:`annotation_problems`."""
     mask = annotation.get('segmentation')
     if not mask:
         return ['missing-mask']
@@ -254,11 +222,9 @@ def mask_problems(annotation: dict, image: dict | None, decode: bool = False, po
         return problems
     if not isinstance(mask, list):
         return ['malformed-mask']
-    problems = dict.fromkeys(polygon_problem(polygon, image) for polygon in mask)
-    problems.pop(None, None)
-    if annotation.get('iscrowd') == 1:
-        problems['crowd-with-polygons'] = None
-    return list(problems)
+    found = dict.fromkeys(polygon_problem(polygon, image) for polygon in mask)
+    problems = [problem for problem in found if problem is not None]
+    return problems + ['crowd-with-polygons'] if annotation.get('iscrowd') == 1 else problems
 
 
 def annotation_problems(
@@ -269,19 +235,18 @@ def annotation_problems(
     decode: bool = False,
     polygons_only: bool = False,
 ) -> list[str]:
-    """Kinds of problem in one annotation.
+    """Return the problems of one annotation.
 
     Args:
         annotation: Annotation of COCO.
         images: Usable image entries by id.
         category_ids: Ids of the file's categories.
-        masks_needed: Whether masks are looked at.
+        masks_needed: Whether masks are checked.
         decode: Whether to decode compressed run-length encodings.
         polygons_only: Whether an object's mask must be given as polygons.
     """
-    if not isinstance(annotation, dict) or not all(
-        _is_id(annotation.get(k)) for k in ('id', 'image_id', 'category_id')
-    ):
+    keys = ('id', 'image_id', 'category_id')
+    if not isinstance(annotation, dict) or not all(_is_id(annotation.get(key)) for key in keys):
         return ['annotation-malformed']
     problems = []
     image = images.get(annotation['image_id'])

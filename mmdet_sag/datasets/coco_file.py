@@ -48,19 +48,16 @@ def _has_yolo_labels(path: Path) -> bool:
 
 
 def load_coco(path: str, annotations_needed: bool = True) -> dict:
-    """Loads an annotation file and checks its outline.
+    """Load an annotation file, so that ``images``, ``categories`` and ``annotations`` are lists.
 
     Args:
         path: Annotation file.
-        annotations_needed: Whether a file without annotations, such as the one of COCO's test images, is refused.
-
-    Returns:
-        The file's content. ``images``, ``categories`` and ``annotations`` are lists.
+        annotations_needed: Whether to refuse a file without annotations, such as the one of COCO's test images.
 
     Raises:
         InputError: The file is not valid JSON, or not in COCO's format.
     """
-    # The garbage collector would go through the growing content again and again, for half of the time.
+    # The garbage collector would traverse the growing content again and again, for half of the time.
     collects = gc.isenabled()
     gc.disable()
     try:

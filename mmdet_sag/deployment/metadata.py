@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.innermost_dataset import innermost_dataset
+from ..datasets.data_sources import innermost_dataset
 from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256

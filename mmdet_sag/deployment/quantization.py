@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from torch import nn
 
-from ..datasets.innermost_dataset import innermost_dataset
+from ..datasets.data_sources import innermost_dataset
 from ..errors import InputError
 from .comparison import config_images, prepare
 from .exporting import save_openvino

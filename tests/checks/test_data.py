@@ -1,4 +1,4 @@
-"""A pipeline that reads polygons alone would turn objects whose mask is an RLE into background."""
+"""Annotations are checked as training and evaluation read them."""
 
 import argparse
 import json
@@ -8,9 +8,13 @@ from mmdet.registry import DATASETS
 from mmengine.config import DictAction
 from mmengine.structures import InstanceData
 from support.tiny_data_set import HEIGHT, WIDTH
+from support.tiny_semi import semi_rectangles_config
+from support.tiny_training import write_rectangles
 
-from mmdet_sag.checks import check_inputs
-from mmdet_sag.checks.full_check import check_data_sets
+from mmdet_sag.checks import check_data_sets, check_inputs
+from mmdet_sag.checks.data import checked_annotations
+from mmdet_sag.checks.problem_kinds import ProblemTally
+from mmdet_sag.datasets.annotation_problems import usable_images
 from mmdet_sag.errors import InputError
 
 BITMAP = dict(size=[HEIGHT, WIDTH], counts=[10 * HEIGHT, 8 * HEIGHT, (WIDTH - 18) * HEIGHT])
@@ -118,3 +122,65 @@ def test_the_full_check_lists_such_objects(polygons):
     assert not report.is_clean
     (report,) = check_data_sets(polygons.config, ['val'])
     assert report.is_clean
+
+
+def checked(content, tally=None, **options) -> list[tuple]:
+    """Ids of annotations with their problems."""
+    images, _ = usable_images(content['images'])
+    found = checked_annotations(content, images, tally or ProblemTally(), **options)
+    return [(annotation['id'], problems) for annotation, problems in found]
+
+
+def test_problems_of_one_annotation_are_yielded_and_those_of_several_counted(data):
+    data.content['images'][0]['width'] = 0
+    data.content['annotations'][2]['bbox'] = [1, 1, 0, 0]
+    data.content['annotations'] += [dict(data.content['annotations'][2]), 'text']
+    tally = ProblemTally()
+    assert checked(data.content, tally) == [
+        (1, ['unknown-image']),
+        (2, ['unknown-image']),
+        (3, ['empty-box']),
+        *((i, []) for i in (4, 5, 6, 7)),
+        (3, ['empty-box']),
+    ]
+    assert tally.counts == {'duplicate-annotation-id': 1, 'annotation-malformed': 1}
+    assert tally.examples['duplicate-annotation-id'] == ['annotation 3']
+    assert tally.examples['annotation-malformed'] == ['entry 8']
+
+
+@pytest.mark.parametrize(('num_decoded', 'num_found'), [(None, 6), (3, 3), (1, 1)])
+def test_masks_are_decoded_in_a_sample_spread_over_the_file(data, num_decoded, num_found):
+    annotations = [a for a in data.content['annotations'] if not a['iscrowd']]
+    for annotation in annotations:
+        annotation['segmentation'] = dict(size=[48, 64], counts='garbage')
+    data.content['annotations'] = annotations
+    found = checked(data.content, num_decoded=num_decoded)
+    assert sum(problems == ['undecodable-rle'] for _, problems in found) == num_found
+
+
+def test_polygons_only_takes_rle_for_crowds_alone(data):
+    data.annotation['segmentation'] = data.content['annotations'][-1]['segmentation']
+    for polygons_only, expected in ((False, []), (True, [(1, ['rle-object'])])):
+        found = checked(data.content, polygons_only=polygons_only)
+        assert [item for item in found if item[1]] == expected
+
+
+def test_unlabelled_images_need_no_labels_and_labelled_ones_do(tmp_path):
+    write_rectangles(tmp_path)
+    content = json.loads((tmp_path / 'annotations.json').read_text())
+    (tmp_path / 'none.json').write_text(json.dumps({**content, 'annotations': []}))
+    config = semi_rectangles_config(tmp_path)
+    labelled, unlabelled = config.train_dataloader.dataset.datasets
+    unlabelled.ann_file = 'none.json'
+    check_inputs(config, 'train')
+    labelled.ann_file = 'none.json'
+    with pytest.raises(InputError, match='data set is empty'):
+        check_inputs(config, 'train')
+
+
+def test_missing_unlabelled_images_are_named(tmp_path):
+    write_rectangles(tmp_path)
+    config = semi_rectangles_config(tmp_path)
+    config.train_dataloader.dataset.datasets[1].data_prefix.img = 'elsewhere/'
+    with pytest.raises(InputError, match='elsewhere'):
+        check_inputs(config, 'train')

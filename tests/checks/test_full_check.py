@@ -14,10 +14,8 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from PIL import Image
 
-from mmdet_sag.checks import check_inputs
-from mmdet_sag.checks.full_check import check_data_sets
-from mmdet_sag.checks.problem_kinds import PROBLEM_KINDS
-from mmdet_sag.checks.repair import repair_coco, write_coco
+from mmdet_sag.checks import PROBLEM_KINDS, check_data_sets, check_inputs, repair_coco, write_coco
+from mmdet_sag.checks.problem_kinds import Stops
 from mmdet_sag.errors import InputError
 
 # The polygon of the first annotation is the box from (5, 6) to (25, 22).
@@ -104,7 +102,7 @@ def test_a_broken_annotation_is_found_and_repaired(data, kind, changes):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'changes'), [pair for pair in BROKEN_ANNOTATIONS if not PROBLEM_KINDS[pair[0]].stops_training]
+    ('kind', 'changes'), [pair for pair in BROKEN_ANNOTATIONS if Stops.TRAINING not in PROBLEM_KINDS[pair[0]].stops]
 )
 def test_what_is_not_refused_for_training_loads(data, kind, changes):
     _break(data.annotation, changes)
@@ -114,7 +112,7 @@ def test_what_is_not_refused_for_training_loads(data, kind, changes):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'changes'), [pair for pair in BROKEN_ANNOTATIONS if not PROBLEM_KINDS[pair[0]].stops_evaluation]
+    ('kind', 'changes'), [pair for pair in BROKEN_ANNOTATIONS if Stops.EVALUATION not in PROBLEM_KINDS[pair[0]].stops]
 )
 def test_what_is_not_refused_for_evaluation_loads_and_is_measured(data, kind, changes):
     _break(data.annotation, changes)

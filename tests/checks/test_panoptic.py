@@ -6,8 +6,7 @@ import pytest
 from mmengine.config import Config
 from support.tiny_panoptic import shapes_config, write_shapes
 
-from mmdet_sag.checks import check_inputs
-from mmdet_sag.checks.full_check import check_data_sets
+from mmdet_sag.checks import check_data_sets, check_inputs
 from mmdet_sag.errors import InputError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mmdet_sag.checks.problem_kinds import PROBLEM_KINDS, Fix, Subject
+from mmdet_sag.checks.problem_kinds import PROBLEM_KINDS, Fix, Stops, Subject
 
 
 @pytest.mark.parametrize('kind', PROBLEM_KINDS)
@@ -9,10 +9,10 @@ def test_a_row_is_consistent(kind):
     assert '{' not in entry.meaning
     assert entry.remedy.format(poly2mask='PLACE')
     if entry.notice:
-        assert not entry.stops_training and not entry.stops_evaluation and entry.fix is None
+        assert entry.stops is Stops.NOTHING and entry.fix is None
     if entry.hides_mask:
         assert entry.subject in (Subject.BOX, Subject.AREA)
-        assert not entry.stops_training, 'training skips it'
+        assert Stops.TRAINING not in entry.stops, 'training skips it'
     if entry.of_one_image:
         assert entry.subject is Subject.IMAGE
         assert entry.of_one_image.format(width=1, height=2)

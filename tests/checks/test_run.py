@@ -17,6 +17,7 @@ from PIL import Image
 from mmdet_sag.checks import check_inputs
 from mmdet_sag.engine.launch import add_arguments
 from mmdet_sag.errors import InputError
+from mmdet_sag.models.model_config import unfreezing
 
 
 def _truncate(path, share=0.5):
@@ -307,7 +308,8 @@ BROKEN = {
     'pipeline without masks': (_pipeline_without_masks, r'loads no masks: set with_mask=True'),
     'missing pretrained weights': (
         _missing_pretrained_weights,
-        r"pretrained weights 'nowhere\.pth' .*docs/checkpoints\.md.*model\.backbone\.init_cfg=None",
+        r"pretrained weights 'nowhere\.pth' .*docs/checkpoints\.md.*model\.backbone\.init_cfg=None "
+        r'model\.backbone\.norm_cfg\.requires_grad=True model\.backbone\.norm_eval=False',
     ),
     'truncated pretrained weights': (_truncated_pretrained_weights, r'init_cfg\.checkpoint\) is truncated: copy'),
     'missing checkpoint': (_config(load_from='nowhere.pth'), r"checkpoint 'nowhere\.pth' \(load_from\) does not exist"),
@@ -375,7 +377,7 @@ def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alon
     ('key', 'value', 'noted'),
     [
         ('bbox', [5, 5, 0, 8], '1 boxes of zero or negative width'),
-        ('bbox', [500, 5, 8, 8], '1 boxes wholly outside'),
+        ('bbox', [500, 5, 8, 8], '1 boxes entirely outside'),
         ('area', 0, '1 areas of zero'),
         ('segmentation', [[1, 2, 9, 9, 5, 5, 5]], '1 polygons with an odd number of coordinates'),
         ('category_id', 99, '1 annotations of a category that is not listed'),
@@ -384,7 +386,7 @@ def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alon
 )
 def test_what_training_skips_is_noted_in_one_line_of_the_log(data, monkeypatch, key, value, noted):
     lines = []
-    monkeypatch.setattr('mmdet_sag.checks.data.print_log', lambda line, **_: lines.append(line))
+    monkeypatch.setattr('mmdet_sag.checks.problem_kinds.print_log', lambda line, **_: lines.append(line))
     data.annotation[key] = value
     data.write()
     check_inputs(data.config, 'train')
@@ -480,18 +482,34 @@ def test_testing_needs_no_pretrained_weights(data):
     check_inputs(data.config, 'test')
 
 
-def test_the_remedy_for_missing_pretrained_weights_works(data):
-    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
-    data.config.merge_from_dict({'model.backbone.init_cfg': None})
-    check_inputs(data.config, 'train')
+def _follow(data, error):
+    """Merge the options that a message recommends."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = str(error.value).partition('--cfg-options ')[2].split()
+    data.config.merge_from_dict(parser.parse_args(['config.py', '--cfg-options', *options]).cfg_options)
 
 
-def test_missing_pretrained_weights_are_found_in_a_list_and_the_remedy_works(data):
+@pytest.mark.parametrize('in_list', [False, True])
+def test_the_remedy_for_missing_pretrained_weights_trains_all_of_the_backbone(data, in_list):
+    backbone = data.config.model.backbone
     pretrained = dict(type='Pretrained', checkpoint='nowhere.pth')
-    data.config.model.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), pretrained]
-    with pytest.raises(InputError, match=r'nowhere\.pth.* model\.backbone\.init_cfg=None$'):
+    backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), pretrained] if in_list else pretrained
+    assert unfreezing(backbone)
+    with pytest.raises(InputError, match=r'nowhere\.pth.* model\.backbone\.init_cfg=None ') as error:
         check_inputs(data.config, 'train')
-    data.config.merge_from_dict({'model.backbone.init_cfg': None})
+    _follow(data, error)
+    check_inputs(data.config, 'train')
+    assert not unfreezing(data.config.model.backbone)
+
+
+def test_missing_pretrained_weights_are_left_to_the_checkpoint_that_is_loaded(data):
+    data.config.load_from = str(data.root / 'weights.pth')
+    torch.save(dict(state_dict={}), data.config.load_from)
+    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    with pytest.raises(InputError, match=r'leave them to load_from with .* model\.backbone\.init_cfg=None$') as error:
+        check_inputs(data.config, 'train')
+    _follow(data, error)
     check_inputs(data.config, 'train')
 
 

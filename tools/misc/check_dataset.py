@@ -9,9 +9,7 @@ import os
 
 from terminaltables import AsciiTable
 
-from mmdet_sag.checks.data_set_report import DataSetReport
-from mmdet_sag.checks.full_check import check_data_sets
-from mmdet_sag.checks.repair import repair_coco, write_coco
+from mmdet_sag.checks import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.command_line import ExitStatus, run_command
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
+from ...models.model_config import unfreezing_options
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
@@ -186,11 +187,11 @@ class LossGuardHook(Hook):
         if self._num_left_out:
             what = f'the loss scaler left out {self._num_left_out} steps in a row, {what}'
         if _has_untrained_norms(runner.model):
+            options = unfreezing_options(runner.cfg.get('model') or {})
             raise InputError(
                 f'{what}. {state}, but cannot go far: the batch norms that are frozen were never trained, so '
                 'the weights around them are random. Name pretrained weights (load_from, or init_cfg of the '
-                'backbone), or train all of it with --cfg-options model.backbone.norm_cfg.requires_grad=True '
-                'model.backbone.norm_eval=False model.backbone.frozen_stages=-1, from the beginning'
+                f'backbone), or train all of it from the beginning{" with --cfg-options " * bool(options)}{options}'
             )
         raise InputError(
             f'{what}. {state}: look at the annotations of these images, lower the learning rate or clip the gradients '

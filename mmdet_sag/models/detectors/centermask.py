@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...fileio import is_remote
+from ..model_config import random_weights_remedy
 
 
 @MODELS.register_module()
@@ -61,6 +62,7 @@ class CenterMask(SingleStageDetector):
         self.roi_head = MODELS.build(roi_head)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+        self.backbone_cfg = backbone
 
     def init_weights(self) -> None:
         """Initialize the weights.
@@ -73,10 +75,8 @@ class CenterMask(SingleStageDetector):
             path = init_cfg.get('checkpoint')
             if path and not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
-                    f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
-                    'says, or train all of it from random weights with model.backbone.init_cfg=None '
-                    'model.backbone.norm_cfg.requires_grad=True model.backbone.norm_eval=False '
-                    'model.backbone.frozen_stages=-1'
+                    f"pretrained weights '{path}' of the backbone do not exist: make them as docs/checkpoints.md says, "
+                    f'or {random_weights_remedy(self.backbone_cfg, "model.backbone", "backbone")}'
                 )
         super().init_weights()
 

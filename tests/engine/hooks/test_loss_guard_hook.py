@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import OPTIM_WRAPPERS
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from support.tiny_training import HOOKS, FewWeights, few_weights_runner
@@ -214,8 +215,11 @@ class PretrainedNorms(FrozenNorms):
 
 def test_norms_frozen_on_random_weights_are_named_as_the_cause(tmp_path):
     images = images_of(tmp_path)
-    with pytest.raises(InputError, match=r'never trained.*norm_cfg\.requires_grad=True.*norm_eval=False'):
-        train(tmp_path / 'random', 12, FrozenNorms, images[4][0])
+    backbone = dict(type='ResNet', norm_cfg=dict(type='BN', requires_grad=False), frozen_stages=2)
+    config = Config(dict(model=dict(detector=dict(backbone=backbone))))
+    options = r'model\.detector\.backbone\.norm_cfg\.requires_grad=True .*norm_eval=False .*frozen_stages=-1$'
+    with pytest.raises(InputError, match=rf'never trained.*from the beginning with --cfg-options {options}'):
+        train(tmp_path / 'random', 12, FrozenNorms, images[4][0], cfg=config)
     with pytest.raises(InputError, match='look at the annotations'):
         train(tmp_path / 'pretrained', 12, PretrainedNorms, images[4][0])
 

@@ -7,7 +7,7 @@ from mmengine.registry import init_default_scope
 from support.tiny import tiny_config
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdet_sag.checks.random_backbone import unfreeze_random_backbones
+from mmdet_sag.models.model_config import unfreeze_random_backbones
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # A config for each kind of backbone and each way of the zoo to freeze it.
@@ -38,7 +38,8 @@ def test_all_of_a_random_backbone_is_learnt(path):
     assert not all(norm.training for norm in frozen.modules() if isinstance(norm, _BatchNorm))
     unfreeze_random_backbones(config)
     backbone = backbone_of(config)
-    assert all(norm.training for norm in backbone.modules() if isinstance(norm, _BatchNorm))
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    assert all(norm.training and norm.eps > 0 for norm in norms)
     assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
