@@ -127,7 +127,7 @@ def test_the_full_check_lists_such_objects(polygons):
 def checked(content, tally=None, **options) -> list[tuple]:
     """Ids of annotations with their problems."""
     images, _ = usable_images(content['images'])
-    found = checked_annotations(content, images, tally or ProblemTally(), **options)
+    found = checked_annotations(content, images, ProblemTally() if tally is None else tally, **options)
     return [(annotation['id'], problems) for annotation, problems in found]
 
 

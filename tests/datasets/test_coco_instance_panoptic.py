@@ -84,7 +84,7 @@ def test_an_image_that_the_panoptic_file_lacks_is_named(root):
 
 def test_a_category_that_is_not_listed_is_named(root):
     edit(root, 'panoptic', lambda content: content['annotations'][1]['segments_info'][0].update(category_id=77))
-    with pytest.raises(InputError, match='of image 2 is of category 77'):
+    with pytest.raises(InputError, match='of image 2 has category 77'):
         build(root)
 
 

@@ -242,6 +242,6 @@ def test_its_pieces_are_found_under_mmdets_scope():
 
 
 def test_missing_weights_of_the_backbone_are_named_with_a_remedy_that_trains_all_of_it():
-    missing = dict(type='Pretrained', checkpoint='nowhere.pth')
+    missing = dict(_delete_=True, type='Pretrained', checkpoint='nowhere.pth')
     with pytest.raises(InputError, match=r"'nowhere\.pth'.* model\.backbone\.init_cfg=None .*norm_eval=False"):
         build_tiny(**{'backbone.init_cfg': missing})
