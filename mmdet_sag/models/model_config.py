@@ -99,7 +99,7 @@ def random_weights_remedy(cfg: dict, option: str, name: str) -> str:
 
 
 def unfreeze_random_backbones(cfg: Config) -> None:
-    """Apply :func:`unfreezing` to all backbones of a training that loads no weights, and log it in one line.
+    """Apply :func:`unfreezing` to all backbones of a training that loads no weights, and log it in one line each.
 
     Args:
         cfg: Config of the run, before ``load_from`` is set to a checkpoint to resume. It is changed in place.
@@ -109,14 +109,13 @@ def unfreeze_random_backbones(cfg: Config) -> None:
     parts = list(config_parts(cfg.model, 'model', 'model'))
     if any(part.get('pretrained') or (name == 'init_cfg' and is_pretrained(part)) for _, name, part in parts):
         return
-    options = unfreezing_options(cfg.model)
-    for _, name, backbone in parts:
-        if name == 'backbone':
+    for option, name, backbone in parts:
+        options = unfreezing_options(backbone, option, name)
+        if name == 'backbone' and options:
             for key, value in unfreezing(backbone).items():
                 set_option(backbone, key, value)
-    if options:
-        print_log(
-            f'The backbone starts from random weights, so nothing of it is frozen: {options}. Batch norm needs several '
-            'images per process.',
-            logger='current',
-        )
+            print_log(
+                f'{option} starts from random weights, so it is not kept frozen: {options}; with batch norm, several '
+                'images per process are needed',
+                logger='current',
+            )
