@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InputError
 from .allowed_calls import NotAllowed
-from .listed_unpickler import ListedUnpickler
+from .detectron2_pickle import ListedUnpickler
 
 _ZIP = b'PK\x03\x04'
 # What torch.save wrote before its files were zip archives begins with this number, pickled.
