@@ -1,132 +1,94 @@
+"""Pickles of NumPy arrays, as Detectron2's model zoo has them."""
+
+import functools
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from .allowed_calls import (
-    ALLOWED_CALLS,
-    KEYS,
-    NotAllowed,
-    SavedArray,
-    SavedDtype,
-    SavedHistory,
-    encode_latin1,
-    ordered_dict,
-)
+from .allowed_calls import ARRAY_CALLS, NotAllowed, SavedArray, SavedDtype
 
-_CALLS = {**ALLOWED_CALLS, 'collections.OrderedDict': ordered_dict, '_codecs.encode': encode_latin1}
-_STATEFUL = (SavedArray, SavedDtype, SavedHistory)
-# Sets, other ways to make objects, extensions registered in the process, and objects outside of the file.
-_REFUSED = tuple(
-    b''.join(
-        (
-            pickle.INST,
-            pickle.OBJ,
-            pickle.NEWOBJ_EX,
-            pickle.EXT1,
-            pickle.EXT2,
-            pickle.EXT4,
-            pickle.PERSID,
-            pickle.BINPERSID,
-            pickle.EMPTY_SET,
-            pickle.ADDITEMS,
-            pickle.FROZENSET,
-        )
-    )
-)
+# Types of the keys of a dict: Python crashes on the hash of deeply nested tuples.
+_KEYS = (str, bytes, int, float, bool, type(None))
 
 
-class ListedUnpickler(pickle._Unpickler):
-    """Reads a pickle that may call what is on the list, and nothing else.
-
-    Python's own unpickler checks names alone: what a name has led to may then be called with anything, changed, or
-    given another state. It is the one written in Python, because the other one takes memory for what a file merely
-    announces.
+def read_pickle(path: Path) -> Any:
+    """Read a pickle that holds arrays, numbers, texts and containers.
 
     Raises:
-        NotAllowed: The file wants something else.
+        NotAllowed: The file wants something else. Any other exception means that it is damaged.
+    """
+    with path.open('rb') as file:
+        # latin1: the texts and arrays of Python 2's pickles.
+        return _ArrayUnpickler(file, encoding='latin1').load()
+
+
+def _ordered_dict(items: list | tuple = ()) -> OrderedDict:
+    if type(items) not in (list, tuple) or not all(
+        type(item) in (list, tuple) and len(item) == 2 and type(item[0]) in _KEYS for item in items
+    ):
+        raise NotAllowed('an OrderedDict of other things than names')
+    return OrderedDict(items)
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Stand in for ``_codecs.encode``, by which pickles write bytes."""
+    if type(text) is not str or type(encoding) is not str or encoding not in ('latin1', 'latin-1'):
+        raise NotAllowed('other codecs than latin1')
+    return text.encode('latin1')
+
+
+_CALLS: dict[str, Callable] = {
+    **ARRAY_CALLS,
+    'collections.OrderedDict': _ordered_dict,
+    '_codecs.encode': _encode_latin1,
+}
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Calls what is in the list, and nothing else.
+
+    ``find_class`` alone does not limit what is called or changed later, so the steps of a pickle are checked too. The
+    base class is the unpickler in Python: the one in C allocates whatever memory a damaged file announces.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
-
     def find_class(self, module: str, name: str) -> Callable:
-        """Find what a name stands for."""
         try:
             return _CALLS[f'{module}.{name}']
         except KeyError:
             raise NotAllowed(f'{module}.{name}') from None
 
-    def load_reduce(self) -> None:
-        """Call a function."""
-        if not any(self.stack[-2] is call for call in _CALLS.values()):
-            raise NotAllowed('to call what is no function of the list')
-        super().load_reduce()
+    def checked_step(self, code: bytes) -> None:
+        if not _is_allowed(code, self.stack, self.metastack):
+            raise NotAllowed('a step that no file of arrays needs')
+        pickle._Unpickler.dispatch[code[0]](self)
 
-    def load_newobj(self) -> None:
-        """Make an object without calling its class."""
-        if self.stack[-2] is not SavedHistory or self.stack[-1] != ():
-            raise NotAllowed('a new object')
-        super().load_newobj()
 
-    def load_build(self) -> None:
-        """Give an object its state."""
-        inst, state = self.stack[-2:]
-        if type(inst) is OrderedDict:
-            # PyTorch keeps the versions of modules there.
-            if type(state) is not dict or any(type(key) is not str for key in state):
-                raise NotAllowed('to change an OrderedDict')
-        elif type(inst) not in _STATEFUL:
-            raise NotAllowed('to change an object')
-        super().load_build()
+def _is_allowed(code: bytes, stack: list, outer: list[list]) -> bool:
+    if code == pickle.REDUCE:
+        return any(stack[-2] is call for call in _CALLS.values())
+    if code == pickle.BUILD:
+        owner, state = stack[-2:]
+        # PyTorch keeps the versions of modules in the attributes of an OrderedDict.
+        is_plain = type(state) is dict and all(type(key) is str for key in state)
+        return type(owner) in (SavedArray, SavedDtype) or (type(owner) is OrderedDict and is_plain)
+    if code in (pickle.APPEND, pickle.APPENDS):
+        return type(stack[-2] if code == pickle.APPEND else outer[-1][-1]) is list
+    if code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT):
+        target = stack[-3] if code == pickle.SETITEM else outer[-1][-1] if code == pickle.SETITEMS else {}
+        keys = stack[-2:-1] if code == pickle.SETITEM else stack[::2]
+        return type(target) in (dict, OrderedDict) and all(type(key) in _KEYS for key in keys)
+    # Other ways to make objects, sets, and objects outside of the file.
+    return False
 
-    def load_setitem(self) -> None:
-        """Put one value into a dict."""
-        self._check_items(self.stack[-3], self.stack[-2:])
-        super().load_setitem()
 
-    def load_setitems(self) -> None:
-        """Put values into a dict."""
-        self._check_items(self.metastack[-1][-1], self.stack)
-        super().load_setitems()
-
-    def load_dict(self) -> None:
-        """Make a dict."""
-        self._check_items({}, self.stack)
-        super().load_dict()
-
-    def load_append(self) -> None:
-        """Put one value into a list."""
-        self._check_list(self.stack[-2])
-        super().load_append()
-
-    def load_appends(self) -> None:
-        """Put values into a list."""
-        self._check_list(self.metastack[-1][-1])
-        super().load_appends()
-
-    def load_refused(self) -> None:
-        """Refuse what no file of weights needs."""
-        raise NotAllowed('an object that no file of weights holds')
-
-    @staticmethod
-    def _check_items(target: object, items: list) -> None:
-        if type(target) not in (dict, OrderedDict) or any(type(key) not in KEYS for key in items[::2]):
-            raise NotAllowed('a dict of other things than names')
-
-    @staticmethod
-    def _check_list(target: object) -> None:
-        if type(target) is not list:
-            raise NotAllowed('to change an object')
-
-    dispatch.update(
-        {
-            pickle.REDUCE[0]: load_reduce,
-            pickle.NEWOBJ[0]: load_newobj,
-            pickle.BUILD[0]: load_build,
-            pickle.SETITEM[0]: load_setitem,
-            pickle.SETITEMS[0]: load_setitems,
-            pickle.DICT[0]: load_dict,
-            pickle.APPEND[0]: load_append,
-            pickle.APPENDS[0]: load_appends,
-            **dict.fromkeys(_REFUSED, load_refused),
-        }
-    )
+_CHECKED = (
+    *(pickle.REDUCE, pickle.BUILD, pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS, pickle.DICT),
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID),
+)
+_ArrayUnpickler.dispatch = {
+    **pickle._Unpickler.dispatch,
+    **{code[0]: functools.partial(_ArrayUnpickler.checked_step, code=code) for code in _CHECKED},
+}
