@@ -1,4 +1,3 @@
-from collections import Counter
 from typing import Optional
 
 import numpy as np
@@ -10,20 +9,20 @@ SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, f
 
 
 class DataStatistics:
-    """What a data set holds, and what about it looks wrong.
+    """Numbers of a data set for the report, and remarks on what looks wrong.
 
     Args:
         truth: The data set.
 
     Attributes:
         num_images: Number of images.
-        num_empty: Images without any object.
+        num_empty: Number of images without objects.
         image_sizes: Width and height of each image, shape (n, 2).
         objects_per_image: Number of objects of each image, shape (n, ).
         objects_per_class: Number of objects of each class, shape (num_classes, ).
         objects_per_size: Number of objects of each of :data:`SIZE_LIMITS`.
         object_sides: Square root of each object's area, in pixels, shape (m, ).
-        num_crowds: Regions of many objects that are not told apart.
+        num_crowds: Number of crowd regions.
     """
 
     def __init__(self, truth: GroundTruth) -> None:
@@ -45,47 +44,37 @@ class DataStatistics:
         self._objects = objects
 
     def remarks(self, training: Optional['DataStatistics'] = None) -> list[str]:
-        """Say in a sentence each what looks wrong, or makes the figures uncertain.
+        """Return sentences on what looks wrong, or makes the figures uncertain.
 
         Args:
-            training: The data set that the model learnt from.
+            training: The data set that the model was trained on.
         """
         remarks = []
         numbers = dict(zip(self.truth.classes, self.objects_per_class.tolist()))
         if none := [name for name, number in numbers.items() if number == 0]:
-            remarks.append(f'No object, so nothing can be said: {_names(none)}.')
+            remarks.append(f'No objects, so there are no figures: {_names(none)}.')
         if few := [f'{name} ({number})' for name, number in numbers.items() if 0 < number < 20]:
             remarks.append(f'Few objects, so their figures are uncertain: {_names(few)}.')
-        if training is not None:
-            unlearnt = [name for name, n in zip(training.truth.classes, training.objects_per_class) if n == 0]
-            if unlearnt:
-                remarks.append(f'No object to learn from in the training data: {_names(unlearnt)}.')
-        missing = [i for i in self._objects if not self.truth.path(i).is_file()]
-        if missing:
+        learnt = zip(training.truth.classes, training.objects_per_class) if training is not None else ()
+        if unlearnt := [name for name, number in learnt if number == 0]:
+            remarks.append(f'No objects in the training data: {_names(unlearnt)}.')
+        if missing := [i for i in self._objects if not self.truth.path(i).is_file()]:
             remarks.append(f'{len(missing)} images are missing, e.g. {self.truth.path(missing[0])}.')
         doubled = outside = 0
         for image_id, found in self._objects.items():
-            image = self.truth.image(image_id)
-            boxes = Counter((a['category_id'], *np.round(a['bbox'], 1).tolist()) for a in found)
-            doubled += sum(count - 1 for count in boxes.values())
-            outside += sum(
-                a['bbox'][0] < -1
-                or a['bbox'][1] < -1
-                or a['bbox'][0] + a['bbox'][2] > image['width'] + 1
-                or a['bbox'][1] + a['bbox'][3] > image['height'] + 1
-                for a in found
-            )
+            size = np.array([self.truth.image(image_id)[side] for side in ('width', 'height')])
+            boxes = np.array([a['bbox'] for a in found]).reshape(-1, 4)
+            doubled += len(found) - len({(a['category_id'], *np.round(a['bbox'], 1).tolist()) for a in found})
+            outside += int(((boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > size + 1)).any(axis=1).sum())
         if doubled:
             remarks.append(f'{doubled} objects are annotated twice: same class, same box.')
         if outside:
             remarks.append(f'{outside} boxes reach beyond their image.')
-        tiny = int((self.object_sides < 4).sum())
-        if tiny:
+        if tiny := int((self.object_sides < 4).sum()):
             remarks.append(f'{tiny} objects cover fewer than 16 pixels.')
         if training is not None:
-            shared = {training.truth.path(i).resolve() for i in training.truth.image_ids}
-            shared &= {self.truth.path(i).resolve() for i in self._objects}
-            if shared:
+            paths = [{truth.path(i).resolve() for i in truth.image_ids} for truth in (training.truth, self.truth)]
+            if shared := paths[0] & paths[1]:
                 remarks.append(
                     f'{len(shared)} images are also in the training data, e.g. {min(shared)}: the figures are too good.'
                 )

@@ -12,7 +12,7 @@ from ..errors import InputError
 
 
 class GroundTruth:
-    """The annotated objects of a COCO file that a model is to find.
+    """The annotated objects of a COCO file.
 
     Args:
         ann_file: Annotation file.
@@ -35,14 +35,14 @@ class GroundTruth:
 
     @classmethod
     def of_config(cls, cfg: Config, phase: str = 'test') -> 'GroundTruth':
-        """Read what a config names for a phase.
+        """Read the annotation file of a phase of a config.
 
         Args:
             cfg: Config of a run.
             phase: ``'train'``, ``'val'`` or ``'test'``.
 
         Raises:
-            InputError: The data set is not a single one in COCO's format, or cannot be read.
+            InputError: The config does not name exactly one data set in COCO's format, or it cannot be read.
         """
         option = f'{phase}_dataloader.dataset'
         if cfg.get(f'{phase}_dataloader') is None:
@@ -66,11 +66,11 @@ class GroundTruth:
         return self.image_folder / self.coco.imgs[image_id]['file_name']
 
     def annotations(self, image_id: int) -> list[dict]:
-        """Annotations of an image, of the classes that are learnt, crowd regions included."""
+        """Annotations of an image, of the model's classes, including crowd regions."""
         return self._by_image[image_id]
 
     def label(self, annotation: dict) -> int:
-        """Label of an annotation: the place of its class."""
+        """Label of an annotation: the index of its class."""
         return self._labels[annotation['category_id']]
 
     def masks(self, image_id: int) -> list[dict]:
@@ -82,5 +82,5 @@ class GroundTruth:
         return np.array([self.label(annotation) for annotation in self.annotations(image_id)], dtype=np.int64)
 
     def crowds(self, image_id: int) -> np.ndarray:
-        """Which of :meth:`annotations` are regions of many objects that are not told apart, shape (n, ), bool."""
+        """Which of :meth:`annotations` are crowd regions, shape (n, ), bool."""
         return np.array([bool(a.get('iscrowd', 0)) for a in self.annotations(image_id)], dtype=bool)
