@@ -1,7 +1,6 @@
 from .charts import read_scalars
 from .coco_accuracy import CocoAccuracy, ScoreThresholds
-from .data_statistics import DataStatistics
-from .ground_truth import GroundTruth
+from .ground_truth import DataStatistics, GroundTruth
 from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix, load_results
 from .report_page import ReportPage, class_colours
 

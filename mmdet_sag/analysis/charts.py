@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from .coco_accuracy import THRESHOLDS, CocoAccuracy, ScoreThresholds
-from .data_statistics import DataStatistics
+from .ground_truth import DataStatistics
 
 # Text stays text, since a browser has glyphs of every script; and a class may be called $1.
 _STYLE = {

@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from . import charts
 from .coco_accuracy import SIZES, THRESHOLDS, CocoAccuracy, ScoreThresholds
-from .data_statistics import DataStatistics
-from .ground_truth import GroundTruth
+from .ground_truth import DataStatistics, GroundTruth
 from .image_figure import Outline, display_size, encode_image, image_figure
 from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix
 

@@ -8,7 +8,7 @@ from ...structures.mask import RLEMasks
 
 @METRICS.register_module()
 class DumpRLEResults(DumpDetResults):
-    """Dump predictions as :class:`mmdet.evaluation.DumpDetResults` does, without decoding :class:`RLEMasks`.
+    """Dump predictions like :class:`mmdet.evaluation.DumpDetResults`, without decoding :class:`RLEMasks`.
 
     The file has the same content: masks are plain dicts of ``size`` and ``counts``.
     """
