@@ -46,12 +46,18 @@ class _Chart:
 
 
 @contextlib.contextmanager
-def _chart(num_axes: int = 2, height: float = 3.5) -> Iterator[_Chart]:
+def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterator[_Chart]:
+    """Make a chart; with ``unit``, its axes range from 0 to 1."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The browser has the glyphs that matplotlib's font lacks.
         warnings.filterwarnings('ignore', message='Glyph .* missing')
         chart = _Chart(num_axes, height)
         yield chart
+        for axes in chart.axes:
+            if unit:
+                axes.set(xlim=(0, 1), ylim=(0, 1.03))
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
         buffer = io.StringIO()
         chart.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
     svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
@@ -62,26 +68,22 @@ def _chart(num_axes: int = 2, height: float = 3.5) -> Iterator[_Chart]:
 def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> str:
     """Draw precision against recall, at several IoU thresholds and by class."""
     recalls = np.linspace(0, 1, 101)
-    with _chart() as chart:
+    with _chart(unit=True) as chart:
         left, right = chart.axes
         for iou_thr in (0.5, 0.75, 0.9):
             left.plot(recalls, accuracy.precision_curve(iou_thr), label=f'IoU {iou_thr:g}', linewidth=1.8)
         left.set(title='All classes, by how exact a mask must be', xlabel='recall', ylabel='precision')
         aps = np.array([accuracy.ap(0.5, label=label) for label in range(len(classes))])
         for label in _extremes(aps):
-            right.plot(
-                recalls, accuracy.precision_curve(0.5, label), label=f'{_short(classes[label])} {aps[label]:.2f}'
-            )
+            name = f'{_short(classes[label])} {aps[label]:.2f}'
+            right.plot(recalls, accuracy.precision_curve(0.5, label), label=name)
         right.set(title=_title('By class, at IoU 0.5', aps), xlabel='recall', ylabel='precision')
-        for axes in chart.axes:
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-            _legend(axes)
     return chart.svg
 
 
 def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen: float) -> str:
     """Draw precision, recall and F1 against the score threshold, and F1 by class."""
-    with _chart() as chart:
+    with _chart(unit=True) as chart:
         left, right = chart.axes
         for name, values in (('precision', thresholds.precision()), ('recall', thresholds.recall())):
             left.plot(THRESHOLDS, values, label=name, linewidth=1.8)
@@ -94,8 +96,6 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
         right.set(title=_title('F1 by class', best), xlabel='score threshold')
         for axes in chart.axes:
             axes.axvline(chosen, color='black', linewidth=0.8, linestyle=':')
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-            _legend(axes)
     return chart.svg
 
 
@@ -106,7 +106,7 @@ def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
         predicted: Mask IoU that the model predicts for each detection, shape (n, ).
         true: Highest IoU of each detection with an object of its class, shape (n, ).
     """
-    with _chart(height=3.7) as chart:
+    with _chart(height=3.7, unit=True) as chart:
         left, right = chart.axes
         # A fixed sample, of a size that can be seen.
         some = np.random.default_rng(0).permutation(len(predicted))[:1500]
@@ -119,17 +119,9 @@ def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
         right.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':', label='ideal')
         centres = [edges[i] + 0.05 for i, _ in groups]
         right.plot(centres, [values.mean() for _, values in groups], marker='o', label='mean')
-        right.fill_between(
-            centres,
-            [np.percentile(values, 25) for _, values in groups],
-            [np.percentile(values, 75) for _, values in groups],
-            alpha=0.2,
-            label='middle half',
-        )
+        quartiles = np.array([np.percentile(values, (25, 75)) for _, values in groups]).reshape(-1, 2)
+        right.fill_between(centres, *quartiles.T, alpha=0.2, label='middle half')
         right.set(title='By tenths of the predicted IoU', xlabel='predicted mask IoU', ylabel='true mask IoU')
-        for axes in chart.axes:
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-        _legend(right)
     return chart.svg
 
 
@@ -180,14 +172,9 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
             name = 'mask AP' if 'segm' in key else 'box AP'
             right.plot(steps, values, marker='o', markersize=4, label=name)
-        right.set(title='AP on the validation images', xlabel='training step or epoch')
-        right.set_xlim(0)
-        right.set_ylim(0)
+        right.set(title='AP on the validation images', xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
         if not ap_names:
             right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')
-        for axes in chart.axes:
-            if axes.lines:
-                _legend(axes)
     return chart.svg
 
 
@@ -227,11 +214,6 @@ def _extremes(values: np.ndarray) -> list[int]:
 def _title(title: str, values: np.ndarray) -> str:
     half = _MAX_LINES // 2
     return title if (~np.isnan(values)).sum() <= _MAX_LINES else f'{title}: the best {half}, the worst {half}'
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
 
 
 def _short(name: str) -> str:

@@ -224,63 +224,55 @@ class ReportPage:
         )
 
     def _image(self, image_id: int, attention: np.ndarray | None) -> dict:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        size = (image['height'], image['width'])
-        path = self.truth.path(image_id)
+        image, matched, path = self.truth.image(image_id), self.matched[image_id], self.truth.path(image_id)
+        height, width = image['height'], image['width']
         pixels = mmcv.imread(str(path)) if path.is_file() else None
-        readable = pixels is not None
-        if not readable:
-            pixels = np.full((*size, 3), 128, np.uint8)
-        counts = Counter(outcome.value for outcome in matched.outcomes)
-        parts = [f'{counts[outcome.value]} {outcome.value}' for outcome in Outcome if counts[outcome.value]]
-        unfound = len(matched.missed)
-        shown = display_size(*size)
+        outcomes = Counter(outcome.value for outcome in Outcome for found in matched.outcomes if found is outcome)
+        counts = [f'{number} {name}' for name, number in outcomes.items()] or ['no detection']
+        shown = display_size(height, width)
         return dict(
             key=f'image-{image_id}',
-            name=image['file_name'] if readable else f'{image["file_name"]} cannot be read',
-            size=f'{size[1]} × {size[0]}',
+            name=image['file_name'] + (' cannot be read' if pixels is None else ''),
+            size=f'{width} × {height}',
             width=shown[0],
             height=shown[1],
-            wide=size[1] > 2 * size[0],
             quality=matched.quality,
-            counts=', '.join([*(parts or ['no detection']), *([f'{unfound} missed'] if unfound else [])]),
-            data=encode_image(pixels),
-            truth=self._truth_figure(image_id),
+            counts=', '.join(counts + ([f'{len(matched.missed)} missed'] if matched.missed else [])),
+            data=encode_image(np.full((height, width, 3), 128, np.uint8) if pixels is None else pixels),
+            truth=self._ground_truth(image_id),
             prediction=self._prediction(image_id),
             attention=None if attention is None else encode_image(attention),
         )
 
-    def _truth_figure(self, image_id: int) -> Markup:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        masks, crowds = self.truth.masks(image_id), self.truth.crowds(image_id)
-        outlines = []
-        for i, label in enumerate(matched.gt_labels):
-            name = self.truth.classes[label]
-            missed, crowd = i in matched.missed, crowds[i]
-            note = f'{name}, a crowd region' if crowd else f'{name}, missed' if missed else name
-            outlines.append(Outline(masks[i], self.colours[label], note, note, missed))
-        size = (image['height'], image['width'])
-        return image_figure(f'image-{image_id}', size, outlines, f'ground truth of {image["file_name"]}')
+    def _ground_truth(self, image_id: int) -> Markup:
+        matched, outlines = self.matched[image_id], []
+        annotations = zip(matched.gt_labels, self.truth.masks(image_id), self.truth.crowds(image_id))
+        for i, (label, mask, crowd) in enumerate(annotations):
+            missed = i in matched.missed
+            note = self.truth.classes[label] + (', a crowd region' if crowd else ', missed' if missed else '')
+            outlines.append(Outline(mask, self.colours[label], note, note, missed))
+        return self._outlined(image_id, outlines, 'ground truth of')
 
     def _prediction(self, image_id: int, strong: int = -1) -> Markup:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        outlines = []
+        matched, outlines = self.matched[image_id], []
         # The most important last: it lies on top.
         for k in reversed(range(len(matched.detections))):
             detection = matched.detections[k]
             label, score = matched.result.labels[detection], matched.result.scores[detection]
-            wrong = matched.outcomes[k] in _WRONG
-            name = f'{self.truth.classes[label]} {score:.2f}'
-            mask = matched.result.masks[detection]
-            note = self._describe(image_id, k)
+            mask, note = matched.result.masks[detection], self._describe(image_id, k)
             # It counts as a detection, so it must be visible.
             if not mask_utils.area(mask):
                 mask = _box_mask(matched.result.bboxes[detection], mask['size'])
                 note = f'{note}; its mask is empty, this is its box'
+            name, wrong = f'{self.truth.classes[label]} {score:.2f}', matched.outcomes[k] in _WRONG
             outlines.append(Outline(mask, self.colours[label], name, note, wrong, k == strong))
         outlines.sort(key=lambda outline: outline.strong)
+        return self._outlined(image_id, outlines, 'prediction for')
+
+    def _outlined(self, image_id: int, outlines: list[Outline], what: str) -> Markup:
+        image = self.truth.image(image_id)
         size = (image['height'], image['width'])
-        return image_figure(f'image-{image_id}', size, outlines, f'prediction for {image["file_name"]}')
+        return image_figure(f'image-{image_id}', size, outlines, f'{what} {image["file_name"]}')
 
     def _describe(self, image_id: int, k: int) -> str:
         """Describe a detection and its outcome."""

@@ -152,12 +152,6 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     return renamed, unknown
 
 
-def is_first_implementation(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are the parameters of a detector of the first implementation."""
-    pattern = re.compile(r'(rpn\.head|backbone\.body|backbone\.fpn|roi_heads\.(mask|maskiou))\.')
-    return any(pattern.match(key) for key in state_dict)
-
-
 def rename_to_centermask2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters of a detector of the first implementation to CenterMask2's names.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..fileio import atomic_write, sha256
 from ..version import __version__
-from .centermask_names import is_first_implementation, rename_state_dict, rename_to_centermask2
+from .centermask_names import rename_state_dict, rename_to_centermask2
 from .reading import read_weights
 from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
 from .zoo import CONFIGS, FIRST_CONFIGS, PANOPTIC_CONFIGS, ZooModel, recognise_backbone, recognise_detector
@@ -38,7 +38,14 @@ _LICENCES = {
     TIMM_BACKBONE: 'the weights keep the licence that timm gives them (see the model card); converting does not change '
     'that',
 }
-
+# Names of parameters of each kind; the first kind that has one is taken.
+_KINDS = {
+    PANOPTIC: r'sem_seg_head\.',
+    FIRST_DETECTOR: r'(rpn\.head|backbone\.body|backbone\.fpn|roi_heads\.(mask|maskiou))\.',
+    DETECTOR: r'(proposal_generator|roi_heads)\.',
+    AUTHORS_BACKBONE: r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)',
+    TIMM_BACKBONE: r'stages\.\d\.blocks\.\d+\.conv_mid\.',
+}
 _DUPLICATES = 'two of its keys mean the same parameter; get the file again'
 _IS_TRAINING_STATE = 'state or note of the training, not weights'
 # Parameters that are dropped, and why.
@@ -272,20 +279,10 @@ def _drop(
 
 
 def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
-    def has(pattern: str) -> bool:
-        return any(re.match(pattern, key) for key in state_dict)
-
-    if has(r'sem_seg_head\.'):
-        return PANOPTIC
-    if is_first_implementation(state_dict):
-        return FIRST_DETECTOR
-    if has(r'(proposal_generator|roi_heads)\.'):
-        return DETECTOR
-    if has(r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)'):
-        return AUTHORS_BACKBONE
-    if has(r'stages\.\d\.blocks\.\d+\.conv_mid\.'):
-        return TIMM_BACKBONE
-    if has(r'bbox_head\.|stages\.\d\.\d+\.convs\.'):
+    for kind, pattern in _KINDS.items():
+        if any(re.match(pattern, key) for key in state_dict):
+            return kind
+    if any(re.match(r'bbox_head\.|stages\.\d\.\d+\.convs\.', key) for key in state_dict):
         raise InputError('has the names of MMDetection already; load it as it is')
     first = ', '.join(list(state_dict)[:3]) or 'none'
     raise InputError(
