@@ -39,11 +39,7 @@ class GroundTruth:
 
     @classmethod
     def of_config(cls, cfg: Config, phase: str = 'test') -> 'GroundTruth':
-        """Read the annotation file of a phase of a config.
-
-        Args:
-            cfg: Config of a run.
-            phase: ``'train'``, ``'val'`` or ``'test'``.
+        """Read the annotation file of a config for a phase: ``'train'``, ``'val'`` or ``'test'``.
 
         Raises:
             InputError: The config does not name exactly one data set in COCO's format, or it cannot be read.
@@ -126,11 +122,7 @@ class DataStatistics:
         self._objects = objects
 
     def remarks(self, training: Optional['DataStatistics'] = None) -> list[str]:
-        """Return sentences on what looks wrong, or makes the figures uncertain.
-
-        Args:
-            training: The data set that the model was trained on.
-        """
+        """Return sentences on what looks wrong, also with the training data, or makes the figures uncertain."""
         remarks = []
         numbers = dict(zip(self.truth.classes, self.objects_per_class.tolist()))
         if none := [name for name, number in numbers.items() if number == 0]:

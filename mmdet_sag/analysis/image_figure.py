@@ -43,11 +43,7 @@ def display_size(height: int, width: int) -> tuple[int, int]:
 
 
 def encode_image(image: np.ndarray) -> str:
-    """Return an image as a ``data:`` address.
-
-    Args:
-        image: The image, BGR, (H, W, 3). It is shrunk to at most twice its size on the page.
-    """
+    """Return an image, BGR, (H, W, 3), as a ``data:`` address, in at most twice its size on the page."""
     height, width = image.shape[:2]
     shown = display_size(height, width)
     if width > 2 * shown[0]:

@@ -292,12 +292,7 @@ class ReportPage:
 
 
 def class_colours(cfg_palette, num_classes: int) -> list[str]:
-    """Return CSS colours of the classes.
-
-    Args:
-        cfg_palette: Palette of a config, or None.
-        num_classes: Number of classes.
-    """
+    """Return CSS colours of the classes, from the palette of a config if it has one for each."""
     if isinstance(cfg_palette, (list, tuple)) and len(cfg_palette) >= num_classes:
         return ['#{:02x}{:02x}{:02x}'.format(*(int(c) for c in colour)) for colour in cfg_palette[:num_classes]]
     # The golden angle: neighbours differ, and no number of classes repeats a hue.

@@ -77,14 +77,19 @@ class ImagePredictor:
         tile_size: int | None = None,
         tile_overlap: float = 0.25,
     ) -> None:
-        if not 0 <= score_thr <= 1:
-            raise InputError(f'--score-thr {score_thr}: scores are between 0 and 1')
-        if batch_size < 1:
-            raise InputError(f'--batch-size {batch_size}: give 1 or more')
-        if tile_size is not None and tile_size < 32:
-            raise InputError(f'--tiles {tile_size}: give the side of a tile in pixels, 32 or more')
-        if not 0 <= tile_overlap < 0.9:
-            raise InputError(f'--tile-overlap {tile_overlap}: give a share of a tile, 0 to 0.9')
+        for option, value, is_valid, remedy in (
+            ('--score-thr', score_thr, 0 <= score_thr <= 1, 'scores are between 0 and 1'),
+            ('--batch-size', batch_size, batch_size >= 1, 'give 1 or more'),
+            (
+                '--tiles',
+                tile_size,
+                tile_size is None or tile_size >= 32,
+                'give the side of a tile, 32 or more pixels',
+            ),
+            ('--tile-overlap', tile_overlap, 0 <= tile_overlap < 0.9, 'give a share of a tile, 0 to 0.9'),
+        ):
+            if not is_valid:
+                raise InputError(f'{option} {value}: {remedy}')
         self.score_thr, self.batch_size = score_thr, batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
         if not Path(config).is_file():
@@ -164,16 +169,9 @@ class ImagePredictor:
     def draw(
         self, image: np.ndarray, sample: DetDataSample, score_thr: float | None = None, strip: bool = True
     ) -> np.ndarray:
-        """Draw a prediction over its image.
+        """Draw a prediction over its image, BGR, (H, W, 3), as :func:`draw_instances` does.
 
-        Args:
-            image: The image, BGR, (H, W, 3).
-            sample: Prediction.
-            score_thr: Lowest score of a detection that is drawn; None: the predictor's.
-            strip: As in :func:`draw_instances`.
-
-        Returns:
-            The picture, BGR, as from :func:`draw_instances`.
+        ``score_thr`` is the lowest score of a detection that is drawn, by default the predictor's.
         """
         if 'pred_panoptic_seg' not in sample:
             pred = sample.pred_instances

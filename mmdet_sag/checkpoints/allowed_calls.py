@@ -8,7 +8,7 @@ crafted bytes, and crashes. MMEngine's log needs ``getattr``, which leads to any
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -33,9 +33,10 @@ class SavedDtype:
     def __init__(self, code: str, *copy: bool) -> None:
         if type(code) is not str or code not in _NUMBERS or len(copy) > 2:
             raise NotAllowed('an array of other things than numbers')
-        self._code, self._order = code, '='
+        self._code = code
+        self._order: Any = '='
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: Any) -> None:
         plain = type(state) is tuple and len(state) == 8 and state[2:] == (None, None, None, -1, -1, 0)
         if not plain or type(state[1]) is not str or state[1] not in tuple('<>|='):
             raise NotAllowed('a type with parts')
@@ -52,7 +53,7 @@ class SavedArray(np.ndarray):
     def __new__(cls, *args: Any) -> 'SavedArray':
         raise NotAllowed('numpy.ndarray on a buffer')
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5 or vars(self).get('is_set', True):
             raise NotAllowed('to change an array')
         version, shape, dtype, is_fortran, data = state
@@ -60,9 +61,9 @@ class SavedArray(np.ndarray):
             raise NotAllowed('an array of another kind')
         data, dtype = _numbers(data, dtype, shape)
         self.is_set = True
-        super().__setstate__((1, shape, dtype, bool(is_fortran), data))
+        super().__setstate__((1, shape, dtype, bool(is_fortran), data))  # type: ignore[arg-type]
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # It is written again as a plain array.
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
@@ -73,10 +74,10 @@ class SavedHistory(HistoryBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise NotAllowed('HistoryBuffer on anything')
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: Any) -> None:
         if type(state) is not dict or type(state.get('max_length')) is not int:
             raise NotAllowed('a log without length')
-        histories = [state.get(name) for name in ('_log_history', '_count_history')]
+        histories: list[Any] = [state.get(name) for name in ('_log_history', '_count_history')]
         if any(type(history) not in (SavedArray, np.ndarray) or history.ndim != 1 for history in histories):
             raise NotAllowed('a log of other things than numbers')
         # The statistics of the file are left out: they would become those of all logs of the process.
@@ -100,7 +101,7 @@ def _scalar(dtype: SavedDtype, data: bytes | str) -> np.generic:
     return np.frombuffer(*_numbers(data, dtype, ()))[0]
 
 
-def _array_from_buffer(data: bytes | bytearray, dtype: SavedDtype, shape: tuple, order: str) -> np.ndarray:
+def _array_from_buffer(data: bytes | bytearray, dtype: SavedDtype, shape: tuple, order: Any) -> np.ndarray:
     """Stand in for NumPy's ``_frombuffer``: make an array of pickle's protocol 5."""
     if type(order) is not str or order not in ('C', 'F'):
         raise NotAllowed('an array of another kind')

@@ -131,9 +131,6 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
 
     The semantic channel of all things comes first in CenterMask2, and last here.
 
-    Args:
-        state_dict: The parameters by CenterMask2's names.
-
     Returns:
         The parameters by this package's names, and the names that have no counterpart.
     """
@@ -155,14 +152,8 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
 def rename_to_centermask2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters of a detector of the first implementation to CenterMask2's names.
 
-    The first class of its mask and MaskIoU heads is the background, which no detection has: it is left out.
-
-    Args:
-        state_dict: The parameters by their names there.
-
-    Returns:
-        The parameters by their names in CenterMask2. Unknown names stay as they are. There are fewer parameters if two
-        names mean the same one.
+    The first class of its mask and MaskIoU heads is the background, which no detection has: it is left out. Unknown
+    names stay as they are. The result has fewer parameters if two names mean the same one.
     """
     renamed = {}
     for key, value in state_dict.items():

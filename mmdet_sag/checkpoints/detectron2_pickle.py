@@ -53,6 +53,9 @@ class _ArrayUnpickler(pickle._Unpickler):
     base class is the unpickler in Python: the one in C allocates whatever memory a damaged file announces.
     """
 
+    stack: list
+    metastack: list[list]
+
     def find_class(self, module: str, name: str) -> Callable:
         try:
             return _CALLS[f'{module}.{name}']
@@ -62,7 +65,8 @@ class _ArrayUnpickler(pickle._Unpickler):
     def checked_step(self, code: bytes) -> None:
         if not _is_allowed(code, self.stack, self.metastack):
             raise NotAllowed('a step that no file of arrays needs')
-        pickle._Unpickler.dispatch[code[0]](self)
+        step: Callable = pickle._Unpickler.dispatch[code[0]]
+        step(self)
 
 
 def _is_allowed(code: bytes, stack: list, outer: list[list]) -> bool:

@@ -31,13 +31,7 @@ def rename_timm_vovnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a timm ``ese_vovnet*`` without classifier.
 
     timm weighs channels (eSE) only in the last block of a stage, the published models in all blocks: the other blocks
-    get an eSE that multiplies by one and can still learn.
-
-    Args:
-        state_dict: timm's weights by their names there.
-
-    Returns:
-        The weights by their names in ``VoVNet``. Unknown names stay as they are.
+    get an eSE that multiplies by one and can still learn. Unknown names stay as they are.
     """
     depthwise = {key.rpartition('.conv_pw.')[0] for key in state_dict if '.conv_pw.' in key}
     renamed = {}

@@ -3,7 +3,6 @@
 import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,22 +25,6 @@ FIRST_CONFIGS = ('centermask_first',), '*_fpn_*x_coco.py'
 _INSTANCE_FOLDERS = ('centermask_lite', 'centermask', 'centermask_first', 'sag_mask')
 
 
-@dataclass(frozen=True)
-class Differences:
-    """How the parameters of a file differ from those of a model."""
-
-    missing: list[str]
-    unmapped: list[str]
-    misshapen: list[str]
-
-    def __len__(self) -> int:
-        return len(self.missing) + len(self.unmapped) + len(self.misshapen)
-
-    def __str__(self) -> str:
-        named = zip(('missing', 'unmapped', 'of another shape'), (self.missing, self.unmapped, self.misshapen))
-        return '; '.join(f'{len(keys)} {what}: {_listed(keys)}' for what, keys in named if keys)
-
-
 class ZooModel(NamedTuple):
     """A model that a file can hold.
 
@@ -60,17 +43,17 @@ class ZooModel(NamedTuple):
         with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
             return MODELS.build(self.config.model)
 
-    def compare(self, state_dict: Mapping[str, Tensor]) -> Differences:
-        """List how parameters differ from those of this model."""
-        return Differences(
-            [key for key in self.shapes if key not in state_dict],
-            [key for key in state_dict if key not in self.shapes],
-            [
-                f'{key} {tuple(value.shape)} instead of {tuple(self.shapes[key])}'
-                for key, value in state_dict.items()
-                if key in self.shapes and value.shape != self.shapes[key]
+    def differences(self, state_dict: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Return the names of parameters that differ from those of this model, by the kind of difference."""
+        shapes = self.shapes
+        misshapen = [key for key, value in state_dict.items() if key in shapes and value.shape != shapes[key]]
+        return {
+            'missing': [key for key in shapes if key not in state_dict],
+            'unmapped': [key for key in state_dict if key not in shapes],
+            'of another shape': [
+                f'{key} {tuple(state_dict[key].shape)} instead of {tuple(shapes[key])}' for key in misshapen
             ],
-        )
+        }
 
 
 def config_root() -> Path:
@@ -134,10 +117,9 @@ def recognise_detector(state_dict: Mapping[str, Tensor], configs: tuple[Sequence
     Raises:
         InputError: No model has exactly these parameters. The message names the closest one.
     """
-    root = config_root()
     folders, pattern = configs
-    paths = [path for folder in folders for path in (root / folder).glob(pattern)]
-    names = sorted((path.relative_to(root).as_posix() for path in paths), reverse=True)
+    names = [f'{folder}/{path.name}' for folder in folders for path in (config_root() / folder).glob(pattern)]
+    names.sort(reverse=True)
     logits = state_dict.get('bbox_head.conv_cls.weight')
     if logits is None or logits.ndim == 0:
         return _recognise(state_dict, map(_detector, names))
@@ -154,14 +136,16 @@ def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
 
 
 def _recognise(state_dict: Mapping[str, Tensor], models: Iterable[ZooModel]) -> ZooModel:
-    closest, fewest = None, None
+    closest, fewest, least = '', {}, float('inf')
     for model in models:
-        differences = model.compare(state_dict)
-        if not differences:
+        differences = model.differences(state_dict)
+        count = sum(map(len, differences.values()))
+        if count == 0:
             return model
-        if fewest is None or len(differences) < len(fewest):
-            closest, fewest = model, differences
-    raise InputError(f'these are the parameters of no known model; for {closest.name}, the closest, {fewest}')
+        if count < least:
+            closest, fewest, least = model.name, differences, count
+    listed = '; '.join(f'{len(keys)} {kind}: {_listed(keys)}' for kind, keys in fewest.items() if keys)
+    raise InputError(f'these are the parameters of no known model; for {closest}, the closest, {listed}')
 
 
 @cache

@@ -14,12 +14,7 @@ class DumpRLEResults(DumpDetResults):
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Collect the predictions of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Data samples as dicts.
-        """
+        """Collect the predictions of a batch, ``data_samples``."""
         encoded = {}
         samples = []
         for i, sample in enumerate(data_samples):

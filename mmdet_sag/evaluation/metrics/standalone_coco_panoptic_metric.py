@@ -54,11 +54,8 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and not outfile_prefix:
             raise InputError('format_only=True writes results, but outfile_prefix is not set: set it')
-        self.seg_prefix = Path(seg_prefix)
-        self.classwise = classwise
-        self.format_only = format_only
-        self.outfile_prefix = outfile_prefix
-        self.backend_args = backend_args
+        self.seg_prefix, self.backend_args = Path(seg_prefix), backend_args
+        self.classwise, self.format_only, self.outfile_prefix = classwise, format_only, outfile_prefix
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = load(path)
         self.categories = {category['id']: category for category in content['categories']}
@@ -137,7 +134,6 @@ class StandaloneCocoPanopticMetric(BaseMetric):
 
         row = {category_id: i for i, category_id in enumerate(self.categories)}
         counts = np.zeros((len(row), 4))
-        matched = set()
         for (gt_id, pred_id), overlap in overlaps.items():
             truth, pred = truths.get(gt_id), preds.get(pred_id)
             if truth is None or pred is None or truth.get('iscrowd', 0) or truth['category_id'] != pred['category_id']:
@@ -146,19 +142,16 @@ class StandaloneCocoPanopticMetric(BaseMetric):
             union = pred['area'] + truth['area'] - overlap - overlaps.get((0, pred_id), 0)
             if overlap / union > 0.5:
                 counts[row[truth['category_id']]] += (overlap / union, 1, 0, 0)
-                matched |= {('truth', gt_id), ('pred', pred_id)}
+                # No other IoU of either segment can exceed 0.5.
+                del truths[gt_id], preds[pred_id]
 
         crowds = {}
         for gt_id, truth in truths.items():
-            if ('truth', gt_id) in matched:
-                continue
             if truth.get('iscrowd', 0):
                 crowds[truth['category_id']] = gt_id
             else:
                 counts[row[truth['category_id']], 3] += 1
         for pred_id, pred in preds.items():
-            if ('pred', pred_id) in matched:
-                continue
             excused = overlaps.get((0, pred_id), 0) + overlaps.get((crowds.get(pred['category_id']), pred_id), 0)
             if excused / pred['area'] <= 0.5:
                 counts[row[pred['category_id']], 2] += 1
