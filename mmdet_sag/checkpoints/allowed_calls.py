@@ -101,13 +101,13 @@ def _scalar(dtype: SavedDtype, data: bytes | str) -> np.generic:
     return np.frombuffer(*_numbers(data, dtype, ()))[0]
 
 
-def _array_from_buffer(data: bytes | bytearray, dtype: SavedDtype, shape: tuple, order: Any) -> np.ndarray:
+def _array_from_buffer(data: bytes | bytearray, dtype: SavedDtype, shape: tuple, order: str) -> np.ndarray:
     """Stand in for NumPy's ``_frombuffer``: make an array of pickle's protocol 5."""
     if type(order) is not str or order not in ('C', 'F'):
         raise NotAllowed('an array of another kind')
     # A copy: the buffer may have other users.
     data = bytes(data) if type(data) is bytearray else data
-    return np.frombuffer(*_numbers(data, dtype, shape)).reshape(shape, order=order)
+    return np.frombuffer(*_numbers(data, dtype, shape)).reshape(shape, order='F' if order == 'F' else 'C')
 
 
 def _history_method(owner: type, name: str) -> Callable:

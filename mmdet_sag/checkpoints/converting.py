@@ -132,7 +132,7 @@ def convert_checkpoint(
         state_dict, model, conversion = _convert(state_dict, dropped, timm_mean, timm_std)
     except InputError as error:
         raise InputError(f'{src}: {error}') from None
-    meta = dict(
+    meta: dict[str, Any] = dict(
         source=src.name,
         source_sha256=sha256(src),
         source_kind=conversion.kind,
@@ -195,7 +195,7 @@ def _to_tensor(src: Path, key: str, value: Tensor | np.ndarray) -> Tensor:
 def _convert(
     state_dict: dict[str, Tensor], dropped: dict[str, list[str]], timm_mean: Sequence[float], timm_std: Sequence[float]
 ) -> tuple[dict[str, Tensor], ZooModel, CheckpointConversion]:
-    pixel_statistics = {key: state_dict[key] for key in ('pixel_mean', 'pixel_std') if key in state_dict}
+    pixel_statistics = {key: value for key, value in state_dict.items() if key in ('pixel_mean', 'pixel_std')}
     state_dict = _drop(state_dict, dropped, _DROPPED)
     if strange := [key for key, value in state_dict.items() if not value.is_floating_point()]:
         raise InputError(f'{_shortened(strange)}: holds no floating-point numbers, as weights do; get the file again')

@@ -65,12 +65,12 @@ def fold_input_convention(
     names = ('stem.0.conv.weight', 'stem.0.bn.running_mean', 'stem.0.bn.running_var')
     # In float64: the results are rounded once.
     weight, running_mean, running_var = (state_dict[name].double() for name in names)
-    std = 255 * torch.tensor(std, dtype=torch.float64)
+    scale = 255 * torch.tensor(std, dtype=torch.float64)
     shift = torch.tensor(_CONFIG_MEAN, dtype=torch.float64) - 255 * torch.tensor(mean, dtype=torch.float64)
     # The conv takes the ratios of the channels' std, the norm layer their size. If the conv took both, its weights
     # would be about 60 times smaller and its gradients larger, and the learning rate too high for this layer.
-    size = std.mean()
-    weight = weight * (size / std).view(1, 3, 1, 1)
+    size = scale.mean()
+    weight = weight * (size / scale).view(1, 3, 1, 1)
     running_mean = size * running_mean - weight.sum((2, 3)) @ shift
     running_var = size**2 * (running_var + _NORM_EPS) - _NORM_EPS
     folded = (weight.flip(1), running_mean, running_var)
