@@ -1,4 +1,4 @@
-"""Names of CenterMask2's parameters in this package."""
+"""Names of the parameters of CenterMask2, and of CenterMask's first implementation, in this package."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _MOBILENET_BLOCKS = [(layer, block) for layer, count in enumerate((1, 2, 3, 4, 3
 
 def _vovnet_block(match: re.Match) -> str:
     stage, block = int(match[1]) - 2, int(match[2]) - 1
-    # Stages but the first begin with a pooling layer, which takes the first index.
+    # All stages except the first begin with a pooling layer, which takes the first index.
     return f'backbone.stages.{stage}.{block if stage == 0 else block + 1}.'
 
 
@@ -26,7 +26,7 @@ def _semantic_block(match: re.Match) -> str:
     return f'semantic_head.conv_upsample_layers.{int(match[1]) - 2}.conv.{int(match[2]) // 2}.conv'
 
 
-# Applied in this order, each to the result of those before it.
+# From CenterMask2 to this package. Rules are applied in their order, each to the result of those before it.
 _RULES = (
     # VoVNet
     (r'^backbone\.bottom_up\.stem\.stem_(\d)', lambda m: f'backbone.stem.{int(m[1]) - 1}'),
@@ -78,18 +78,43 @@ _RULES = (
     (r'^(semantic_head\.conv_upsample_layers\.\d\.conv\.\d\.)conv\.norm', r'\1gn'),
     (r'^sem_seg_head\.predictor', r'semantic_head.conv_logits'),
 )
+# From the first implementation to CenterMask2; VoVNet and MobileNetV2 have the same names in both.
+_FIRST_RULES = (
+    (r'^backbone\.body\.', r'backbone.bottom_up.'),
+    # ResNet
+    (r'^(backbone\.bottom_up\.)layer(\d)\.', lambda m: f'{m[1]}res{int(m[2]) + 1}.'),
+    (r'^(backbone\.bottom_up\.(?:stem|res\d\.\d+)\.)bn(\d)\.', r'\1conv\2.norm.'),
+    (r'\.downsample\.0\.', r'.shortcut.'),
+    (r'\.downsample\.1\.', r'.shortcut.norm.'),
+    # VoVNet's deformable convs
+    (r'/conv\.conv\.weight$', r'/conv.weight'),
+    (r'/conv\.offset\.', r'/conv_offset.'),
+    # FPN
+    (r'^backbone\.fpn\.fpn_inner(\d)\.', lambda m: f'backbone.fpn_lateral{int(m[1]) + 1}.'),
+    (r'^backbone\.fpn\.fpn_layer(\d)\.', lambda m: f'backbone.fpn_output{int(m[1]) + 1}.'),
+    (r'^backbone\.fpn\.top_blocks\.', r'backbone.top_block.'),
+    # FCOS
+    (r'^rpn\.head\.centerness\.', r'proposal_generator.fcos_head.ctrness.'),
+    (r'^rpn\.head\.', r'proposal_generator.fcos_head.'),
+    # RoI branch
+    (r'^roi_heads\.mask\.feature_extractor\.', r'roi_heads.mask_head.'),
+    (r'^roi_heads\.mask\.predictor\.conv5_mask\.', r'roi_heads.mask_head.deconv.'),
+    (r'^roi_heads\.mask\.predictor\.mask_fcn_logits\.', r'roi_heads.mask_head.predictor.'),
+    (r'^roi_heads\.maskiou\.(?:feature_extractor|predictor)\.', r'roi_heads.maskiou_head.'),
+)
+_WITH_BACKGROUND = re.compile(r'roi_heads\.(mask_head\.predictor|maskiou_head\.maskiou)\.(weight|bias)$')
 
 
 def rename_key(key: str, num_mask_convs: int = 4, first_level: int = 3) -> str | None:
-    """Name of a CenterMask2 parameter here.
+    """Rename a parameter of CenterMask2.
 
     Args:
         key: Its name in a CenterMask2 detector or panoptic model.
-        num_mask_convs: Number of convs of the mask head; the spatial attention follows them.
-        first_level: The lowest FPN level: 3, and 2 in panoptic models.
+        num_mask_convs: Number of convs of the mask head, which the spatial attention follows.
+        first_level: The lowest FPN level: 3, or 2 in panoptic models.
 
     Returns:
-        Its name here, or None if it has none.
+        Its name in this package, or None if it has none.
     """
     new_key = re.sub(r'^roi_heads\.mask_head\.spatialAtt\.', f'roi_head.mask_head.convs.{num_mask_convs}.', key)
     for pattern, replacement in _RULES:
@@ -104,13 +129,10 @@ def rename_key(key: str, num_mask_convs: int = 4, first_level: int = 3) -> str |
 def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the parameters of a CenterMask2 detector or panoptic model.
 
-    The semantic logits of all things, the first there, become the last.
-
-    Args:
-        state_dict: The parameters by their names there.
+    The semantic channel of all things comes first in CenterMask2, and last here.
 
     Returns:
-        The parameters by their names here, and the names that have none here.
+        The parameters by this package's names, and the names that have no counterpart.
     """
     num_mask_convs = sum(bool(re.match(r'roi_heads\.mask_head\.mask_fcn\d\.weight', key)) for key in state_dict)
     first_level = 2 if 'backbone.fpn_lateral2.weight' in state_dict else 3
@@ -125,3 +147,19 @@ def rename_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
             # The reference keeps a level's scale as a vector of one element.
             renamed[new_key] = value.reshape(()) if new_key.endswith('.scale') and value.numel() == 1 else value
     return renamed, unknown
+
+
+def rename_to_centermask2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of a detector of the first implementation to CenterMask2's names.
+
+    The first class of its mask and MaskIoU heads is the background, which no detection has: it is left out. Unknown
+    names stay as they are. The result has fewer parameters if two names mean the same one.
+    """
+    renamed = {}
+    for key, value in state_dict.items():
+        new_key = key
+        for pattern, replacement in _FIRST_RULES:
+            new_key = re.sub(pattern, replacement, new_key)
+        has_background = new_key != key and _WITH_BACKGROUND.match(new_key) and value.ndim > 0
+        renamed[new_key] = value[1:] if has_background else value
+    return renamed

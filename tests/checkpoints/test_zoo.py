@@ -2,8 +2,7 @@
 
 import pytest
 
-from mmdet_sag.configuration import find_zoo_config
-from mmdet_sag.configuration.zoo_config import zoo_configs
+from mmdet_sag.checkpoints.zoo import find_zoo_config, zoo_configs
 from mmdet_sag.errors import InputError
 
 
@@ -16,7 +15,7 @@ def test_every_instance_model_has_its_name_and_a_short_one():
         assert find_zoo_config(short).stem.split('_fpn_')[0] == short
 
 
-def test_of_several_schedules_the_longest_is_taken():
+def test_the_longest_of_several_schedules_is_taken():
     assert find_zoo_config('centermask-first_v39').stem == 'centermask-first_v39_fpn_ms-3x_coco'
 
 

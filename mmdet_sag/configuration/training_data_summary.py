@@ -1,5 +1,4 @@
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +10,20 @@ from ..errors import InputError
 
 
 @dataclass(frozen=True)
-class DataStatistics:
-    """What the choices of a config depend on in a data set in COCO's format.
+class TrainingDataSummary:
+    """The facts about a data set in COCO's format that a config depends on.
 
     Args:
         root: Folder of the data set.
-        ann_files: Annotation file by split, relative to the folder; ``train`` and ``val`` are always there.
-        image_folders: Folder of the images by split, likewise.
+        ann_files: Annotation file of each split, relative to the folder. ``train`` and ``val`` always exist.
+        image_folders: Image folder of each split, relative to the folder.
         classes: Class names in the order of the file.
-        num_images: Number of images that have objects, of the training part.
-        num_empty: Number of images without any.
-        num_objects: Number of its objects by class name.
-        sizes: Width and height of its images (N, 2).
-        object_sizes: Median of the square roots of the areas of its objects in pixels, by class name.
-        has_rle: Whether the mask of an object of it is an RLE.
+        num_images: Number of training images with objects.
+        num_empty: Number of training images without objects.
+        num_objects: Number of training objects of each class.
+        sizes: Width and height of the training images, shape (N, 2).
+        object_sizes: Median square root of the area of the objects of each class, in pixels.
+        has_rle: Whether some masks are run-length encoded.
     """
 
     root: Path
@@ -39,30 +38,30 @@ class DataStatistics:
     has_rle: bool
 
     @classmethod
-    def of_folder(cls, root: Path) -> 'DataStatistics':
-        """Look at a folder as ``tools/dataset_converters/to_coco.py`` makes it, or one in COCO's own layout.
+    def of_folder(cls, root: Path) -> 'TrainingDataSummary':
+        """Read a folder that ``tools/dataset_converters/to_coco.py`` made, or one in COCO's own layout.
 
         Raises:
-            InputError: A file or folder is missing, or there is nothing to learn.
+            InputError: A file or folder is missing, or there are no objects.
         """
         if not root.is_dir():
             what = 'is a file' if root.exists() else 'does not exist'
             raise InputError(f"data folder '{root}' {what}: give the folder that to_coco.py made")
-        ann_files, image_folders = {}, {}
-        for split in ('train', 'val', 'test'):
-            path = _annotation_file(root, split)
-            if path is None:
-                continue
-            ann_files[split] = path.relative_to(root).as_posix()
-            image_folders[split] = f'{_image_folder(root, path).relative_to(root).as_posix()}/'
-        train, val = (load_coco(str(root / ann_files[split])) for split in ('train', 'val'))
-        classes = [category.get('name') for category in train['categories'] if isinstance(category, dict)]
-        if classes != [category.get('name') for category in val['categories'] if isinstance(category, dict)]:
+        paths = {split: _annotation_file(root, split) for split in ('train', 'val', 'test')}
+        paths = {split: path for split, path in paths.items() if path is not None}
+        ann_files = {split: path.relative_to(root).as_posix() for split, path in paths.items()}
+        folders = {split: f'{_image_folder(root, path).relative_to(root).as_posix()}/' for split, path in paths.items()}
+        train, val = (load_coco(str(paths[split])) for split in ('train', 'val'))
+        classes, others = (
+            [category.get('name') for category in content['categories'] if isinstance(category, dict)]
+            for content in (train, val)
+        )
+        if classes != others:
             raise InputError(
-                f"'{root / ann_files['train']}' and '{root / ann_files['val']}' have different categories: make both "
-                "with one run of 'tools/dataset_converters/to_coco.py'"
+                f"'{paths['train']}' and '{paths['val']}' have different categories: make both with one run of "
+                "'tools/dataset_converters/to_coco.py'"
             )
-        return cls(root, ann_files, image_folders, tuple(classes), **_of_training(train, root / ann_files['train']))
+        return cls(root, ann_files, folders, tuple(classes), **_of_training(train, paths['train']))
 
 
 def _annotation_file(root: Path, split: str) -> Path | None:
@@ -91,22 +90,18 @@ def _of_training(content: dict, path: Path) -> dict:
     objects = [item for item in content['annotations'] if isinstance(item, dict) and item.get('iscrowd') != 1]
     objects = [item for item in objects if item.get('image_id') in sizes]
     if not objects:
-        raise InputError(f"'{path}' has no object to learn: look at the labels that it was made from")
+        raise InputError(f"'{path}' has no objects to train on: check the labels that it was made from")
     with_objects = {item['image_id'] for item in objects}
     names = {category.get('id'): category.get('name') for category in content['categories']}
+    areas = defaultdict(list)
+    for item in objects:
+        if isinstance(item.get('area'), (int, float)) and item['area'] > 0:
+            areas[names.get(item.get('category_id'))].append(item['area'])
     return dict(
         num_images=len(with_objects),
         num_empty=len(sizes) - len(with_objects),
         num_objects=Counter(names.get(item.get('category_id')) for item in objects),
         sizes=np.array([sizes[image_id] for image_id in sorted(with_objects, key=str)], float),
-        object_sizes=_median_sizes(objects, names),
+        object_sizes={name: float(np.sqrt(np.median(found))) for name, found in areas.items()},
         has_rle=any(isinstance(item.get('segmentation'), dict) for item in objects),
     )
-
-
-def _median_sizes(objects: Sequence[dict], names: dict) -> dict[str, float]:
-    areas: dict[str, list] = {}
-    for item in objects:
-        if isinstance(item.get('area'), (int, float)) and item['area'] > 0:
-            areas.setdefault(names.get(item.get('category_id')), []).append(item['area'])
-    return {name: float(np.sqrt(np.median(found))) for name, found in areas.items()}

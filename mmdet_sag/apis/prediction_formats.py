@@ -1,21 +1,25 @@
+"""Predictions in the formats of COCO and of the package ``supervision``."""
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_utils
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 
+from ..errors import InputError
 from ..fileio import atomic_write
 from ..structures.mask import RLEMasks
 
 
 class CocoPredictions:
-    """Predictions of any images in COCO's format.
+    """Predictions in a file in COCO's format.
 
-    The file has ``images``, ``categories`` and ``annotations``, as annotation files have, so that labelling tools read
-    it; each annotation has a ``score`` too, and, where the model has one, a ``mask_score``. ``annotations`` alone is
-    what pycocotools' ``loadRes`` takes.
+    Labelling tools can read it like an annotation file. Each annotation also has a ``score``, and a ``mask_score`` if
+    the model has one. pycocotools' ``loadRes`` takes its ``annotations``.
 
     Args:
         classes: Class names; the id of a category is its label + 1.
@@ -32,7 +36,7 @@ class CocoPredictions:
         """Add the prediction of an image.
 
         Args:
-            file_name: What the file calls the image.
+            file_name: Name of the image in the file.
             sample: Its prediction.
             height: Height of the image in pixels.
             width: Width of the image in pixels.
@@ -70,3 +74,44 @@ class CocoPredictions:
         content = dict(images=self.images, annotations=self.annotations, categories=self.categories)
         with atomic_write(path, 'w') as file:
             json.dump(content, file)
+
+
+def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
+    """Convert a prediction to the detections of ``supervision``, for its trackers, zones and annotators.
+
+    With ``DetInferencer``::
+
+        inferencer = DetInferencer('config.py', 'model.pth')
+        (sample,) = inferencer('image.jpg', return_datasamples=True)['predictions']
+        detections = to_supervision(sample, inferencer.model.dataset_meta['classes'])
+
+    Args:
+        sample: Prediction of an image.
+        classes: Class names; without them, detections have labels only.
+
+    Returns:
+        ``supervision.Detections`` with boxes, masks if the model predicts them, scores, labels and, in ``data``,
+        ``class_name`` and ``mask_score``.
+
+    Raises:
+        InputError: The package is not installed.
+    """
+    try:
+        import supervision
+    except ImportError as e:
+        raise InputError('the package supervision is not installed: pip install supervision') from e
+    pred = sample.pred_instances.cpu()
+    labels = np.asarray(pred.labels, dtype=int)
+    data = {}
+    if classes:
+        data['class_name'] = np.array([classes[label] for label in labels], dtype=str)
+    if 'mask_scores' in pred:
+        data['mask_score'] = np.asarray(pred.mask_scores, dtype=np.float32)
+    masks = pred.masks.numpy().astype(bool) if 'masks' in pred and len(pred) else None
+    return supervision.Detections(
+        xyxy=np.asarray(pred.bboxes, dtype=np.float32).reshape(-1, 4),
+        mask=masks,
+        confidence=np.asarray(pred.scores, dtype=np.float32),
+        class_id=labels,
+        data=data,
+    )
