@@ -179,7 +179,7 @@ def test_the_loss_scaler_may_leave_out_a_step_but_not_many_in_a_row(tmp_path):
 
     hooks = {**HOOKS, 'loss_guard': dict(type='LossGuardHook', patience=3)}
     series = dict(type='CpuAmpOptimWrapper', optimizer=SGD, init_scale=1024.0)
-    with pytest.raises(InputError, match='the loss scaler left out 3 steps in a row'):
+    with pytest.raises(InputError, match='the loss scaler skipped 3 steps in a row'):
         train(tmp_path / 'series', 12, BigGradients, optim_wrapper=series, default_hooks=hooks, custom_hooks=[EMA])
     assert saved(tmp_path / 'series')['meta']['iter'] == 2
 

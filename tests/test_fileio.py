@@ -1,5 +1,3 @@
-"""Writes are atomic, whatever happens to the process or the disk."""
-
 import os
 import resource
 import signal
@@ -11,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from mmengine.fileio import put_text
 
-from mmdet_sag.fileio import atomic_folder, atomic_write
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import atomic_folder, atomic_write, check_writable_file, check_writable_folder, is_remote
 
 
 def test_text_and_bytes_are_written(tmp_path):
@@ -35,7 +34,7 @@ def test_an_error_leaves_the_previous_file_and_nothing_else(tmp_path, error):
     assert os.listdir(tmp_path) == ['file']
 
 
-def test_the_previous_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_previous_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
     with atomic_write(path, 'w') as file:
@@ -97,7 +96,7 @@ def test_a_link_stays_a_link_to_the_file_that_is_replaced(tmp_path):
     assert target.read_text() == 'new'
 
 
-def test_the_rights_of_a_file_stay(tmp_path):
+def test_the_permissions_of_a_file_stay(tmp_path):
     path = tmp_path / 'file'
     path.write_text('old')
     path.chmod(0o600)
@@ -106,7 +105,7 @@ def test_the_rights_of_a_file_stay(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_pipe_is_written_to_as_it_is(tmp_path):
+def test_a_pipe_is_written_to_directly(tmp_path):
     path = tmp_path / 'pipe'
     os.mkfifo(path)
     with subprocess.Popen(['cat', path], stdout=subprocess.PIPE, text=True) as reader:
@@ -116,14 +115,14 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
-def test_mmengine_writes_whole_files_and_makes_their_folder(tmp_path):
+def test_mmengine_writes_files_atomically_and_creates_their_folder(tmp_path):
     path = tmp_path / 'folder/file'
     put_text('new', path, backend_args=dict(backend='atomic_file'))
     assert path.read_text() == 'new'
     assert os.listdir(path.parent) == ['file']
 
 
-def test_a_folder_appears_when_it_is_whole_and_replaces_the_previous_one(tmp_path):
+def test_a_folder_appears_when_it_is_complete_and_replaces_the_previous_one(tmp_path):
     path = tmp_path / 'parent/folder'
     for content in ('old', 'new'):
         with atomic_folder(path) as folder:
@@ -152,3 +151,93 @@ def test_an_error_leaves_the_previous_folder_and_nothing_else(tmp_path):
         raise KeyboardInterrupt
     assert os.listdir(path) == ['old']
     assert os.listdir(tmp_path) == ['folder']
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        steps.append('folder' if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 'file')
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', noted_fsync)
+    monkeypatch.setattr(os, 'replace', lambda *paths: (steps.append('rename'), replace(*paths)))
+    with atomic_write(tmp_path / 'file') as file:
+        file.write(b'new')
+    assert steps == ['file', 'rename', 'folder']
+
+
+def test_the_previous_folder_comes_back_if_the_new_one_cannot_be_renamed(tmp_path):
+    path = tmp_path / 'folder'
+    path.mkdir()
+    (path / 'old').touch()
+    with pytest.raises(OSError), atomic_folder(path) as folder:
+        # What the block does to its folder makes the rename fail.
+        folder.rmdir()
+    assert os.listdir(path) == ['old']
+    assert os.listdir(tmp_path) == ['folder']
+
+
+@pytest.mark.parametrize(
+    'path', ['s3://bucket/coco', 'cluster:s3://bucket/a.pth', 'https://host/a.pth', 'open-mmlab://resnet50']
+)
+def test_addresses_are_remote(path):
+    assert is_remote(path)
+
+
+@pytest.mark.parametrize('path', ['data/coco', '/data/a:b.json', '~/weights.pth', ''])
+@pytest.mark.parametrize('backend_args', [None, {}, dict(backend='local'), dict(backend='atomic_file')], ids=str)
+def test_plain_paths_are_local(path, backend_args):
+    assert not is_remote(path, backend_args)
+
+
+def test_a_plain_path_that_a_storage_backend_reads_is_remote():
+    assert is_remote('bucket/coco', dict(backend='petrel'))
+
+
+@pytest.fixture
+def no_folder(tmp_path):
+    """A file where a folder is expected: not even root can write below it."""
+    path = tmp_path / 'taken'
+    path.write_text('')
+    return path
+
+
+def test_a_folder_that_can_be_created_passes_and_is_not_created(tmp_path):
+    check_writable_folder(tmp_path / 'a' / 'b', '--out-dir')
+    check_writable_file(tmp_path / 'a' / 'b.pkl', '--out', makes_folder=True)
+    check_writable_file(tmp_path / 'b.pkl', '--out')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_below_a_file_is_refused(no_folder):
+    for path in (no_folder, no_folder / 'a' / 'b'):
+        with pytest.raises(
+            InputError, match=r"folder '.*' \(--out-dir\) cannot be written to .*taken' is not a folder"
+        ):
+            check_writable_folder(path, '--out-dir')
+    with pytest.raises(InputError, match='--out'):
+        check_writable_file(no_folder / 'b.pkl', '--out', makes_folder=True)
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may write everywhere')
+def test_a_folder_without_rights_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match='Permission denied'):
+            check_writable_folder(tmp_path / 'a', '--work-dir')
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_the_folder_of_a_file_must_exist(tmp_path):
+    with pytest.raises(InputError, match='does not exist, create it first'):
+        check_writable_file(tmp_path / 'a' / 'b.json', '--json')
+    with pytest.raises(InputError, match='is a folder: name a file'):
+        check_writable_file(tmp_path, '--json')
+
+
+def test_pipes_and_remote_storages_are_not_checked():
+    check_writable_file(os.devnull, '--json')
+    check_writable_folder('s3://bucket/folder', '--work-dir')

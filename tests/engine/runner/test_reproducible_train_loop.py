@@ -30,16 +30,16 @@ class Predicting(FewWeights):
         return data_samples if mode == 'predict' else super().forward(inputs, data_samples, mode)
 
 
-def train(work_dir, by_epoch, validated, fails=False, resume=None) -> None:
+def train(work_dir, by_epoch, validated, fails=False, resume=None, **loop) -> None:
     hooks = dict(HOOKS, checkpoint=dict(HOOKS['checkpoint'], by_epoch=by_epoch, interval=1 if by_epoch else 6))
     few_weights_runner(
         work_dir,
         12,
         Predicting(),
         by_epoch=by_epoch,
-        train_cfg=dict(type='ReproducibleEpochBasedTrainLoop', max_epochs=2)
+        train_cfg=dict(type='ReproducibleEpochBasedTrainLoop', max_epochs=2, **loop)
         if by_epoch
-        else dict(type='ReproducibleIterBasedTrainLoop', max_iters=12, val_interval=6),
+        else dict(type='ReproducibleIterBasedTrainLoop', max_iters=12, val_interval=6, **loop),
         val_dataloader=dict(dataset=NumberedImages(), sampler=dict(type='DefaultSampler', shuffle=False), batch_size=2),
         val_cfg=dict(type='ValLoop'),
         val_evaluator=Evaluator([Iterations(validated, fails)]),
@@ -62,3 +62,12 @@ def test_a_validation_that_a_stop_prevented_comes_first(by_epoch, tmp_path):
     validated = []
     train(tmp_path, by_epoch, validated, resume=tmp_path / name.format(2 if by_epoch else 12))
     assert len(validated) == 1
+
+
+@pytest.mark.parametrize('by_epoch', [False, True], ids=['iterations', 'epochs'])
+def test_a_resumed_run_does_not_validate_first_before_val_begin(by_epoch, tmp_path):
+    begin = dict(val_begin=2 if by_epoch else 12)
+    train(tmp_path, by_epoch, [], **begin)
+    validated = []
+    train(tmp_path, by_epoch, validated, resume=tmp_path / ('epoch_1.pth' if by_epoch else 'iter_6.pth'), **begin)
+    assert len(validated) == 1, 'the last one only'
