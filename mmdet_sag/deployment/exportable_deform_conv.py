@@ -2,7 +2,7 @@ import torch
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from torch import Tensor, nn
 
-from .operators import deform_conv
+from .onnx_operators import deform_conv
 
 
 class ExportableDeformConv(nn.Module):

@@ -6,7 +6,7 @@ from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .operators import roi_align
+from .onnx_operators import roi_align
 
 
 class ExportableRoIExtractor(nn.Module):

@@ -9,8 +9,8 @@ from torch import nn
 from ..datasets.innermost_dataset import innermost_dataset
 from ..errors import InputError
 from .comparison import config_images, prepare
-from .exporting import save_openvino
-from .operators import read_with_openvino
+from .formats import save_openvino
+from .onnx_operators import read_with_openvino
 
 # Layers with weights, in ONNX's names and in OpenVINO's.
 _WEIGHTED = {

@@ -8,7 +8,7 @@ from mmdet.structures import DetDataSample
 from support.tiny_export import lively_tiny, lively_two_stage
 from support.tiny_panoptic import build_tiny
 
-from mmdet_sag.deployment.exporting import build_graph
+from mmdet_sag.deployment.formats import build_graph
 from mmdet_sag.deployment.reference_detector import ReferenceDetector
 from mmdet_sag.errors import InputError
 

@@ -13,9 +13,9 @@ import mmdet_sag  # noqa: F401
 
 # isort: split
 from mmdet_sag.command_line import run_command
-from mmdet_sag.deployment.export import export
 from mmdet_sag.deployment.export_settings import ExportSettings
-from mmdet_sag.deployment.exporting import FILES
+from mmdet_sag.deployment.formats import FILES
+from mmdet_sag.deployment.model_export import export
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..exportable_deform_conv import ExportableDeformConv
 from ..exportable_roi_extractor import ExportableRoIExtractor
-from ..operators import non_max_suppression
+from ..onnx_operators import non_max_suppression
 
 
 class Candidates(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
-from ..operators import non_max_suppression
+from ..onnx_operators import non_max_suppression
 from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
 
 

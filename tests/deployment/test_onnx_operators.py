@@ -12,7 +12,7 @@ from torch import nn
 
 from mmdet_sag.deployment.exportable_deform_conv import ExportableDeformConv
 from mmdet_sag.deployment.exportable_roi_extractor import ExportableRoIExtractor
-from mmdet_sag.deployment.operators import (
+from mmdet_sag.deployment.onnx_operators import (
     OPSET_VERSION,
     non_max_suppression,
     onnx_translations,

@@ -10,7 +10,7 @@ from support.tiny_export import lively_tiny, lively_two_stage
 
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import load_exported
-from mmdet_sag.deployment.exporting import build_graph, write_onnx, write_openvino, write_torchscript
+from mmdet_sag.deployment.formats import build_graph, write_onnx, write_openvino, write_torchscript
 from mmdet_sag.deployment.runtime import RUNTIME_VERSION
 from mmdet_sag.errors import InputError
 

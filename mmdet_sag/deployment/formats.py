@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import InputError
 from ..models.detectors import CenterMask, PanopticCenterMask
 from .graphs import CenterMaskGraph, DetectionGraph, Outputs, TwoStageGraph
-from .operators import OPSET_VERSION, onnx_translations, read_with_openvino
+from .onnx_operators import OPSET_VERSION, onnx_translations, read_with_openvino
 from .runtime import METADATA_KEY
 
 FILES = dict(onnx='model.onnx', openvino='model.xml', torchscript='model.pt')

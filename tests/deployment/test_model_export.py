@@ -19,11 +19,11 @@ from support.tiny_export import write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
-from mmdet_sag.deployment import export
+from mmdet_sag.deployment import model_export
 from mmdet_sag.deployment.comparison import BOUNDS, config_images
 from mmdet_sag.deployment.export_settings import ExportSettings
 from mmdet_sag.deployment.exported_detector import ExportedDetector, load_exported
-from mmdet_sag.deployment.exporting import build_graph, check_format, write_openvino
+from mmdet_sag.deployment.formats import build_graph, check_format, write_openvino
 from mmdet_sag.deployment.quantization import calibration_batches
 from mmdet_sag.errors import InputError
 
@@ -75,7 +75,7 @@ def openvino(folder) -> Path:
 @pytest.fixture(scope='module')
 def detector(folder) -> torch.nn.Module:
     init_default_scope('mmdet')
-    return export.build_detector(Config.fromfile(folder / 'tiny.py'), str(folder / 'tiny.pth'))
+    return model_export.build_detector(Config.fromfile(folder / 'tiny.py'), str(folder / 'tiny.pth'))
 
 
 def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
@@ -178,7 +178,7 @@ def test_exported_models_are_measured_beside_pytorch_s(folder, monkeypatch, caps
 def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monkeypatch, tmp_path):
     shutil.copytree(folder / 'onnx', tmp_path / 'out')
     before = {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
-    monkeypatch.setattr(export, 'write_onnx', lambda graph, path, metadata: shutil.copy(other, path))
+    monkeypatch.setattr(model_export, 'write_onnx', lambda graph, path, metadata: shutil.copy(other, path))
     other = folder / 'onnx/model.onnx'
     # Weights of another training: the exported model is not the checkpoint's.
     content = torch.load(folder / 'tiny.pth')
@@ -186,7 +186,7 @@ def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monk
     torch.save(content, tmp_path / 'other.pth')
     config = Config.fromfile(folder / 'tiny.py')
     with pytest.raises(InputError, match="disagrees with PyTorch's"):
-        export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
+        model_export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other.pth', 'out']
 
@@ -201,9 +201,9 @@ def test_of_a_polite_teacher_the_teacher_is_exported(folder, monkeypatch, tmp_pa
         for key, value in weights.items()
     }
     torch.save(dict(state_dict=both), tmp_path / 'semi.pth')
-    monkeypatch.setattr(export, 'write_onnx', lambda *args: shutil.copy(folder / 'onnx/model.onnx', args[1]))
+    monkeypatch.setattr(model_export, 'write_onnx', lambda *args: shutil.copy(folder / 'onnx/model.onnx', args[1]))
     settings = ExportSettings(num_images=2, num_runs=0)
-    report = export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
+    report = model_export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
     assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 5
     assert report['metadata']['model'] == 'CenterMask'
 
@@ -255,7 +255,7 @@ def test_a_step_that_the_runtime_does_not_know_is_refused(folder, tmp_path):
     config = Config.fromfile(folder / 'tiny.py')
     config.test_dataloader.dataset.pipeline.insert(2, dict(type='RandomFlip', prob=0.0))
     with pytest.raises(InputError, match='the test pipeline has RandomFlip'):
-        export.export(config, str(folder / 'tiny.pth'), str(tmp_path / 'out'), ExportSettings(num_images=0))
+        model_export.export(config, str(folder / 'tiny.pth'), str(tmp_path / 'out'), ExportSettings(num_images=0))
     assert not (tmp_path / 'out').exists()
 
 

@@ -21,7 +21,7 @@ from .comparison import Agreement, compare, config_images, measure_speed
 from .evaluation import evaluate
 from .export_settings import ExportSettings
 from .exported_detector import ExportedDetector, load_exported
-from .exporting import (
+from .formats import (
     FILES,
     build_graph,
     check_format,
