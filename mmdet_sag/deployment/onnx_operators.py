@@ -1,80 +1,132 @@
-"""Operators that PyTorch's exporter writes as one ONNX operator each, and what they compute in PyTorch.
+"""Operators that ONNX and OpenVINO have in another form than PyTorch, and layers that are exported as them."""
 
-Outside an export, these functions are torchvision's operators, which is also what a TorchScript model holds.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
-from torchvision.ops import nms as torchvision_nms
-from torchvision.ops import roi_align as torchvision_roi_align
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d, nms, roi_align
+
+from ..errors import InputError
 
 # Of ONNX; the first version whose RoiAlign has torchvision's `aligned` both ways, and that has DeformConv.
 OPSET_VERSION = 20
 
 
+class ExportableDeformConv(nn.Module):
+    """A layer of mmcv's DCN or DCNv2, computed by torchvision's operator, which can be exported.
+
+    Args:
+        conv: The layer.
+    """
+
+    def __init__(self, conv: DeformConv2dPack | ModulatedDeformConv2dPack) -> None:
+        super().__init__()
+        self.conv = conv
+        self.modulated = isinstance(conv, ModulatedDeformConv2dPack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features (N, C, H, W)."""
+        conv = self.conv
+        offset, mask = conv.conv_offset(x), None
+        if self.modulated:
+            first, second, mask = offset.chunk(3, dim=1)
+            offset, mask = torch.cat([first, second], dim=1), mask.sigmoid()
+        bias = getattr(conv, 'bias', None)
+        return deform_conv2d(x, offset, conv.weight, bias, conv.stride, conv.padding, conv.dilation, mask)
+
+
+class ExportableRoIExtractor(nn.Module):
+    """A RoI extractor without control flow.
+
+    RoIs are grouped by level, pooled from their own level only, and put back into order. The number of RoIs of a level
+    may be any, and is known only when the model runs.
+
+    Args:
+        extractor: :class:`mmdet.models.SingleRoIExtractor` or :class:`ScaleAdaptiveRoIExtractor`.
+
+    Raises:
+        InputError: Its RoI layer is not an average RoIAlign.
+    """
+
+    def __init__(self, extractor: BaseRoIExtractor) -> None:
+        super().__init__()
+        for layer in extractor.roi_layers:
+            if not isinstance(layer, RoIAlign) or layer.pool_mode != 'avg':
+                raise InputError(f'{type(layer).__name__} of the RoI extractor cannot be exported, only RoIAlign can')
+        self.extractor = extractor
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of levels."""
+        return self.extractor.num_inputs
+
+    def forward(
+        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
+    ) -> Tensor:
+        """Extract the features of RoIs.
+
+        Args:
+            feats: One tensor (N, C, H, W) per level.
+            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
+            roi_scale_factor: Not used.
+            img_areas: Area of the image of each RoI, shape (n, ), for a :class:`ScaleAdaptiveRoIExtractor`.
+
+        Returns:
+            RoI features of shape (n, C, output_size, output_size).
+        """
+        layers = self.extractor.roi_layers
+        if len(feats) == 1:
+            return _pool(feats[0], rois, layers[0])
+        levels = self.extractor.map_roi_levels(rois, len(feats) if img_areas is None else img_areas)
+        places = [(levels == level).nonzero().squeeze(1) for level in range(len(feats))]
+        pooled = torch.cat([_pool(*inputs) for inputs in zip(feats, (rois[place] for place in places), layers)])
+        places = torch.cat(places)
+        order = torch.zeros_like(levels).scatter(0, places, torch.arange(places.shape[0], device=rois.device))
+        return pooled[order]
+
+
+def _pool(feats: Tensor, rois: Tensor, layer: RoIAlign) -> Tensor:
+    # In float32: beyond 1024, half precision has no fractions of pixels.
+    settings = (layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return roi_align(feats.float(), rois, *settings).to(feats.dtype)
+
+
 def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
     """Run NMS in each class of each image.
 
+    PyTorch's exporter writes it as one ONNX operator; a TorchScript model holds torchvision's.
+
     Args:
         boxes: x1, y1, x2, y2 of shape (N, M, 4).
-        scores: Scores of shape (N, C, M); what is not above 0 is no candidate.
-        max_output: Most boxes that are kept of a class of an image. Outside an export, all are.
-        iou_threshold: IoU above which the box of the lower score goes.
+        scores: Scores of shape (N, C, M). Only scores above 0 are candidates.
+        max_output: Most boxes to keep per class and image. Only an exported model applies it.
+        iou_threshold: IoU above which the box with the lower score is dropped.
 
     Returns:
-        Image, class and box of those that stay, shape (k, 3), in no order.
+        Image, class and box of those that are kept, shape (k, 3), in no order.
     """
-    run = torch.ops.mmdet_sag.non_max_suppression if torch.compiler.is_exporting() else _nms
-    return run(boxes, scores, max_output, iou_threshold)
-
-
-def roi_align(
-    feats: Tensor, rois: Tensor, output_size: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool
-) -> Tensor:
-    """Average RoIAlign.
-
-    Args:
-        feats: Features of shape (N, C, H, W).
-        rois: Image index, x1, y1, x2, y2 of shape (n, 5).
-        output_size: Height and width of the output.
-        spatial_scale: Positions of the features per pixel.
-        sampling_ratio: Samples per bin and axis; 0: as many as fit.
-        aligned: Whether pixels are shifted by a half, so that they lie where they should.
-
-    Returns:
-        RoI features of shape (n, C, *output_size).
-    """
-    # In float32: half precision has whole pixels at best beyond 1024.
-    settings = (spatial_scale, sampling_ratio, aligned)
     if torch.compiler.is_exporting():
-        out = torch.ops.mmdet_sag.roi_align(feats.float(), rois, *output_size, *settings)
-    else:
-        out = torchvision_roi_align(feats.float(), rois, output_size, *settings)
-    return out.to(feats.dtype)
+        return torch.ops.mmdet_sag.non_max_suppression(boxes, scores, max_output, iou_threshold)
+    candidates = (scores > 0).nonzero()
+    image, label, box = candidates.unbind(1)
+    # Images and classes are moved apart, in float64, which keeps all digits of the boxes.
+    boxes = boxes.double()
+    apart = (image * scores.shape[1] + label) * (boxes.max() - boxes.min() + 1)
+    kept = nms(boxes[image, box] + apart[:, None], scores[image, label, box].double(), iou_threshold)
+    return candidates[kept]
 
 
-def deform_conv(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    deform_groups: int,
-) -> Tensor:
-    """Deformable convolution; arguments as those of :func:`torchvision.ops.deform_conv2d`."""
-    if torch.compiler.is_exporting():
-        run = torch.ops.mmdet_sag.deform_conv
-        return run(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
-    return torchvision_deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+_library = torch.library.Library('mmdet_sag', 'FRAGMENT')
+_library.define('non_max_suppression(Tensor boxes, Tensor scores, int max_output, float iou_threshold) -> Tensor')
+
+
+@torch.library.register_fake('mmdet_sag::non_max_suppression')
+def _(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
 def onnx_translations() -> dict[Callable, Callable]:
@@ -83,19 +135,14 @@ def onnx_translations() -> dict[Callable, Callable]:
 
     def write_nms(boxes, scores, max_output: int, iou_threshold: float):
         # Not 0: runtimes differ in whether a score may equal the threshold.
-        limits = (
-            op.Constant(value_ints=[max_output]),
-            op.Constant(value_floats=[iou_threshold]),
-            op.Constant(value_floats=[1e-8]),
-        )
-        return op.NonMaxSuppression(boxes, scores, *limits)
+        limits = (dict(value_ints=[max_output]), dict(value_floats=[iou_threshold]), dict(value_floats=[1e-8]))
+        return op.NonMaxSuppression(boxes, scores, *(op.Constant(**limit) for limit in limits))
 
-    def write_roi_align(feats, rois, height: int, width: int, spatial_scale: float, sampling_ratio: int, aligned: bool):
-        image = op.Cast(op.Squeeze(op.Slice(rois, [0], [1], [1]), [1]), to=7)
+    def write_roi_align(feats, rois, spatial_scale: float, height: int, width: int, sampling_ratio: int, aligned: bool):
         return op.RoiAlign(
             feats,
             op.Slice(rois, [1], [5], [1]),
-            image,
+            op.Cast(op.Squeeze(op.Slice(rois, [0], [1], [1]), [1]), to=7),
             coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
             output_height=height,
             output_width=width,
@@ -103,30 +150,44 @@ def onnx_translations() -> dict[Callable, Callable]:
             spatial_scale=spatial_scale,
         )
 
-    def write_deform_conv(x, offset, mask, weight, bias, stride, padding, dilation, groups: int, deform_groups: int):
+    def write_deform_conv(
+        x,
+        weight,
+        offset,
+        mask,
+        bias,
+        stride_h: int,
+        stride_w: int,
+        pad_h: int,
+        pad_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+        deform_groups: int,
+        modulated: bool,
+    ):
         return op.DeformConv(
             x,
             weight,
             offset,
             bias,
-            mask,
-            strides=stride,
-            pads=[*padding, *padding],
-            dilations=dilation,
+            mask if modulated else None,
+            strides=[stride_h, stride_w],
+            pads=[pad_h, pad_w, pad_h, pad_w],
+            dilations=[dilation_h, dilation_w],
             group=groups,
             offset_group=deform_groups,
         )
 
-    ops = torch.ops.mmdet_sag
     return {
-        ops.non_max_suppression.default: write_nms,
-        ops.roi_align.default: write_roi_align,
-        ops.deform_conv.default: write_deform_conv,
+        torch.ops.mmdet_sag.non_max_suppression.default: write_nms,
+        torch.ops.torchvision.roi_align.default: write_roi_align,
+        torch.ops.torchvision.deform_conv2d.default: write_deform_conv,
     }
 
 
 def read_with_openvino(onnx_path: Path):
-    """Read an ONNX file with OpenVINO, which has deformable convolutions, but does not know them from ONNX.
+    """Read an ONNX file with OpenVINO, which does not read deformable convolutions by itself.
 
     Args:
         onnx_path: Path of the file.
@@ -158,47 +219,8 @@ def read_with_openvino(onnx_path: Path):
             deformable_group=node.get_attribute('offset_group'),
             bilinear_interpolation_pad=True,
         )
-        if bias is not None:
-            out = opset8.add(out, opset8.unsqueeze(bias, [0, 2, 3]))
-        return [out.output(0)]
+        return [opset8.add(out, opset8.unsqueeze(bias, [0, 2, 3])).output(0)]
 
     core = openvino.Core()
     core.add_extension(ConversionExtension('DeformConv', read_deform_conv))
     return core.read_model(str(onnx_path))
-
-
-def _nms(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
-    candidates = (scores > 0).nonzero()
-    image, label, box = candidates.unbind(1)
-    # Images and classes are set apart, in float64, in which that loses no digit of the boxes.
-    boxes = boxes.double()
-    apart = (image * scores.shape[1] + label) * (boxes.max() - boxes.min() + 1)
-    kept = torchvision_nms(boxes[image, box] + apart[:, None], scores[image, label, box].double(), iou_threshold)
-    return candidates[kept]
-
-
-_library = torch.library.Library('mmdet_sag', 'FRAGMENT')
-_library.define('non_max_suppression(Tensor boxes, Tensor scores, int max_output, float iou_threshold) -> Tensor')
-_library.define(
-    'roi_align(Tensor feats, Tensor rois, int height, int width, float spatial_scale, int sampling_ratio, '
-    'bool aligned) -> Tensor'
-)
-_library.define(
-    'deform_conv(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, '
-    'int[] dilation, int groups, int deform_groups) -> Tensor'
-)
-
-
-@torch.library.register_fake('mmdet_sag::non_max_suppression')
-def _(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
-    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
-
-
-@torch.library.register_fake('mmdet_sag::roi_align')
-def _(feats, rois, height, width, spatial_scale, sampling_ratio, aligned) -> Tensor:
-    return feats.new_empty(rois.shape[0], feats.shape[1], height, width)
-
-
-@torch.library.register_fake('mmdet_sag::deform_conv')
-def _(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
