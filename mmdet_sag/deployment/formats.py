@@ -144,13 +144,13 @@ class OpenVINOFormat(ExportFormat):
             model = read_with_openvino(onnx_path)
         except Exception as e:
             raise InputError(f'OpenVINO {openvino.__version__} cannot read this model: {_one_line(e)}') from e
-        onnx_path.unlink()
         if metadata['precision'] == 'int8':
             # Sums of FPN levels join values of different ranges: 8 bits for both cost 7 points of mask AP. NNCF's ONNX
             # backend does not quantize them.
             model = quantize(model, self._operators(model), images, types=('Add', 'Interpolate'))
         model.set_rt_info(json.dumps(metadata), [runtime.METADATA_KEY])
         openvino.save_model(model, str(path), compress_to_fp16=metadata['precision'] == 'fp16')
+        onnx_path.unlink()
 
     @staticmethod
     def _operators(model) -> Iterator[Operator]:
