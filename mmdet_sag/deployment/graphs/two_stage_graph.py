@@ -7,21 +7,21 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
-from ..operators import non_max_suppression
+from ..onnx_operators import non_max_suppression
 from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
 
 
 class TwoStageGraph(DetectionGraph):
     """Mask R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph; see :class:`DetectionGraph`.
 
-    Every image has as many proposals as ``test_cfg.rpn.max_per_img`` says; those that fill up detect nothing.
+    Every image has ``test_cfg.rpn.max_per_img`` proposals; those that only fill the list detect nothing.
 
     Args:
         detector: A detector, its weights loaded.
         dtype: See :class:`DetectionGraph`.
 
     Raises:
-        InputError: It has a RoI head, or its ``test_cfg`` asks for something, that a graph cannot do.
+        InputError: Its RoI head or an option of its ``test_cfg`` cannot be exported.
     """
 
     roi_heads = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead)
@@ -55,7 +55,7 @@ class TwoStageGraph(DetectionGraph):
         return Outputs(boxes, scores, labels, image, probs[:-1], scores)
 
     def _context(self, feats: tuple[Tensor, ...]) -> dict:
-        """What the branches of HTC and SCNet get beside RoI features."""
+        """Features that the branches of HTC and SCNet take besides RoI features."""
         roi_head, context = self.detector.roi_head, {}
         if getattr(roi_head, 'with_semantic', False):
             context['semantic_feat'] = roi_head.semantic_head(feats)[1]
@@ -108,12 +108,12 @@ class TwoStageGraph(DetectionGraph):
         return boxes, (sum(scores) / len(scores)).softmax(dim=-1)[..., :-1]
 
     def _detections(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        """Boxes (n, 4), scores, labels and images (n, ) that NMS class by class keeps."""
+        """Boxes (n, 4), scores, labels and images (n, ) after NMS in each class."""
         cfg = self.detector.test_cfg.rcnn
         num_images, num_boxes, num_classes = scores.shape
         scores = torch.where(scores > cfg.score_thr, scores, 0.0).transpose(1, 2)
         boxes = boxes.unflatten(2, (-1, 4)).expand(-1, -1, num_classes, -1).transpose(1, 2)
-        # Each class has its own boxes: a class of an image stands where ONNX has an image.
+        # Each class has its own boxes, so a class of an image takes the place of ONNX's image.
         kept = non_max_suppression(
             boxes.flatten(0, 1), scores.reshape(-1, 1, num_boxes), cfg.max_per_img, cfg.nms.iou_threshold
         )

@@ -1,4 +1,4 @@
-"""Operators with a translation of their own give in every runtime what they give in PyTorch."""
+"""Operators with a translation of their own compute the same in every runtime as in PyTorch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmdet.registry import MODELS
 from torch import nn
 
-from mmdet_sag.deployment.exportable_deform_conv import ExportableDeformConv
-from mmdet_sag.deployment.exportable_roi_extractor import ExportableRoIExtractor
-from mmdet_sag.deployment.operators import (
+from mmdet_sag.deployment.onnx_operators import (
     OPSET_VERSION,
+    ExportableDeformConv,
+    ExportableRoIExtractor,
     non_max_suppression,
     onnx_translations,
     read_with_openvino,
@@ -24,7 +24,7 @@ for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
 
 
 def in_runtimes(module: nn.Module, inputs: tuple, dynamic: tuple | None, folder: Path) -> list[np.ndarray]:
-    """What a module's ONNX file gives in onnxruntime, and in OpenVINO after it was saved as one of OpenVINO's."""
+    """Outputs of a module's ONNX file in onnxruntime, and in OpenVINO after it was saved in OpenVINO's format."""
     import onnxruntime
     import openvino
 

@@ -1,4 +1,4 @@
-"""A model that was exported by the tool finds what PyTorch's finds, in every runtime and without PyTorch."""
+"""A model that the tool exported finds the same as PyTorch's model, in every runtime and without PyTorch."""
 
 import json
 import re
@@ -19,11 +19,13 @@ from support.tiny_export import write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
-from mmdet_sag.deployment import export
-from mmdet_sag.deployment.comparison import BOUNDS, config_images
-from mmdet_sag.deployment.export_settings import ExportSettings
-from mmdet_sag.deployment.exported_detector import ExportedDetector, load_exported
-from mmdet_sag.deployment.exporting import build_graph, check_format, write_openvino
+from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.deployment import model_export
+from mmdet_sag.deployment.comparison import BOUNDS
+from mmdet_sag.deployment.exported_detector import ExportedDetector
+from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_exported
+from mmdet_sag.deployment.graphs import build_graph
+from mmdet_sag.deployment.model_export import ExportSettings
 from mmdet_sag.deployment.quantization import calibration_batches
 from mmdet_sag.errors import InputError
 
@@ -46,6 +48,11 @@ def run_tool(monkeypatch, path: str, *arguments: object) -> int:
     return end.value.code
 
 
+def write_instead(monkeypatch, model: Path) -> None:
+    """Let an export to ONNX, which takes long, write a given model."""
+    monkeypatch.setattr(OnnxFormat, 'write', lambda self, graph, path, *_: shutil.copy(model, path))
+
+
 def run_runtime(*arguments: object) -> subprocess.CompletedProcess:
     """Run a runtime.py where torch and mmdet cannot be imported."""
     command = [sys.executable, '-c', WITHOUT_TORCH, *map(str, arguments)]
@@ -54,7 +61,7 @@ def run_runtime(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """A folder with data, a config, a checkpoint and, in ``onnx``, what the tool makes of them."""
+    """A folder with data, a config, a checkpoint and, in ``onnx``, their export by the tool."""
     folder = tmp_path_factory.mktemp('my exports')
     config, checkpoint = write_tiny(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -67,7 +74,9 @@ def folder(tmp_path_factory) -> Path:
 def openvino(folder) -> Path:
     metadata = json.loads((folder / 'onnx/report.json').read_text())['metadata']
     (folder / 'openvino').mkdir()
-    write_openvino(folder / 'onnx/model.onnx', folder / 'openvino/model.xml', {**metadata, 'format': 'openvino'})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        write_instead(monkeypatch, folder / 'onnx/model.onnx')
+        FORMATS['openvino'].write(None, folder / 'openvino/model.xml', {**metadata, 'format': 'openvino'})
     shutil.copy(folder / 'onnx/runtime.py', folder / 'openvino')
     return folder / 'openvino/model.xml'
 
@@ -75,7 +84,7 @@ def openvino(folder) -> Path:
 @pytest.fixture(scope='module')
 def detector(folder) -> torch.nn.Module:
     init_default_scope('mmdet')
-    return export.build_detector(Config.fromfile(folder / 'tiny.py'), str(folder / 'tiny.pth'))
+    return model_export.build_detector(Config.fromfile(folder / 'tiny.py'), str(folder / 'tiny.pth'))
 
 
 def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
@@ -92,7 +101,7 @@ def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
 
 
 @pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
-def test_the_test_tool_s_model_gives_the_detector_s_masks(folder, openvino, detector, runtime):
+def test_the_exported_detector_predicts_the_masks_of_the_detector(folder, openvino, detector, runtime):
     path = openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'
     config = Config.fromfile(folder / 'tiny.py')
     exported = ExportedDetector(str(path), config.model.data_preprocessor, CLASSES, num_threads=1)
@@ -108,7 +117,7 @@ def test_the_test_tool_s_model_gives_the_detector_s_masks(folder, openvino, dete
 
 
 @pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
-def test_any_number_of_images_of_any_size_and_none_with_objects(folder, openvino, detector, runtime):
+def test_batches_of_any_size_and_images_without_objects(folder, openvino, detector, runtime):
     model = load_exported(str(openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'), num_threads=1)
     graph = build_graph(detector)
     generator = np.random.default_rng(0)
@@ -162,7 +171,7 @@ def test_the_test_tool_evaluates_an_exported_model(folder, monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize('options', [['--tta'], ['--amp']])
-def test_flags_that_an_exported_model_knows_nothing_of_are_refused(folder, monkeypatch, capsys, tmp_path, options):
+def test_flags_that_do_not_apply_to_an_exported_model_are_refused(folder, monkeypatch, capsys, tmp_path, options):
     arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path, *options)
     assert run_tool(monkeypatch, 'test.py', *arguments) == 2
     assert 'is an exported model' in capsys.readouterr().err
@@ -175,23 +184,22 @@ def test_exported_models_are_measured_beside_pytorch_s(folder, monkeypatch, caps
     assert len(json.loads((tmp_path / 'speed.json').read_text())['seconds']) == 2
 
 
-def test_a_model_that_disagrees_is_not_kept_and_the_previous_one_is(folder, monkeypatch, tmp_path):
+def test_a_model_that_disagrees_does_not_replace_the_previous_one(folder, monkeypatch, tmp_path):
     shutil.copytree(folder / 'onnx', tmp_path / 'out')
     before = {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
-    monkeypatch.setattr(export, 'write_onnx', lambda graph, path, metadata: shutil.copy(other, path))
-    other = folder / 'onnx/model.onnx'
+    write_instead(monkeypatch, folder / 'onnx/model.onnx')
     # Weights of another training: the exported model is not the checkpoint's.
     content = torch.load(folder / 'tiny.pth')
     content['state_dict']['bbox_head.conv_reg.bias'] += 0.5
     torch.save(content, tmp_path / 'other.pth')
     config = Config.fromfile(folder / 'tiny.py')
     with pytest.raises(InputError, match="disagrees with PyTorch's"):
-        export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
+        model_export.export(config, str(tmp_path / 'other.pth'), str(tmp_path / 'out'), ExportSettings(num_images=2))
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other.pth', 'out']
 
 
-def test_of_a_polite_teacher_the_teacher_is_exported(folder, monkeypatch, tmp_path):
+def test_the_teacher_of_a_polite_teacher_is_exported(folder, monkeypatch, tmp_path):
     config = Config.fromfile(folder / 'tiny.py')
     config.model = semi_model(config.model)
     weights = torch.load(folder / 'tiny.pth')['state_dict']
@@ -201,9 +209,9 @@ def test_of_a_polite_teacher_the_teacher_is_exported(folder, monkeypatch, tmp_pa
         for key, value in weights.items()
     }
     torch.save(dict(state_dict=both), tmp_path / 'semi.pth')
-    monkeypatch.setattr(export, 'write_onnx', lambda *args: shutil.copy(folder / 'onnx/model.onnx', args[1]))
+    write_instead(monkeypatch, folder / 'onnx/model.onnx')
     settings = ExportSettings(num_images=2, num_runs=0)
-    report = export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
+    report = model_export.export(config, str(tmp_path / 'semi.pth'), str(tmp_path / 'out'), settings)
     assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 5
     assert report['metadata']['model'] == 'CenterMask'
 
@@ -215,7 +223,7 @@ def test_missing_training_images_are_named_before_int8_is_exported(folder, monke
         calibration_batches(config, 5)
 
 
-def test_a_number_of_images_that_cannot_be_is_refused(folder, monkeypatch, capsys, tmp_path):
+def test_a_number_of_images_below_1_is_refused(folder, monkeypatch, capsys, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', tmp_path / 'out', '--calibration-images', 0)
     assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert '--calibration-images 0: at least 1 is needed' in capsys.readouterr().err
@@ -229,7 +237,7 @@ def test_the_file_has_standard_operators_only(folder):
     assert {'NonMaxSuppression', 'RoiAlign', 'TopK'} <= {node.op_type for node in model.graph.node}
 
 
-def test_a_folder_of_something_else_is_not_replaced(folder, monkeypatch, capsys):
+def test_a_folder_that_is_no_export_is_not_replaced(folder, monkeypatch, capsys):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
     assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert 'holds something else than an export' in capsys.readouterr().err
@@ -246,21 +254,16 @@ def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path)
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_a_format_does_not_have_is_refused():
-    with pytest.raises(InputError, match='torchscript models have fp32, fp16, bf16; use --format onnx or openvino'):
-        check_format('torchscript', 'int8')
-
-
 def test_a_step_that_the_runtime_does_not_know_is_refused(folder, tmp_path):
     config = Config.fromfile(folder / 'tiny.py')
     config.test_dataloader.dataset.pipeline.insert(2, dict(type='RandomFlip', prob=0.0))
     with pytest.raises(InputError, match='the test pipeline has RandomFlip'):
-        export.export(config, str(folder / 'tiny.pth'), str(tmp_path / 'out'), ExportSettings(num_images=0))
+        model_export.export(config, str(folder / 'tiny.pth'), str(tmp_path / 'out'), ExportSettings(num_images=0))
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('kind', ['damaged', 'foreign', 'other version', 'no image', 'no weights'])
-def test_the_runtime_says_in_one_line_what_it_cannot_use(folder, openvino, tmp_path, kind):
+def test_the_runtime_names_unusable_input_in_one_line(folder, openvino, tmp_path, kind):
     import onnx
 
     model, image = tmp_path / 'model.onnx', folder / 'data/images/1.png'
