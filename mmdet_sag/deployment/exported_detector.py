@@ -5,13 +5,13 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType
-from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.roi_heads import SAGMaskHead
+from ..structures.inclusive_boxes import pad_masks, to_exclusive
+from ..structures.mask import paste_masks_as_rle
 from .runtime import OnnxModel, OpenVINOModel, RuntimeInputError, load_model
 from .torchscript_model import TorchScriptModel
 
@@ -46,11 +46,6 @@ class ExportedDetector(BaseModel):
                 f'{model_file}: finds {len(metadata["classes"])} classes ({metadata["classes"][0]} ...), the data set '
                 f'has {len(classes)} ({classes[0]} ...); give the config that it was exported with'
             )
-        # Any head has the code that pastes masks; its layers are not used.
-        self.mask_head = SAGMaskHead(num_convs=0, in_channels=1, conv_out_channels=1, num_classes=1)
-        self.rcnn_cfg = ConfigDict(
-            mask_thr_binary=metadata['mask_thr'], rle_masks=True, inclusive_boxes=metadata['inclusive_boxes']
-        )
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
         """Detect objects and their masks.
@@ -71,28 +66,18 @@ class ExportedDetector(BaseModel):
         except RuntimeInputError as e:
             raise InputError(f'{self.model_file}: {e}') from e
         outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
-        results_list, mask_probs = [], []
-        for i in range(len(data_samples)):
+        metadata = self.model.metadata
+        for i, sample in enumerate(data_samples):
             of_image = outputs['image_indices'] == i
-            results = InstanceData(
-                **{key: outputs[name][of_image] for key, name in (('bboxes', 'boxes'), ('scores', 'scores'))},
-                labels=outputs['labels'][of_image],
-            )
-            if self.model.metadata['has_mask_scores']:
+            boxes, probs = outputs['boxes'][of_image], outputs['mask_probs'][of_image]
+            boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
+            results = InstanceData(bboxes=boxes, scores=outputs['scores'][of_image], labels=outputs['labels'][of_image])
+            if metadata['has_mask_scores']:
                 results.mask_scores = outputs['mask_scores'][of_image]
-            results_list.append(results)
-            mask_probs.append(outputs['mask_probs'][of_image][:, None])
-        results_list = self.mask_head.predict_by_feat(
-            mask_probs,
-            results_list,
-            [sample.metainfo for sample in data_samples],
-            rcnn_test_cfg=self.rcnn_cfg,
-            rescale=True,
-            activate_map=True,
-        )
-        for sample, results in zip(data_samples, results_list):
-            if self.rcnn_cfg.inclusive_boxes:
-                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+            if metadata['inclusive_boxes']:
+                results.bboxes = to_exclusive(boxes)
+                probs, boxes = pad_masks(probs, boxes, value=0.0)
+            results.masks = paste_masks_as_rle(probs, boxes, *sample.ori_shape[:2], metadata['mask_thr'])
             sample.pred_instances = results
         return data_samples
 

@@ -7,6 +7,8 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..models.roi_heads import CenterMaskRoIHead
+
 
 class ReferenceDetector:
     """What a detector finds before masks are pasted, as it is computed without any export.
@@ -19,8 +21,12 @@ class ReferenceDetector:
 
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector
-        mask_head = detector.roi_head.mask_head
-        self._mask_heads = list(mask_head) if isinstance(mask_head, nn.ModuleList) else [mask_head]
+        roi_head = detector.roi_head
+        if isinstance(roi_head, CenterMaskRoIHead):
+            self._pasting = [(roi_head, 'paste_masks')]
+        else:
+            heads = roi_head.mask_head if isinstance(roi_head.mask_head, nn.ModuleList) else [roi_head.mask_head]
+            self._pasting = [(head, 'predict_by_feat') for head in heads]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, data_samples: SampleList) -> list[InstanceData]:
@@ -34,18 +40,18 @@ class ReferenceDetector:
             ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
         """
         results = [_nothing(images) for _ in data_samples]
-        for head in self._mask_heads:
-            head.predict_by_feat = _Recorder(results)
+        for owner, name in self._pasting:
+            setattr(owner, name, _Recorder(results))
         try:
             self.detector.predict(images, data_samples, rescale=False)
         finally:
-            for head in self._mask_heads:
-                del head.predict_by_feat
+            for owner, name in self._pasting:
+                delattr(owner, name)
         return results
 
 
 class _Recorder(NamedTuple):
-    """Stands for a mask head's ``predict_by_feat``."""
+    """Replaces the method that pastes masks."""
 
     results: list[InstanceData]
 
@@ -54,7 +60,7 @@ class _Recorder(NamedTuple):
         mask_preds: list[Tensor] | tuple[Tensor, ...],
         results_list: InstanceList,
         batch_img_metas: list[dict],
-        rcnn_test_cfg: ConfigDict,
+        rcnn_test_cfg: ConfigDict | None = None,
         rescale: bool = False,
         activate_map: bool = False,
     ) -> InstanceList:
