@@ -20,8 +20,8 @@ class CenterMask(SingleStageDetector):
 
     Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
 
-    A checkpoint of another class count may be loaded, though not strictly: the ``class_layers``, which have one output
-    per class, keep their initial weights, which a warning says, and the rest is loaded.
+    A checkpoint with another number of classes can be loaded non-strictly: the ``class_layers``, which have one output
+    per class, keep their initial weights, with a warning.
 
     Args:
         backbone: Config of the backbone.
