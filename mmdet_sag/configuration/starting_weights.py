@@ -90,6 +90,4 @@ def _shared_weights(config: Config, path: str) -> str:
             f"--load-from '{path}' holds {fitting} of the {len(expected)} weights of this model: give a checkpoint of "
             'the same --model'
         )
-    return (
-        f'{fitting} of {len(expected)} weights are taken over, those of other classes start from random numbers'
-    )
+    return f'{fitting} of {len(expected)} weights are taken over, those of other classes start from random numbers'

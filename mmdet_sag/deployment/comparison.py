@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
+from ..models.roi_heads import CenterMaskRoIHead
 from .exported_detector import detect, model_inputs
 
 # Largest differences of float32 models: pixels, scores, mask probabilities.
@@ -119,16 +120,19 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
             )
         return results_list
 
-    heads = detector.roi_head.mask_head
-    heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
-    # Where the mask head would paste the masks into the images, the results are taken.
-    for head in heads:
-        head.predict_by_feat = record
+    # The method that pastes the masks into the images is replaced.
+    if isinstance(detector.roi_head, CenterMaskRoIHead):
+        pasting = [(detector.roi_head, 'paste_masks')]
+    else:
+        heads = detector.roi_head.mask_head
+        pasting = [(head, 'predict_by_feat') for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
+    for owner, name in pasting:
+        setattr(owner, name, record)
     try:
         detector.predict(images, data_samples, rescale=False)
     finally:
-        for head in heads:
-            del head.predict_by_feat
+        for owner, name in pasting:
+            delattr(owner, name)
     none = images.new_zeros(0)
     nothing = InstanceData(
         bboxes=none.view(0, 4), scores=none, labels=none.long(), mask_scores=none, mask_probs=none.view(0, 1, 1)

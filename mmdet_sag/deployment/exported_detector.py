@@ -5,14 +5,15 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import ConfigType, InstanceList
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..datasets.config_datasets import dataset_meta
 from ..errors import InputError
-from ..models.roi_heads import SAGMaskHead
+from ..structures.inclusive_boxes import pad_masks, to_exclusive
+from ..structures.mask import paste_masks_as_rle
 from .formats import load_exported
 from .runtime import RuntimeInputError
 
@@ -46,11 +47,6 @@ class ExportedDetector(BaseModel):
                 f'{model_file}: has {len(metadata["classes"])} classes ({metadata["classes"][0]} ...), the data set '
                 f'has {len(classes)} ({classes[0]} ...); give the config that it was exported with'
             )
-        # Only its pasting of masks is used, not its layers.
-        self.mask_head = SAGMaskHead(num_convs=0, in_channels=1, conv_out_channels=1, num_classes=1)
-        self.rcnn_cfg = ConfigDict(
-            mask_thr_binary=metadata['mask_thr'], rle_masks=True, inclusive_boxes=metadata['inclusive_boxes']
-        )
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
         """Detect objects and their masks.
@@ -68,22 +64,17 @@ class ExportedDetector(BaseModel):
         """
         if mode != 'predict':
             raise NotImplementedError(f'an exported model has no mode {mode}')
-        results_list = detect(self.model, inputs, data_samples)
-        mask_probs = [results.pop('mask_probs')[:, None] for results in results_list]
-        if not self.model.metadata['has_mask_scores']:
-            for results in results_list:
+        metadata = self.model.metadata
+        for sample, results in zip(data_samples, detect(self.model, inputs, data_samples)):
+            probs = results.pop('mask_probs')
+            if not metadata['has_mask_scores']:
                 del results.mask_scores
-        results_list = self.mask_head.predict_by_feat(
-            mask_probs,
-            results_list,
-            [sample.metainfo for sample in data_samples],
-            rcnn_test_cfg=self.rcnn_cfg,
-            rescale=True,
-            activate_map=True,
-        )
-        for sample, results in zip(data_samples, results_list):
-            if self.rcnn_cfg.inclusive_boxes:
-                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+            boxes = results.bboxes / results.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            results.bboxes = boxes
+            if metadata['inclusive_boxes']:
+                results.bboxes = to_exclusive(boxes)
+                probs, boxes = pad_masks(probs, boxes, value=0.0)
+            results.masks = paste_masks_as_rle(probs, boxes, *sample.ori_shape[:2], metadata['mask_thr'])
             sample.pred_instances = results
         return data_samples
 

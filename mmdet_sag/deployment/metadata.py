@@ -57,7 +57,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         score_thr=box_cfg.get('score_thr', 0),
         max_per_img=box_cfg.max_per_img,
         mask_thr=rcnn.mask_thr_binary,
-        inclusive_boxes=bool(rcnn.get('inclusive_boxes', False)),
+        inclusive_boxes=bool(model.get('inclusive_boxes', False)),
         has_mask_scores=bool(model.roi_head.get('mask_iou_head')),
         versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
     )

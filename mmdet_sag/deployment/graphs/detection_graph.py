@@ -125,12 +125,6 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return best, index * (best > -1)
 
 
-def clip(boxes: Tensor, image_sizes: Tensor, extent: float = 0) -> Tensor:
-    """Clip boxes (..., 4) to images of sizes (..., 2), which end ``extent`` pixels earlier."""
-    limits = (image_sizes.to(boxes.dtype) - extent).flip(-1)
-    return torch.minimum(boxes.clamp(min=0), torch.cat([limits, limits], dim=-1))
-
-
 def with_filler(rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Append a RoI to RoIs (n, 5) and labels (n, ): OpenVINO's pooling needs at least one."""
     filler = rois.new_tensor([[0.0, 0.0, 0.0, 8.0, 8.0]])

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
+from ...structures.inclusive_boxes import clip_boxes
 from ..onnx_operators import non_max_suppression
-from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
+from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
 
 class TwoStageGraph(DetectionGraph):
@@ -77,7 +78,7 @@ class TwoStageGraph(DetectionGraph):
             boxes = _decode(head.bbox_coder, level_priors[index], take(deltas, index))
             levels.append((boxes, best, torch.full_like(index, level)))
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
-        boxes = clip(boxes, image_sizes[:, None])
+        boxes = clip_boxes(boxes, image_sizes[:, None])
         large = (boxes[..., 2:] - boxes[..., :2] > cfg.get('min_bbox_size', -1)).all(dim=-1)
         candidates = Candidates(boxes, torch.where(large, scores, 0.0), labels)
         order, best = keep_best(candidates, len(levels), cfg.nms.iou_threshold, cfg.max_per_img)
@@ -104,7 +105,7 @@ class TwoStageGraph(DetectionGraph):
             count = deltas.shape[2] // 4
             priors = boxes[:, :, None].expand(-1, -1, count, -1)
             decoded = _decode(head.bbox_coder, priors, deltas.unflatten(2, (count, 4)))
-            boxes = clip(decoded, image_sizes[:, None, None]).flatten(2)
+            boxes = clip_boxes(decoded, image_sizes[:, None, None]).flatten(2)
         return boxes, (sum(scores) / len(scores)).softmax(dim=-1)[..., :-1]
 
     def _detections(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:

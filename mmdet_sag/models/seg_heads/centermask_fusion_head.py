@@ -3,16 +3,15 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
-from ....structures.mask import RLEMasks
+from ...structures.mask import RLEMasks
 
 
 @MODELS.register_module()
 class CenterMaskFusionHead(HeuristicFusionHead):
-    """Merges instances and semantic segmentation; instances below a score take no part.
+    """Merges instances, those above a score threshold, and semantic segmentation.
 
-    They are taken in the order of their ``scores``, which are the box scores; the predicted mask IoU plays no part.
-    ``test_cfg`` (``model.test_cfg.panoptic``) holds, beside ``mask_overlap`` and ``stuff_area_limit`` of
-    ``HeuristicFusionHead``, ``score_thr``: the lowest score that counts, 0 by default.
+    Instances are ranked by their box scores; the predicted mask IoU is not used. ``model.test_cfg.panoptic`` has
+    ``score_thr``, the lowest score of an instance (default 0), and the options of ``HeuristicFusionHead``.
 
     Source: `Panoptic Segmentation <https://arxiv.org/abs/1801.00868>`_, Section 5.
     """

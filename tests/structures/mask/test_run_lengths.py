@@ -2,7 +2,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from mmdet_sag.structures.mask.place_rle import place_rle
+from mmdet_sag.structures.mask.run_lengths import place_rle
 
 
 @pytest.mark.parametrize('x, y, h, w', [(0, 0, 12, 17), (3, 2, 5, 6), (11, 0, 12, 6), (16, 11, 1, 1), (0, 7, 5, 17)])
