@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -25,8 +25,8 @@ class VoVNetArch(NamedTuple):
     depthwise: bool = False
 
 
-SLIM = dict(conv_channels=(64, 80, 96, 112), out_channels=(112, 256, 384, 512))
-FULL = dict(conv_channels=(128, 160, 192, 224), out_channels=(256, 512, 768, 1024))
+SLIM: dict[str, Any] = dict(conv_channels=(64, 80, 96, 112), out_channels=(112, 256, 384, 512))
+FULL: dict[str, Any] = dict(conv_channels=(128, 160, 192, 224), out_channels=(256, 512, 768, 1024))
 
 
 class OSABlock(BaseModule):
