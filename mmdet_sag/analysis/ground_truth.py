@@ -8,7 +8,7 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config
 
-from ..datasets.coco import coco_sources
+from ..datasets.data_sources import coco_sources
 from ..errors import InputError
 
 # COCO's limits of the size of an object, areas in pixels.

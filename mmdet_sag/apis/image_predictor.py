@@ -9,7 +9,7 @@ from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
-from ..datasets.panoptic import id_to_rgb
+from ..datasets.coco_instance_panoptic import id_to_rgb
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
 from ..visualization import draw_instances

@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from ..structures.mask import RLEMasks
-from ..structures.mask.place_rle import place_rle
+from ..structures.mask.run_lengths import place_rle
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5

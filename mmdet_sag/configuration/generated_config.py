@@ -6,8 +6,8 @@ import numpy as np
 from mmengine.config import Config
 
 from ..checkpoints.zoo import config_root
-from ..datasets.config_checks.model_checks import model_parts
 from ..errors import InputError
+from ..models.model_config import config_parts, set_option, unfreezing
 from .starting_weights import find_weights
 from .training_data_summary import TrainingDataSummary
 
@@ -183,12 +183,14 @@ class GeneratedConfig:
     def _model(self) -> dict:
         model: dict = {}
         if self.weights.kind == 'random':
-            model['backbone'] = self._unfrozen_backbone()
+            model['backbone'] = dict(init_cfg=None)
+            for key, value in unfreezing(self.zoo.model.backbone).items():
+                set_option(model['backbone'], key, value)
         elif self.weights.kind == 'checkpoint':
             model['backbone'] = dict(init_cfg=None)
         elif self.weights.path:
             model['backbone'] = dict(init_cfg=dict(checkpoint=self.weights.path))
-        for option, _, part in model_parts(self.zoo.model, 'model'):
+        for option, _, part in config_parts(self.zoo.model, 'model'):
             if part.get('num_classes') == _COCO_CLASSES:
                 _set_class_count(model, option)
         roi_head = self.zoo.model.roi_head
@@ -196,60 +198,43 @@ class GeneratedConfig:
             model['roi_head'].update(semantic_roi_extractor=None, semantic_head=None)
         return model
 
-    def _unfrozen_backbone(self) -> dict:
-        """Without weights to keep, norms must learn: frozen at their first values, activations grow to infinity."""
-        backbone = self.zoo.model.backbone
-        norm = dict(requires_grad=True)
-        if backbone.norm_cfg.get('eps', 1) == 0:
-            # The first implementation's 0 divides by the variance of channels that nothing has activated yet.
-            norm['eps'] = 1e-5
-        unfrozen = dict(init_cfg=None, norm_cfg=norm, norm_eval=False)
-        if backbone.get('frozen_stages', -1) >= 0:
-            unfrozen['frozen_stages'] = -1
-        return unfrozen
-
     def _pipelines(self) -> str:
-        lines = []
-        for name, train in (('train_pipeline', True), ('test_pipeline', False)):
-            lines.append(f'{name} = _base_.{name}')
-            for index, transform in enumerate(self.zoo[name]):
-                changes = self._changes(transform, train)
-                if changes:
-                    text = ', '.join(f'{key}={value!r}' for key, value in changes.items())
-                    lines.append(f'{name}[{index}].update({text})')
-        return '\n'.join(lines + self._tta_lines())
+        """The pipelines in full, as a change by position would hit another step once the zoo's pipeline changes."""
+        pipelines = {
+            name: [{**step, **self._changes(step, train)} for step in _without_scope(self.zoo[name])]
+            for name, train in (('train_pipeline', True), ('test_pipeline', False))
+        }
+        return '\n'.join([_assignments(**pipelines), *self._tta_lines()])
 
     def _tta_lines(self) -> list[str]:
         """Scale the sizes of test-time augmentation like the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        if 'tta_pipeline' not in self.zoo or self.short_side == zoo_short:
+        if 'tta_resize' not in self.zoo or self.short_side == zoo_short:
             return []
         ratio = self.short_side / zoo_short
-        resizes = self.zoo.tta_pipeline[1].transforms[0]
-        scales = [tuple(round(side * ratio) for side in resize.scale) for resize in resizes]
-        transforms = "tta_pipeline[1]['transforms'][0]"
+        resize = self.zoo.tta_resize[0]
+        scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
         return [
             f'tta_scales = {scales}',
-            'tta_pipeline = _base_.tta_pipeline',
-            f'{transforms} = [',
-            f'    dict(resize, scale=scale) for resize, scale in zip({transforms}, tta_scales)',
-            ']',
+            f'tta_resize = [{_source({**resize, "scale": _Code("scale")})} for scale in tta_scales]',
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]",
         ]
 
     def _changes(self, transform: dict, train: bool) -> dict:
-        if transform.type == 'LoadAnnotations':
+        kind = transform['type']
+        if kind == 'LoadAnnotations':
             bitmaps = dict(poly2mask=True) if self.data.has_rle and not transform.get('poly2mask', True) else {}
             return bitmaps | (dict(with_seg=False) if transform.get('with_seg') else {})
         scale = (self.long_side, self.short_side)
         # Multi-scale training covers the same range as in the zoo.
-        if transform.type == 'RandomChoiceResize':
-            sides = sorted({side for _, side in transform.scales})
+        if kind == 'RandomChoiceResize':
+            sides = sorted({side for _, side in transform['scales']})
             steps = np.linspace(sides[0] / sides[-1], 1, len(sides)) * self.short_side
             return dict(scales=[(self.long_side, round(side)) for side in steps.tolist()])
-        if transform.type == 'RandomResize':
-            (_, low), (_, high) = transform.scale
+        if kind == 'RandomResize':
+            (_, low), (_, high) = transform['scale']
             return dict(scale=[(self.long_side, round(self.short_side * low / high)), scale])
-        return dict(scale=scale) if transform.type in ('Resize', 'ShortSideResize') else {}
+        return dict(scale=scale) if kind in ('Resize', 'ShortSideResize') else {}
 
     def _loaders(self) -> str:
         data, statements = self.data, []
@@ -354,6 +339,13 @@ def _test_scale(config: Config) -> tuple[int, int]:
         if 'scale' in transform:
             return max(transform.scale), min(transform.scale)
     raise InputError(f'{config.filename} resizes no images: take another --model')
+
+
+def _without_scope(value: object) -> object:
+    """A value of a config without the ``_scope_`` that MMEngine adds to what it inherits from MMDetection."""
+    if isinstance(value, dict):
+        return {key: _without_scope(item) for key, item in value.items() if key != '_scope_'}
+    return type(value)(map(_without_scope, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _set_class_count(model: dict, option: str) -> None:

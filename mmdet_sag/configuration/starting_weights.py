@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoints.zoo import ZooModel, config_root
-from ..datasets.config_checks import check_checkpoint_file
+from ..checks.checkpoint import check_checkpoint_file
 from ..engine.checkpoint_files import load_checkpoint_file
 from ..errors import InputError
 from ..fileio import is_remote
@@ -90,6 +90,4 @@ def _shared_weights(config: Config, path: str) -> str:
             f"--load-from '{path}' holds {fitting} of the {len(expected)} weights of this model: give a checkpoint of "
             'the same --model'
         )
-    return (
-        f'{fitting} of {len(expected)} weights are taken over, those of other classes start from random numbers'
-    )
+    return f'{fitting} of {len(expected)} weights are taken over, those of other classes start from random numbers'

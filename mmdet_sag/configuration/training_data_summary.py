@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.coco import load_coco
-from ..datasets.coco.annotation_checks import is_usable_image
+from ..datasets.annotation_problems import is_usable_image
+from ..datasets.coco_file import load_coco
 from ..errors import InputError
 
 

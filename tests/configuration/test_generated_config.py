@@ -11,8 +11,9 @@ from mmengine.registry import init_default_scope
 from support.tiny_training import write_rectangles
 
 from mmdet_sag.checkpoints.zoo import find_zoo_config
+from mmdet_sag.checks.checkpoint import check_pretrained
+from mmdet_sag.checks.model import check_class_counts
 from mmdet_sag.configuration import GeneratedConfig, TrainingDataSummary
-from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained
 from mmdet_sag.errors import InputError
 
 # Every kind of backbone in every family: the others differ in depth and width.
@@ -71,7 +72,7 @@ def test_a_config_of_every_kind_of_model_fits_the_data_and_trains_all_of_its_bac
     init_default_scope('mmdet')
     assert len(text.splitlines()) < 80
     check_pretrained(config.model)
-    check_class_count(config.model, ('green', 'blue'), 'train_dataloader.dataset')
+    check_class_counts(config.model, dict(num_classes=2), 'train_dataloader.dataset')
     with torch.device('meta'):
         built = MODELS.build(config.model)
     backbone = built.backbone

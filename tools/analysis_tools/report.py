@@ -33,8 +33,8 @@ from mmdet_sag.analysis import (
     load_results,
     read_scalars,
 )
+from mmdet_sag.checks import check_inputs
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError

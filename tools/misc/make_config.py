@@ -26,9 +26,7 @@ def parse_args() -> argparse.Namespace:
         "otherwise, ImageNet's (downloaded), or random ones; default: auto",
     )
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per step and process; default: 4')
-    parser.add_argument(
-        '--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1'
-    )
+    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1')
     parser.add_argument('--epochs', type=int, metavar='N', help='number of epochs; default: by the number of images')
     parser.add_argument('--short-side', type=int, metavar='PIXELS', help='shorter side of the images; default: by data')
     parser.add_argument('--overwrite', action='store_true', help='replace FILE.py if it exists')

@@ -10,7 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import dump, get_local_path, load
 from mmengine.logging import MMLogger
 
-from ...datasets.panoptic import id_to_rgb, read_segment_ids
+from ...datasets.coco_instance_panoptic import id_to_rgb, read_segment_ids
 from ...errors import InputError
 
 
