@@ -11,7 +11,7 @@ from support.reference import CASES, LOSSES, load_case, make_batch, read_image, 
 from support.which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask2 import rename_key
-from mmdet_sag.engine.fast_training import speed_up_training
+from mmdet_sag.cpu.fast_training import speed_up_training
 
 
 @pytest.fixture(params=OPERATORS, autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import is_cpu_inference
+from ...cpu.plain_cpu import is_cpu_inference
 
 
 class VoVNetArch(NamedTuple):

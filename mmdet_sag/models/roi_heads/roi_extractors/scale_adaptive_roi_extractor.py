@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptMultiConfig
 from torch import Tensor, nn
 
-from ...layers import bagged_roi_align
+from ....cpu.bagged_roi_align import bagged_roi_align
 
 
 @MODELS.register_module()

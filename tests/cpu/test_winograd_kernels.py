@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from mmdet_sag.models.layers import winograd_transforms
-from mmdet_sag.models.layers.winograd_tiling import WinogradTiling
+from mmdet_sag.cpu import winograd_transforms
+from mmdet_sag.cpu.winograd_tiling import WinogradTiling
 
 pytest.importorskip('numba')
 
-from mmdet_sag.models.layers import winograd_kernels
+from mmdet_sag.cpu import winograd_kernels
 
 BOTH = (winograd_kernels, winograd_transforms)
 

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..fast_training import speed_up_training
+from .fast_training import speed_up_training
 
 
 @HOOKS.register_module()

@@ -8,7 +8,7 @@ from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from ..models.layers import WinogradConv
+from .winograd_conv import WinogradConv
 
 
 class FastFeatures(nn.Module):

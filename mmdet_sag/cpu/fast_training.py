@@ -4,8 +4,8 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
-from ..models.layers import FrozenBatchNorm
 from .fast_inference import keep_dcn_contiguous, use_winograd
+from .frozen_batch_norm import FrozenBatchNorm
 
 
 def speed_up_training(detector: BaseDetector, winograd: bool = True) -> None:

@@ -12,8 +12,9 @@ from support.reference import CASES, CONFIGS, LOSSES, load_case, make_batch, rea
 from support.tiny_semi import build_teacher
 from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
-from mmdet_sag.engine.fast_training import speed_up_training
-from mmdet_sag.models.layers import WinogradConv, winograd_conv
+from mmdet_sag.cpu import winograd_conv
+from mmdet_sag.cpu.fast_training import speed_up_training
+from mmdet_sag.cpu.winograd_conv import WinogradConv
 
 
 def winograd_convs(model: torch.nn.Module) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_sag.models.layers import FrozenBatchNorm
+from mmdet_sag.cpu.frozen_batch_norm import FrozenBatchNorm
 
 
 def make_norm(frozen: bool) -> nn.BatchNorm2d:

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from support.reference import CASES, load_case, make_batch, read_image
 from support.tiny import build_tiny
 
-from mmdet_sag.engine.fast_inference import slow_down, speed_up
+from mmdet_sag.cpu.fast_inference import slow_down, speed_up
 
 
 @pytest.mark.parametrize('name', CASES)

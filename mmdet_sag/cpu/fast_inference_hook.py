@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..fast_inference import slow_down, speed_up
+from .fast_inference import slow_down, speed_up
 
 
 @HOOKS.register_module()
