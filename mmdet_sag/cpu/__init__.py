@@ -1,4 +1,6 @@
-from .fast_inference_hook import FastInferenceHook
-from .fast_training_hook import FastTrainingHook
+"""Faster computation on a CPU: :func:`prepare_for_inference`, :func:`prepare_for_training` and :func:`give_back`."""
 
-__all__ = ['FastInferenceHook', 'FastTrainingHook']
+from .fused_adamw import FusedAdamW
+from .preparation import give_back, prepare_for_inference, prepare_for_training
+
+__all__ = ['FusedAdamW', 'give_back', 'prepare_for_inference', 'prepare_for_training']

@@ -1,5 +1,4 @@
 from .hooks import *
-from .optimizers import *
 from .runner import *
 from .safe_globals import allow_mmengine_checkpoints
 

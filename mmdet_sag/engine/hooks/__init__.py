@@ -1,5 +1,7 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_visualization_hook import AttentionVisualizationHook
+from .fast_inference_hook import FastInferenceHook
+from .fast_training_hook import FastTrainingHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
@@ -7,6 +9,8 @@ from .throughput_timer_hook import ThroughputTimerHook
 
 __all__ = [
     'AttentionVisualizationHook',
+    'FastInferenceHook',
+    'FastTrainingHook',
     'LossGuardHook',
     'PreemptionHook',
     'PseudoLabelVisualizationHook',

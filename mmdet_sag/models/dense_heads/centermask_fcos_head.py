@@ -34,8 +34,8 @@ class CenterMaskFCOSHead(FCOSHead):
       ``inclusive_boxes``    False    boxes end at their last pixel, so they are clipped to width - 1, height - 1;
                                       ``nms.offset=1`` belongs to it
       ``keep_ties``          True     detections that tie with the last of ``max_per_img`` are kept
-      ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS class by class is one call, not one per
-                                      class with a synchronisation each; by default, where that costs: not on a CPU
+      ``one_pass_nms``       True     with ``nms.split_thr=0``: NMS class by class is one call, not one per class with
+                                      a synchronisation each
       =====================  =======  ===================================================================
 
     Source: `FCOS <https://arxiv.org/abs/1904.01355>`_ and `CenterMask <https://arxiv.org/abs/1911.06667>`_.
@@ -145,7 +145,7 @@ class CenterMaskFCOSHead(FCOSHead):
         max_per_img = cfg.get('max_per_img', -1)
         if not with_nms or max_per_img <= 0:
             return super()._bbox_post_process(results, cfg, with_nms=with_nms, **kwargs)
-        if self._nms_in_one_pass(cfg, results.scores.device):
+        if self._nms_in_one_pass(cfg):
             results = super()._bbox_post_process(results, cfg, with_nms=False, **kwargs)
             results = results[class_by_class_nms(results.bboxes, results.scores, results.labels, cfg.nms.iou_threshold)]
         else:
@@ -158,10 +158,7 @@ class CenterMaskFCOSHead(FCOSHead):
         return results
 
     @staticmethod
-    def _nms_in_one_pass(cfg: ConfigDict, device: torch.device) -> bool:
+    def _nms_in_one_pass(cfg: ConfigDict) -> bool:
         nms = cfg.get('nms') or {}
-        one_pass = cfg.get('one_pass_nms')
-        if one_pass is None:
-            one_pass = device.type != 'cpu'
         plain = nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'split_thr'}
-        return one_pass and plain and nms.get('split_thr') == 0
+        return cfg.get('one_pass_nms', True) and plain and nms.get('split_thr') == 0
