@@ -43,9 +43,12 @@ def prepare_for_inference(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     parts = _backbone_and_neck(detector)
     for part in parts:
-        copy = deepcopy(part).requires_grad_(False).eval()
+        copy = deepcopy(part)
+        # Not chained: MMDetection's ResNet.train returns nothing.
+        copy.eval()
         if fuse_conv_bn:
-            copy = fuse(copy).requires_grad_(False)
+            copy = fuse(copy)
+        copy.requires_grad_(False)
         copy.to(memory_format=memory_format)
         _install(copy, winograd, frozen=True)
         if compile:
