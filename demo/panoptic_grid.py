@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from result_grid import paint_mask, read_picture, save_grid
 
-from mmdet_sag.datasets.panoptic import read_segment_ids
+from mmdet_sag.datasets.coco_instance_panoptic import read_segment_ids
 
 
 def draw_panoptic_grid(

@@ -3,12 +3,11 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.label_exports import write_yolo
+from support.tool import run_tool
 
 from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
@@ -16,8 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(tool, *arguments, cwd):
-    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return run_tool(ROOT / 'tools' / tool, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope='module')

@@ -10,9 +10,10 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmdet_sag.deployment.comparison import config_images, measure_speed
-from mmdet_sag.deployment.export import build_detector
-from mmdet_sag.deployment.exported_detector import load_exported
+from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.deployment.comparison import measure_speed
+from mmdet_sag.deployment.formats import load_exported
+from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine.launch import load_config
 from mmdet_sag.errors import InputError
 

@@ -13,7 +13,7 @@ from mmdet.structures.mask import PolygonMasks
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
-from mmdet_sag.datasets.innermost_dataset import innermost_dataset
+from mmdet_sag.datasets.data_sources import innermost_dataset
 from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.models.detectors import CenterMask
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.coco import load_coco
+from mmdet_sag.datasets.coco_file import load_coco
 from mmdet_sag.datasets.semi_split import SemiSplit, drawn_split, listed_split
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_folder

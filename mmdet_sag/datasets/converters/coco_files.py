@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..coco import load_coco
-from ..coco.annotation_checks import box_problems, category_problems, is_usable_image, polygon_problem
+from ..annotation_problems import box_problems, category_problems, is_usable_image, polygon_problem
+from ..coco_file import load_coco
 from .image_header import read_header
 from .labelled_data import LabelledData
 from .labelled_image import LabelledImage

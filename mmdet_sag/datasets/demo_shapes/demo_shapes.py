@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from ...fileio import atomic_folder
-from ..panoptic import id_to_rgb
+from ..coco_instance_panoptic import id_to_rgb
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
 
