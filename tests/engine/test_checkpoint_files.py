@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 
-from mmdet_sag.engine.checkpoint_files import LOADS_SAFELY, newest_checkpoint
+from mmdet_sag.engine.checkpoint_files import (
+    LOADS_SAFELY,
+    check_checkpoint_fits,
+    load_checkpoint_file,
+    newest_checkpoint,
+    note_earlier_run,
+)
 from mmdet_sag.errors import InputError
 
 SAFE = pytest.mark.skipif(not LOADS_SAFELY, reason='this PyTorch does not load safely by default')
@@ -56,6 +62,46 @@ def test_the_names_and_the_folder_of_the_config_count(tmp_path):
     hook = dict(out_dir=str(tmp_path / 'big_disk'), filename_tmpl='step_{}.pth')
     newest = write(tmp_path / 'big_disk' / 'run' / 'step_4.pth', 4)
     assert newest_checkpoint(str(work_dir), hook) == newest
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What is logged."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_a_checkpoint_newer_than_last_checkpoint_is_announced(tmp_path, warnings):
+    (tmp_path / 'last_checkpoint').write_text(write(tmp_path / 'iter_2.pth', 2))
+    newest = write(tmp_path / 'iter_4.pth', 4)
+    assert newest_checkpoint(str(tmp_path)) == newest
+    assert f'Resumed from {newest}, after iteration 4' in warnings.text
+
+
+def test_a_new_start_in_the_folder_of_another_run_is_announced(tmp_path, warnings):
+    note_earlier_run(str(tmp_path))
+    assert not warnings.text
+    write(tmp_path / 'iter_4.pth', 4)
+    note_earlier_run(str(tmp_path))
+    assert 'holds iter_4.pth of an earlier run' in warnings.text
+
+
+def test_a_weight_of_another_shape_is_named():
+    checkpoint = dict(state_dict=dict(weight=torch.zeros(2, 3), bias=torch.zeros(2)))
+    check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
+    checkpoint['state_dict']['bias'] = torch.zeros(4)
+    with pytest.raises(InputError, match=r'bias has shape \(4,\) in the file and \(2,\) in the model'):
+        check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = Path(write(tmp_path / 'iter_2.pth'))
+    assert load_checkpoint_file(str(path))['state_dict'].keys() == {'weight'}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match='iter_2.pth'):
+        load_checkpoint_file(str(path))
 
 
 class Storage(LocalBackend):

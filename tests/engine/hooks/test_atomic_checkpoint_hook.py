@@ -41,10 +41,13 @@ def files(work_dir: Path) -> list[str]:
     return sorted(path.name for path in work_dir.iterdir() if path.is_file())
 
 
-def test_the_newest_checkpoints_stay(tmp_path):
+def test_only_the_newest_checkpoints_stay(tmp_path):
     train(tmp_path, 5)
-    assert files(tmp_path)[-3:] == ['iter_4.pth', 'iter_5.pth', 'last_checkpoint']
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_4.pth', 'iter_5.pth']
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_5.pth')
+    # A resumed run removes the files of the run before it.
+    train(tmp_path, 7)
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_6.pth', 'iter_7.pth']
 
 
 def test_sigkill_at_ten_random_moments_leaves_a_checkpoint_to_go_on_from(tmp_path):
@@ -98,7 +101,7 @@ def test_the_best_checkpoint_is_finite_too(tmp_path, averaged):
     hook = AtomicCheckpointHook.of(runner)
     hook.after_val_epoch(runner, dict(AP=0.5))
     before = files(tmp_path)
-    assert 'best_AP_iter_3.pth' in before
+    assert [name for name in before if name.endswith('.pth')] == ['best_AP_iter_3.pth', 'iter_2.pth', 'iter_3.pth']
 
     (ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
     broken = ema.ema_model.module if averaged else runner.model

@@ -88,6 +88,16 @@ def test_stops_within_epochs_leave_one_checkpoint(tmp_path):
     assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_3.pth', 'epoch_4.pth']
 
 
+@pytest.mark.parametrize('max_keep_ckpts', [-1, 0])
+def test_without_a_limit_the_checkpoint_within_an_epoch_stays(tmp_path, max_keep_ckpts):
+    hooks = {**HOOKS, 'checkpoint': dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=max_keep_ckpts)}
+    path = str(tmp_path / train(tmp_path, 2, by_epoch=True, default_hooks=hooks))
+    few_weights_runner(
+        tmp_path, 12, FewWeights(), by_epoch=True, default_hooks=hooks, load_from=path, resume=True
+    ).train()
+    assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_1.pth', 'epoch_2.pth', 'iter_2.pth']
+
+
 @pytest.mark.parametrize('iteration', [8, 12])
 def test_an_epoch_goes_on_where_it_was_left(tmp_path, iteration):
     torch.manual_seed(0)

@@ -57,6 +57,12 @@ def test_the_rest_of_an_interrupted_epoch_is_trained_with_the_new_batch_size(tmp
     assert [name for _, _, names in resumed for name in names] == expected
 
 
+def test_a_checkpoint_of_the_last_iteration_of_an_epoch_starts_the_next(tmp_path):
+    train(tmp_path, epochs=2, by_epoch=False)
+    resumed = train(tmp_path / 'resumed', epochs=2, resume=tmp_path / 'iter_3.pth', by_epoch=False)
+    assert [(epoch, idx) for epoch, idx, _ in resumed] == [(1, 0), (1, 1), (1, 2)]
+
+
 def test_a_checkpoint_that_does_not_tell_its_epochs_keeps_them(tmp_path):
     train(tmp_path)
     content = torch.load(tmp_path / 'epoch_2.pth')

@@ -1,7 +1,12 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
 from support.tiny_training import FewWeights, NumberedImages, few_weights_runner
+
+from mmdet_sag.engine.runner.seeded_data import seed_generators
 
 
 class Record(Hook):
@@ -24,6 +29,14 @@ def train(work_dir, max_iters=12, **options) -> Record:
     options = dict(train_dataloader=loader, custom_hooks=[record], log_level='ERROR', **options)
     few_weights_runner(work_dir, max_iters, FewWeights(), **options).train()
     return record
+
+
+def test_all_generators_are_seeded():
+    draws = []
+    for _ in range(2):
+        seed_generators(1, 2, 3)
+        draws.append((random.random(), np.random.rand(), float(torch.rand(1))))
+    assert draws[0] == draws[1]
 
 
 def test_each_process_draws_random_numbers_of_its_own(tmp_path, monkeypatch):
@@ -49,6 +62,8 @@ def test_iterations_over_a_finite_sampler_resume_in_the_same_pass(tmp_path, iter
     assert straight.images[:6] != straight.images[6:], 'each pass has another order'
     assert sorted(sum(straight.images[:6], [])) == sorted(sum(straight.images[6:], []))
     train(tmp_path, iteration)
-    resumed = train(tmp_path, load_from=str(tmp_path / f'iter_{iteration}.pth'), resume=True)
+    # The seed in the checkpoint counts, not that of the config.
+    path = str(tmp_path / f'iter_{iteration}.pth')
+    resumed = train(tmp_path, load_from=path, resume=True, randomness=dict(seed=2))
     assert resumed.images == straight.images[iteration:]
     assert resumed.numbers == straight.numbers[iteration:]

@@ -206,5 +206,10 @@ def test_nms_in_one_pass_equals_nms_of_each_class(seed):
     assert 0 < len(expected) < len(boxes)
 
 
+def test_nms_in_one_pass_keeps_equal_boxes_of_one_pixel_of_different_classes():
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
+    assert class_by_class_nms(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), 0.6).tolist() == [0, 1]
+
+
 def test_nms_in_one_pass_accepts_no_boxes():
     assert len(class_by_class_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.6)) == 0

@@ -40,3 +40,12 @@ def test_with_its_options_it_is_the_head_of_mmdetection():
     torch.testing.assert_close(ours(x)['seg_preds'], theirs(x)['seg_preds'])
     torch.testing.assert_close(ours.loss(x, samples())['loss_seg'], theirs.loss(x, samples())['loss_seg'])
     assert CenterMaskSemanticHead().loss_seg.avg_non_ignore
+
+
+@torch.no_grad()
+def test_logits_have_the_size_of_the_image_or_of_the_original_one():
+    meta = dict(batch_input_shape=(256, 256), img_shape=(200, 160), ori_shape=(100, 80))
+    head = CenterMaskSemanticHead().eval()
+    for rescale, size in ((False, (200, 160)), (True, (100, 80))):
+        (logits,) = head.predict(features(), [meta], rescale=rescale)
+        assert logits.shape == (54, *size)

@@ -12,3 +12,13 @@ def test_it_is_the_mask_that_a_bitmap_of_the_image_gives(x, y, h, w):
         image = np.zeros((12, 17), np.uint8, order='F')
         image[y : y + h, x : x + w] = bitmap
         assert place_rle(bitmap, x, y, 12, 17) == mask_utils.encode(image)
+
+
+def test_runs_of_many_lengths_in_a_large_image():
+    bitmap = np.zeros((700, 900), bool)
+    # Each column's runs differ from those of the one before, by anything from a pixel to many columns.
+    for column in np.cumsum([1, 1, 2, 30, 200, 400]):
+        bitmap[: column % 700, column] = True
+    image = np.zeros((1000, 1200), np.uint8, order='F')
+    image[100:800, 200:1100] = bitmap
+    assert place_rle(bitmap, 200, 100, 1000, 1200) == mask_utils.encode(image)
