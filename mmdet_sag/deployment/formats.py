@@ -13,7 +13,7 @@ import torchvision  # noqa: F401
 
 from ..errors import InputError
 from . import runtime
-from .graphs import DetectionGraph, Outputs
+from .graphs.detection_graph import DetectionGraph, Outputs
 from .onnx_operators import OPSET_VERSION, onnx_translations, read_with_openvino
 from .quantization import Operator, quantize
 
