@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from demo_shapes import make_demo_shapes
 from mmengine.config import Config
 from panoptic_grid import draw_panoptic_grid
 from result_grid import draw_result_grid
@@ -20,7 +21,6 @@ from training_curve import draw_training_curve, training_minutes
 
 from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import AtomicFileBackend
 

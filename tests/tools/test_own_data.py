@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo_shapes import make_demo_shapes
 from support.label_exports import write_yolo
-
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,12 +1,11 @@
 """Polygons and bitmaps of masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import shapely
 from pycocotools import mask as mask_api
-
-from ..demo_shapes.demo_shapes import parts_without_holes
+from shapely.geometry.base import BaseGeometry
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
@@ -22,6 +21,20 @@ def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]
     inside = shapely.clip_by_rect(shapely.make_valid(shapely.Polygon(points)), 0, 0, *size)
     corners = [np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if part.area > 0]
     return [part.ravel().tolist() for part in corners]
+
+
+def parts_without_holes(region: BaseGeometry) -> Iterator[shapely.Polygon]:
+    """Polygons that make up a region. COCO's have no holes: a part with a hole is cut in two through it."""
+    for part in getattr(region, 'geoms', [region]):
+        if not isinstance(part, shapely.Polygon):
+            continue
+        if not part.interiors:
+            yield part
+            continue
+        x_min, y_min, x_max, y_max = part.bounds
+        x_cut = part.interiors[0].centroid.x
+        for half in (shapely.box(x_min, y_min, x_cut, y_max), shapely.box(x_cut, y_min, x_max, y_max)):
+            yield from parts_without_holes(part.intersection(half))
 
 
 def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
