@@ -7,7 +7,7 @@ import pycocotools.mask as mask_utils
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from mmdet_sag.datasets.converters.outlines import parts_without_holes
+from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.datasets.panoptic import id_to_rgb
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_folder

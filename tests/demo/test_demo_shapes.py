@@ -10,7 +10,7 @@ import shapely
 from demo_shapes import ShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
 
-from mmdet_sag.datasets.converters.outlines import parts_without_holes
+from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def run(tool, *arguments, cwd):
 
 @pytest.fixture(scope='module')
 def labels(tmp_path_factory):
-    """40 training images labelled in YOLO's form."""
+    """40 training images with labels of YOLO."""
     folder = tmp_path_factory.mktemp('own data')
     make_demo_shapes(folder / 'shapes', num_train=40, num_val=2, image_size=64)
     parts = {}
@@ -55,6 +56,16 @@ def test_three_commands_train_from_random_weights_without_nan(labels):
     losses = [row['loss'] for row in map(json.loads, log) if 'loss' in row]
     assert len(losses) == 20
     assert all(map(math.isfinite, losses)) and sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_old_name_of_an_option_works_with_a_warning(labels, monkeypatch, capsys):
+    arguments = ['labels', '--out', 'resplit', '--val', '0.5', '--split-anew']
+    monkeypatch.setattr(sys, 'argv', ['to_coco.py', *arguments])
+    monkeypatch.chdir(labels)
+    runpy.run_path(str(ROOT / 'tools/dataset_converters/to_coco.py'))['main']()
+    printed = capsys.readouterr()
+    assert printed.err == 'warning: --split-anew is now called --resplit\n'
+    assert 'split: 0.5 for validation' in printed.out
 
 
 @pytest.mark.parametrize(

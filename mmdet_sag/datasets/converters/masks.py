@@ -1,18 +1,51 @@
-"""Polygons and bitmaps of masks."""
+"""Masks as pictures, bitmaps, polygons and COCO's run lengths."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import shapely
+from PIL import Image
 from pycocotools import mask as mask_api
 from shapely.geometry.base import BaseGeometry
 
+from ...errors import InputError
+from .image_header import READ_ERRORS
 
-def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
-    """The part of a polygon inside the image, as polygons; the polygon itself where all of it is inside.
+
+def read_values(path: Path, colours: bool = False) -> np.ndarray:
+    """Values of a mask picture (H, W), int32: grey values, indices of a palette, or R * 65536 + G * 256 + B.
 
     Args:
-        polygon: ``[x1, y1, x2, y2, ...]`` in pixels, of at least three points.
+        path: The picture.
+        colours: Whether a palette's colours are read instead of its indices.
+
+    Raises:
+        InputError: The picture cannot be read, or its format does not keep values.
+    """
+    if path.suffix.lower() in ('.jpg', '.jpeg'):
+        raise InputError(f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG")
+    try:
+        with Image.open(path) as image:
+            if colours or image.mode in ('RGB', 'RGBA', 'RGBX'):
+                red, green, blue = np.moveaxis(np.asarray(image.convert('RGB'), np.int32), -1, 0)
+                return (red << 16) + (green << 8) + blue
+            if image.mode == 'F':
+                raise InputError(f"mask '{path}' has fractions as values: export the masks as 8- or 16-bit PNG")
+            if image.mode in ('LA', 'PA'):
+                image = image.getchannel(0)
+            return np.asarray(image).astype(np.int32)
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(f"mask '{path}' cannot be read: export it again, or leave the image out") from error
+
+
+def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
+    """The part of a polygon inside the image as polygons; a polygon inside it stays as it is.
+
+    Args:
+        polygon: ``[x1, y1, x2, y2, ...]`` in pixels, three points or more.
         size: Width and height of the image.
     """
     points = np.asarray(polygon, float).reshape(-1, 2)
@@ -38,9 +71,9 @@ def parts_without_holes(region: BaseGeometry) -> Iterator[shapely.Polygon]:
 
 
 def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
-    """Box (x, y, width, height) and area of a mask.
+    """Box (x, y, width, height) and area of a mask in pixels.
 
-    The area of polygons is the sum of their own, as in COCO's files, not the number of pixels.
+    The area of polygons is the sum of their areas, as in COCO's files, not their number of pixels.
     """
     if isinstance(segmentation, dict):
         if isinstance(segmentation['counts'], list):
@@ -49,21 +82,20 @@ def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
     rings = [np.asarray(polygon, float).reshape(-1, 2) for polygon in segmentation]
     x_min, y_min = np.concatenate(rings).min(axis=0)
     x_max, y_max = np.concatenate(rings).max(axis=0)
-    area = sum(_area(ring) for ring in rings)
+    area = sum(shapely.Polygon(ring).area for ring in rings)
     return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, 2)
 
 
 def encoded(bitmap: np.ndarray) -> dict:
-    """RLE of a bitmap (H, W), compressed, as JSON can hold it."""
-    rle = mask_api.encode(np.asfortranarray(bitmap, dtype=np.uint8))
-    return _as_json(rle)
+    """Compressed RLE of a bitmap (H, W)."""
+    return _as_json(mask_api.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
 
 
 def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
-    """RLE of the union of masks.
+    """Compressed RLE of the union of masks.
 
     Args:
-        parts: Polygons ``[x1, y1, ...]``, or RLE.
+        parts: Polygons ``[x1, y1, ...]``, or RLEs.
         size: Width and height of the image.
     """
     runs = [part if isinstance(part, dict) else mask_api.frPyObjects([part], *size[::-1])[0] for part in parts]
@@ -72,9 +104,3 @@ def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
 
 def _as_json(rle: dict) -> dict:
     return dict(size=list(map(int, rle['size'])), counts=rle['counts'].decode())
-
-
-def _area(ring: np.ndarray) -> float:
-    # Relative to a corner: coordinates of large images would cost digits.
-    x, y = (ring - ring[0]).T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
