@@ -2,7 +2,6 @@ import hashlib
 import os
 import pickle
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from support.layouts import CONFIGS, LAYOUTS, PANOPTIC_CONFIGS, SMALL, backbone_of, published_layout
+from support.tool import run_tool
 
 from mmdet_sag import __version__
 from mmdet_sag.checkpoints import convert_checkpoint, converting, zoo
@@ -293,8 +293,7 @@ def test_configs_are_found_in_an_installed_package_and_in_a_clone(tmp_path, monk
 
 def test_the_tool_reports_what_it_did(tmp_path):
     torch.save({'model': backbone_of(SMALL), 'optimizer': {}}, tmp_path / 'source.pth')
-    command = [sys.executable, TOOL, 'source.pth', 'converted.pth']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run_tool(TOOL, 'source.pth', 'converted.pth', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'V-19-slim-dw backbone' in done.stdout
     assert 'dropped: optimizer' in done.stdout

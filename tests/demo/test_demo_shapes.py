@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -9,6 +7,7 @@ import pytest
 import shapely
 from demo_shapes import ShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
+from support.tool import run_tool
 
 from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
@@ -127,7 +126,7 @@ def test_parameters_out_of_range_are_refused(tmp_path, parameters):
 def test_the_tool_refuses_a_foreign_folder_with_one_line(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
     tool = ROOT / 'tools/dataset_converters/make_demo_dataset.py'
-    result = subprocess.run([sys.executable, tool, '--out', tmp_path], capture_output=True, text=True)
+    result = run_tool(tool, '--out', tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: ')
     assert 'Traceback' not in result.stderr

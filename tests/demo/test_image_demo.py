@@ -1,6 +1,5 @@
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import tqdm
 from support import tiny_panoptic
 from support.tiny_checkpoint import write_tiny_checkpoint
 from support.tiny_training import CLASSES
+from support.tool import run_tool
 
 from mmdet_sag.errors import InputError
 
@@ -119,8 +119,8 @@ def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, me
 
 
 def test_as_a_process_it_shows_its_progress(folder, tmp_path):
-    command = [sys.executable, DEMO / 'image_demo.py', 'data/images', 'config.py', 'model.pth', '--out-dir', tmp_path]
-    result = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, timeout=120)
+    arguments = ('data/images', 'config.py', 'model.pth', '--out-dir', tmp_path)
+    result = run_tool(DEMO / 'image_demo.py', *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '4/4' in result.stderr and 'image/s' in result.stderr.replace('s/image', 'image/s')
     assert 'detections in 4 images' in result.stdout

@@ -1,17 +1,15 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
+from support.tool import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(tmp_path, *options):
-    command = [sys.executable, ROOT / 'demo/run_demo.py', '--quick', *options]
-    command += ['--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'data']
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    folders = ('--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'data')
+    result = run_tool(ROOT / 'demo/run_demo.py', '--quick', *options, *folders, timeout=1200)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

@@ -12,6 +12,7 @@ import pytest
 from support.browser import Browser
 from support.chromium import needs_chromium
 from support.tiny_checkpoint import write_tiny_checkpoint
+from support.tool import run_tool
 
 DEMO = Path(__file__).resolve().parents[2] / 'demo/web_demo.py'
 has_gradio = importlib.util.find_spec('gradio') is not None
@@ -67,7 +68,7 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
 
 @pytest.mark.skipif(has_gradio, reason='gradio is installed')
 def test_without_gradio_its_name_is_said(tmp_path):
-    result = subprocess.run([sys.executable, str(DEMO), 'a.py', 'b.pth'], capture_output=True, text=True, timeout=240)
+    result = run_tool(DEMO, 'a.py', 'b.pth')
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == 'error: the package gradio is not installed: pip install gradio'
 

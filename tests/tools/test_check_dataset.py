@@ -1,13 +1,12 @@
-"""``check_dataset.py`` and the refusals of the other tools, as real processes."""
+"""``check_dataset.py`` and the refusals of the other tools, as processes."""
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.tiny_data_set import TinyDataSet
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,8 +18,7 @@ def data(tmp_path):
 
 def run(tool, *arguments):
     """Runs a tool from a folder that is not the repository's."""
-    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=arguments[0].parent)
+    return run_tool(ROOT / 'tools' / tool, *arguments, cwd=arguments[0].parent)
 
 
 def assert_one_line(finished, *parts):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from support.reference import CONFIGS, DATA, checkpoint, read_arrays, read_json
 from support.tiny_training import CLASSES, write_rectangles
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 CASE = 'first_centermask-lite_v39'
@@ -23,7 +22,7 @@ CONFIG = CONFIGS / 'centermask_first/centermask-first-lite_v39_fpn_ms-4x_coco.py
 
 def run(*command):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True)
+    result = run_tool(ROOT / command[0], *command[1:], cwd=ROOT, env=env)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout
 

@@ -3,21 +3,18 @@
 import json
 import math
 import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from demo_shapes import make_demo_shapes
 from support.label_exports import write_yolo
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(tool, *arguments, cwd):
-    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return run_tool(ROOT / 'tools' / tool, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope='module')
@@ -58,14 +55,12 @@ def test_three_commands_train_from_random_weights_without_nan(labels):
     assert all(map(math.isfinite, losses)) and sum(losses[-5:]) < sum(losses[:5])
 
 
-def test_the_old_name_of_an_option_works_with_a_warning(labels, monkeypatch, capsys):
-    arguments = ['labels', '--out', 'resplit', '--val', '0.5', '--split-anew']
-    monkeypatch.setattr(sys, 'argv', ['to_coco.py', *arguments])
-    monkeypatch.chdir(labels)
-    runpy.run_path(str(ROOT / 'tools/dataset_converters/to_coco.py'))['main']()
-    printed = capsys.readouterr()
-    assert printed.err == 'warning: --split-anew is now called --resplit\n'
-    assert 'split: 0.5 for validation' in printed.out
+def test_the_old_name_of_an_option_works_with_a_warning(labels):
+    arguments = ['labels', '--out', 'resplit', '--val', 0.5, '--split-anew']
+    finished = run('dataset_converters/to_coco.py', *arguments, cwd=labels)
+    assert finished.returncode == 0
+    assert 'warning: --split-anew is now called --resplit\n' in finished.stderr
+    assert 'split: 0.5 for validation' in finished.stdout
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import cv2
 import pytest
 import torch
 from support.tiny_panoptic import SIZE, shapes_config, write_shapes
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -21,9 +22,9 @@ ENVIRONMENT = {
 NAMES = {f'coco_panoptic/{name}{part}' for name in ('PQ', 'SQ', 'RQ') for part in ('', '_th', '_st')}
 
 
-def run(*command, folder):
+def run_script(*command, folder):
     process = subprocess.run(
-        list(map(str, command)),
+        [TOOLS / command[0], *map(str, command[1:])],
         cwd=folder,
         env=ENVIRONMENT,
         timeout=240,
@@ -34,8 +35,14 @@ def run(*command, folder):
     return process.returncode, process.stdout
 
 
-def succeed(*command, folder):
-    status, output = run(*command, folder=folder)
+def run(tool, *arguments, folder):
+    process = run_tool(TOOLS / tool, *arguments, cwd=folder, env=ENVIRONMENT)
+    return process.returncode, process.stdout + process.stderr
+
+
+def succeed(tool, *arguments, folder):
+    start = run if tool.endswith('.py') else run_script
+    status, output = start(tool, *arguments, folder=folder)
     assert status == 0, output[-3000:]
     return output
 
@@ -68,8 +75,8 @@ def metrics(work_dir: Path) -> dict:
 def test_two_processes_evaluate_as_one_and_ap_and_pq_come_together(folder, checkpoint):
     assert checkpoint.name == 'iter_6.pth'
     command = ('config.py', checkpoint)
-    succeed(TOOLS / 'dist_test.sh', *command, 2, '--work-dir', 'test two', folder=folder)
-    succeed(sys.executable, TOOLS / 'test.py', *command, '--work-dir', 'one', '--show-dir', 'drawn', folder=folder)
+    succeed('dist_test.sh', *command, 2, '--work-dir', 'test two', folder=folder)
+    succeed('test.py', *command, '--work-dir', 'one', '--show-dir', 'drawn', folder=folder)
     expected = metrics(folder / 'one')
     assert set(expected) > NAMES | {'coco/bbox_mAP', 'coco/segm_mAP'}
     assert metrics(folder / 'test two') == expected
@@ -80,7 +87,7 @@ def test_two_processes_evaluate_as_one_and_ap_and_pq_come_together(folder, check
 
 
 def test_a_resumed_training_gives_the_same_bits_as_one_that_never_stopped(folder):
-    train = (sys.executable, TOOLS / 'train.py', 'config.py', '--work-dir', 'resumed')
+    train = ('train.py', 'config.py', '--work-dir', 'resumed')
     succeed(*train, folder=folder)
     path = folder / 'resumed/iter_6.pth'
     straight = torch.load(path, weights_only=True)
@@ -95,9 +102,7 @@ def test_a_resumed_training_gives_the_same_bits_as_one_that_never_stopped(folder
 
 def test_broken_panoptic_data_end_in_one_line(folder):
     options = ('--cfg-options', 'train_dataloader.dataset.data_prefix.seg=absent')
-    status, output = run(
-        sys.executable, TOOLS / 'train.py', 'config.py', '--work-dir', 'broken', *options, folder=folder
-    )
+    status, output = run('train.py', 'config.py', '--work-dir', 'broken', *options, folder=folder)
     assert status != 0
     assert 'Traceback' not in output
     assert output.splitlines()[-1].startswith("error: folder of panoptic PNG files '")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from support.reference import CASES, CONFIGS, DATA, read_json, synthetic_weight
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 COCO_TINY = Path(os.environ.get('MMDET_SAG_COCO_TINY', ROOT.parent / 'shared/data/coco_tiny'))
@@ -20,7 +19,7 @@ CASE = 'centermask-lite_v19-slim'
 
 def run(*command):
     env = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONWARNINGS': 'ignore'}
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True)
+    result = run_tool(ROOT / command[0], *command[1:], cwd=ROOT, env=env)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout
 

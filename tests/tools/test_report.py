@@ -1,6 +1,5 @@
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from support.chromium import needs_chromium, open_page
 from support.odd_images import CLASSES, IMAGES, write_odd_images
 from support.reference import CONFIGS
 from support.tiny_training import rectangles_config, write_rectangles
+from support.tool import run_tool
 
 from mmdet_sag.errors import InputError
 
@@ -20,8 +20,7 @@ SECTIONS = ('accuracy', 'threshold', 'errors', 'mask-score', 'images', 'training
 
 
 def run(*arguments):
-    command = [sys.executable, TOOL, *arguments]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
+    return run_tool(TOOL, *arguments)
 
 
 def run_here(monkeypatch, *arguments):

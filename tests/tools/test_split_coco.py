@@ -1,10 +1,10 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.tool import run_tool
 
 TOOL = Path(__file__).parents[2] / 'tools/misc/split_coco.py'
 
@@ -34,7 +34,7 @@ def ann_file(tmp_path) -> Path:
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return run_tool(TOOL, *arguments)
 
 
 def ids(path: Path) -> list:

@@ -13,6 +13,7 @@ import mmdet
 import pytest
 import torch
 from support.tiny_training import rectangles_config, write_rectangles
+from support.tool import run_tool
 
 from mmdet_sag.engine.launch import add_arguments
 
@@ -44,10 +45,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*command: object, folder: Path) -> str:
-    """Run a command in a folder and return what it printed; fail with it if the status is not 0."""
+def run(tool: Path, *arguments: object, folder: Path) -> str:
+    """Run a tool in a folder and return what it printed; fail with it if the status is not 0."""
+    if tool.suffix == '.py':
+        process = run_tool(tool, *arguments, cwd=folder, env=ENVIRONMENT)
+        assert process.returncode == 0, (process.stdout + process.stderr)[-3000:]
+        return process.stdout + process.stderr
     process = subprocess.run(
-        list(map(str, command)),
+        [tool, *map(str, arguments)],
         cwd=folder,
         env=ENVIRONMENT,
         timeout=240,
@@ -76,7 +81,6 @@ def test_two_processes_train_and_evaluate_as_one(folder, checkpoint):
     arguments = ('my config.py', checkpoint)
     run(TOOLS / 'dist_test.sh', *arguments, 2, '--work-dir', 'two', folder=folder)
     run(
-        sys.executable,
         TOOLS / 'test.py',
         *arguments,
         '--work-dir',
@@ -99,7 +103,7 @@ def test_two_processes_train_and_evaluate_as_one(folder, checkpoint):
 
 def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
     tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
-    run(sys.executable, tool, 'my config.py', checkpoint, '--work-dir', 'mmdet', folder=folder)
+    run(Path(sys.executable), tool, 'my config.py', checkpoint, '--work-dir', 'mmdet', folder=folder)
     assert metrics(folder / 'mmdet')['coco/segm_mAP_50'] > 0
 
 
@@ -111,7 +115,7 @@ def test_mmdetections_inferencer_takes_the_checkpoint_alone_once_this_package_is
         "print('keys:', *sorted(found))"
     )
     image = folder / 'my data' / 'images' / '1.png'
-    assert 'keys: bboxes labels masks scores' in run(sys.executable, '-c', code, checkpoint, image, folder=folder)
+    assert 'keys: bboxes labels masks scores' in run(Path(sys.executable), '-c', code, checkpoint, image, folder=folder)
 
 
 def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folder):
@@ -132,7 +136,6 @@ def test_a_signal_stops_two_processes_with_a_checkpoint_and_resume_goes_on(folde
     assert iteration % 10 == 0, 'both processes stop at a common iteration'
 
     output = run(
-        sys.executable,
         TOOLS / 'train.py',
         'my config.py',
         '--work-dir',
@@ -262,7 +265,7 @@ def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, 
 
 def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(folder):
     def train(*arguments: str) -> str:
-        command = (sys.executable, TOOLS / 'train.py', 'my config.py', '--work-dir', 'used', *arguments)
+        command = (TOOLS / 'train.py', 'my config.py', '--work-dir', 'used', *arguments)
         return ' '.join(run(*command, folder=folder).split())
 
     assert 'of an earlier run' not in train('--cfg-options', 'train_cfg.max_iters=4')
@@ -278,7 +281,7 @@ def test_training_parses_each_annotation_file_once_beside_the_metric(folder):
     data = folder / 'my data'
     (data / 'val.json').write_bytes((data / 'annotations.json').read_bytes())
     options = ('val_dataloader.dataset.ann_file=val.json', f'val_evaluator.ann_file={data / "val.json"}')
-    command = (sys.executable, TOOLS / 'train.py', 'my config.py', '--work-dir', 'parsed')
+    command = (TOOLS / 'train.py', 'my config.py', '--work-dir', 'parsed')
     text = run(*command, '--cfg-options', 'train_cfg.max_iters=1', *options, folder=folder)
     # The checks read without a word; this is said by the COCO API, which the metric reads with.
     assert text.count('loading annotations into memory') == 1
@@ -294,7 +297,7 @@ def test_a_backbone_of_random_weights_trains(folder):
         'param_scheduler = []\n'
         'train_cfg = dict(max_iters=8)\n'
     )
-    command = (sys.executable, TOOLS / 'train.py', 'random.py', '--work-dir', 'random')
+    command = (TOOLS / 'train.py', 'random.py', '--work-dir', 'random')
     assert 'model.backbone starts from random weights, so it is not kept frozen' in run(*command, folder=folder)
     weights = torch.load(folder / 'random' / 'iter_8.pth')['state_dict']
     assert weights['backbone.bn1.running_mean'].abs().sum() > 0

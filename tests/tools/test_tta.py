@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from support.tiny_training import CLASSES, SIZE, write_rectangles
+from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,10 +47,8 @@ def write_config(folder: Path, base: str, model: dict) -> Path:
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, ROOT / 'tools/test.py', *arguments, '--work-dir', folder / 'work', '--tta']
-    return subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, timeout=200, capture_output=True, text=True
-    )
+    arguments = (*arguments, '--work-dir', folder / 'work', '--tta')
+    return run_tool(ROOT / 'tools/test.py', *arguments, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn'])
