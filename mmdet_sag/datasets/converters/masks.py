@@ -42,12 +42,7 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
-    """The part of a polygon inside the image as polygons; a polygon inside it stays as it is.
-
-    Args:
-        polygon: ``[x1, y1, x2, y2, ...]`` in pixels, three points or more.
-        size: Width and height of the image.
-    """
+    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons."""
     points = np.asarray(polygon, float).reshape(-1, 2)
     if (points >= 0).all() and (points <= size).all():
         return [list(polygon)]
@@ -92,12 +87,7 @@ def encoded(bitmap: np.ndarray) -> dict:
 
 
 def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
-    """Compressed RLE of the union of masks.
-
-    Args:
-        parts: Polygons ``[x1, y1, ...]``, or RLEs.
-        size: Width and height of the image.
-    """
+    """Compressed RLE of the union of polygons ``[x1, y1, ...]`` and RLEs in an image of this width and height."""
     runs = [part if isinstance(part, dict) else mask_api.frPyObjects([part], *size[::-1])[0] for part in parts]
     return _as_json(mask_api.merge(runs))
 
