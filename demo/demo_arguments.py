@@ -1,6 +1,6 @@
 import argparse
 
-from mmdet_sag.apis import Predictor
+from mmdet_sag.apis import ImagePredictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--tile-overlap', type=float, default=0.25, help='share of a tile that its neighbour has too')
 
 
-def make_predictor(args: argparse.Namespace) -> Predictor:
+def make_predictor(args: argparse.Namespace) -> ImagePredictor:
     """Build what predicts from the flags of :func:`add_arguments`.
 
     Raises:
         InputError: A flag cannot be used.
     """
-    return Predictor(
+    return ImagePredictor(
         args.config,
         args.checkpoint,
         device=args.device,
@@ -40,7 +40,7 @@ def nothing_found(name: str, best, score_thr: float) -> str:
 
     Args:
         name: What was looked at.
-        best: Result of :meth:`Predictor.best_score`.
+        best: Result of :meth:`ImagePredictor.best_score`.
         score_thr: The threshold.
     """
     if best is None:

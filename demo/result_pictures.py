@@ -17,7 +17,7 @@ import pycocotools.mask as mask_utils
 from matplotlib.patches import Patch
 from PIL import Image
 
-from mmdet_sag.datasets.panoptic import read_segment_ids
+from mmdet_sag.datasets.coco_instance_panoptic import read_segment_ids
 
 LOSSES = {
     'loss': 'total',

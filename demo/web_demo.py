@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from demo_arguments import add_arguments, make_predictor
 
-from mmdet_sag.apis import Predictor
+from mmdet_sag.apis import ImagePredictor
 from mmdet_sag.command_line import run_command
 from mmdet_sag.errors import InputError
 from mmdet_sag.visualization import AttentionRecorder, paste_attention
@@ -44,7 +44,7 @@ def main() -> None:
 class Look:
     """What the page shows of an image: predicted once, drawn for every threshold."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: ImagePredictor) -> None:
         self.predictor = predictor
         try:
             self.recorder: AttentionRecorder | None = AttentionRecorder(predictor.inferencer.model)

@@ -1,4 +1,4 @@
-"""How every command line of this package ends."""
+"""The exit status and the error line of every command of this package."""
 
 import enum
 import os
@@ -11,49 +11,37 @@ from .errors import InputError
 
 
 class ExitStatus(enum.IntEnum):
-    """What the exit status of a command says.
+    """Exit status of a command.
 
-    Beyond these there are 1 with a stack trace for a defect of the program, and 128 + the number of the signal that
-    ended a command early.
+    A bug in the program exits with 1 and a stack trace, and a signal with 128 + its number.
     """
 
     DONE = 0
-    # Of a command that checks: it did so, and something is wrong.
+    # A check completed and found problems.
     PROBLEMS_FOUND = 1
-    # What was given cannot be used; argparse exits with it too.
+    # The input cannot be used. argparse uses this status too.
     INPUT_ERROR = 2
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit; an :class:`InputError` is printed as one line.
+    """Run a command and exit. An :class:`InputError` and Ctrl-C are printed as one line, once on each machine.
 
     Args:
-        main: The command. It returns its exit status, or None when it is done.
+        main: The command. It returns its exit status, or None for success.
     """
+    message = ''
     try:
-        status = main()
+        status = main() or ExitStatus.DONE
     except InputError as error:
-        exit_with_input_error(error)
+        message, status = f'error: {error}', ExitStatus.INPUT_ERROR
     except KeyboardInterrupt:
-        exit_interrupted()
-    sys.exit(ExitStatus.DONE if status is None else status)
-
-
-def exit_with_input_error(error: InputError) -> NoReturn:
-    """Print one line, once on each machine, and exit."""
-    if is_main_process_of_node():
-        print(f'error: {error}', file=sys.stderr)
-    sys.exit(ExitStatus.INPUT_ERROR)
-
-
-def exit_interrupted() -> NoReturn:
-    """Print one line after Ctrl-C, once on each machine, and exit."""
-    if is_main_process_of_node():
-        print('\nstopped by Ctrl-C', file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
+        message, status = '\nstopped by Ctrl-C', 128 + signal.SIGINT
+    if message and is_main_process_of_node():
+        print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 def is_main_process_of_node() -> bool:
-    """Whether this is the first process of a job on its machine, whatever launched it."""
+    """Return whether this is the first process of a job on its machine, with any launcher."""
     names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
     return all(os.environ.get(name, '0') == '0' for name in names)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing (see tools/setup_env.sh), then runs the whole test suite: the style checks and pytest.
+# Sets up what is missing (see tools/setup_env.sh), then runs the whole test suite: ruff, mypy and pytest.
 # Arguments go to pytest, which runs files of tests side by side. The exit status is 0 only if everything passed.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ cd "$root"
 status=0
 "$python" -m ruff check . || status=1
 "$python" -m ruff format --check . || status=1
+"$python" -m mypy || status=1
 # A thread for each: most tests are too small for more.
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
     "$python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" || status=$?

@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,14 +37,24 @@ def test_results_say_whose_they_are(model):
         assert 'none known' in source
 
 
-@pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
-def test_the_readme_and_the_page_of_checkpoints_show_the_same_results(model):
-    config = Path(model['Config'])
-    rows = {
-        page: next(line for line in page.read_text().splitlines() if line.startswith('|') and config.name in line)
-        for page in ((ROOT / config).with_name('README.md'), ROOT / 'docs/checkpoints.md')
-    }
-    for result in model.get('Results', []):
-        for value in result['Metrics'].values():
-            for page, row in rows.items():
-                assert f'| {value} |' in row, page
+def test_the_tables_of_models_are_those_that_the_metafiles_make():
+    process = subprocess.run([sys.executable, ROOT / '.ci/model_tables.py', '--check'], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_changed_metafile_fails_the_check_and_is_written_into_the_pages(tmp_path):
+    for path in ('.ci/model_tables.py', 'model-index.yml', 'docs/checkpoints.md', *METAFILES):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    for path in METAFILES:
+        shutil.copy((ROOT / path).with_name('README.md'), (tmp_path / path).with_name('README.md'))
+    metafile = tmp_path / 'configs/centermask/metafile.yml'
+    metafile.write_text(metafile.read_text().replace('box AP: 46.9', 'box AP: 47.1'))
+    command = [sys.executable, tmp_path / '.ci/model_tables.py']
+    check = subprocess.run([*command, '--check'], capture_output=True, text=True)
+    assert check.returncode == 1
+    assert 'differ from the metafiles in docs/checkpoints.md, configs/centermask/README.md' in check.stderr
+    subprocess.run(command, check=True)
+    subprocess.run([*command, '--check'], check=True)
+    for page in (tmp_path / 'docs/checkpoints.md', metafile.with_name('README.md')):
+        assert '| 47.1 | 42.0 |' in page.read_text()

@@ -4,10 +4,8 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
-from mmdet_sag.datasets import check_inputs
-from mmdet_sag.datasets.coco import hand_over
-from mmdet_sag.datasets.config_checks import unfreeze_random_backbones
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
     load_checkpoint_file,
@@ -17,6 +15,7 @@ from mmdet_sag.engine.checkpoint_files import (
 )
 from mmdet_sag.engine.launch import add_arguments, build_runner, check_work_dir, load_config, run_tool
 from mmdet_sag.errors import InputError
+from mmdet_sag.models.model_config import unfreeze_random_backbones
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='checkpoint to go on from; without a value: the newest complete one in the work folder, if there is any',
+        help='checkpoint to continue from; without a value: the newest complete one in the work folder, if any',
     )
     return parser.parse_args()
 
@@ -54,13 +53,11 @@ def main() -> None:
     unfreeze_random_backbones(cfg)
     checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
     if args.resume:
-        resume_from = args.resume
-        if resume_from == 'auto':
-            resume_from = newest_checkpoint(cfg.work_dir, checkpoint_hook)
+        resume_from = newest_checkpoint(cfg.work_dir, checkpoint_hook) if args.resume == 'auto' else args.resume
         cfg.resume = resume_from is not None
         if cfg.resume:
             cfg.load_from = resume_from
-            # A mistake is to be told at once; its tensors are not kept.
+            # Report a mistake before the checks; the tensors are not kept.
             checkpoint = load_checkpoint_file(resume_from, mmap=True)
             note_finished_training(checkpoint, resume_from, cfg.get('train_cfg') or {})
     elif is_main_process_of_node():

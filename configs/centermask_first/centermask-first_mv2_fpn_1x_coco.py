@@ -1,22 +1,18 @@
-_base_ = './centermask-first_mv2_fpn_ms-3x_coco.py'
+# With the IoU head, which the model of the longer schedule lacks.
+_base_ = [
+    '../_base_/models/centermask-first_r50-caffe_fpn.py',
+    '../_base_/datasets/coco_instance_first.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/iter_runtime.py',
+]
 
 model = dict(
-    roi_head=dict(
-        mask_iou_head=dict(
-            _delete_=True,
-            type='CenterMaskIoUHead',
-            num_convs=4,
-            in_channels=256,
-            conv_out_channels=256,
-            num_classes=80,
-        )
-    )
+    backbone=dict(
+        _delete_=True,
+        type='HeadlessMobileNetV2',
+        norm_cfg=dict(type='BN', requires_grad=False, eps=0.0),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mobilenet-v2_imagenet.pth'),
+    ),
+    neck=dict(in_channels=[32, 96, 320]),
 )
-
-train_pipeline = _base_.train_pipeline
-train_pipeline[2] = dict(type='ShortSideResize', scale=(1333, 800), backend='pillow')
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-
-train_cfg = dict(max_iters=90000)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].update(end=90000, milestones=[60000, 80000])

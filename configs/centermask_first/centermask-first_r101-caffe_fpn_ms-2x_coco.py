@@ -1,5 +1,3 @@
-_base_ = './centermask-first_r101-caffe_fpn_ms-3x_coco.py'
+_base_ = './centermask-first_r50-caffe_fpn_ms-2x_coco.py'
 
-train_cfg = dict(max_iters=180000)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].update(end=180000, milestones=[120000, 160000])
+model = dict(backbone=dict(depth=101, init_cfg=dict(checkpoint='open-mmlab://detectron2/resnet101_caffe')))

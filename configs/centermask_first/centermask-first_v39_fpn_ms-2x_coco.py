@@ -1,5 +1,6 @@
-_base_ = './centermask-first_v39_fpn_ms-3x_coco.py'
-
-train_cfg = dict(max_iters=180000)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].update(end=180000, milestones=[120000, 160000])
+_base_ = [
+    '../_base_/models/centermask-first_v39_fpn.py',
+    '../_base_/datasets/coco_instance_ms-first.py',
+    '../_base_/schedules/schedule_2x.py',
+    '../_base_/iter_runtime.py',
+]

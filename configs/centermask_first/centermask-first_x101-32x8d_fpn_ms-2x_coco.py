@@ -1,5 +1,12 @@
-_base_ = './centermask-first_x101-32x8d_fpn_ms-3x_coco.py'
+_base_ = './centermask-first_r50-caffe_fpn_ms-2x_coco.py'
 
-train_cfg = dict(max_iters=180000)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].update(end=180000, milestones=[120000, 160000])
+model = dict(
+    backbone=dict(
+        type='ResNeXt',
+        depth=101,
+        groups=32,
+        base_width=8,
+        style='pytorch',
+        init_cfg=dict(checkpoint='open-mmlab://detectron2/resnext101_32x8d'),
+    ),
+)

@@ -55,19 +55,17 @@ model = dict(
     ),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    # Changes nothing, but sets the scale factor that the mask head reads.
-    dict(type='Resize', scale=(128, 128), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+# The stages of the pipelines, named as in ../_base_/datasets/coco_instance_ms.py.
+load = [dict(type='LoadImageFromFile', backend_args=None)]
+load_annotations = [dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)]
+# Changes nothing, but sets the scale factor that the mask head reads.
+test_resize = [dict(type='Resize', scale=(128, 128), keep_ratio=True)]
+flip = [dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal'])]
+train_pack = [dict(type='PackDetInputs')]
+test_pack = [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+
+train_pipeline = [*load, *load_annotations, *flip, *train_pack]
+test_pipeline = [*load, *test_resize, *load_annotations, *test_pack]
 train_dataloader = dict(
     # From random weights, many small steps learn more in the same time than few large ones.
     batch_size=2,
@@ -89,10 +87,11 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min_ratio=0.01),
-]
+warmup = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50)
+cosine = dict(
+    type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min_ratio=0.01
+)
+param_scheduler = [warmup, cosine]
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
     checkpoint=dict(interval=400, by_epoch=False, max_keep_ckpts=1),

@@ -1,11 +1,16 @@
 # Can it fit? Trained and evaluated on the same 8 images.
 _base_ = './centermask-lite_v19-slim_fpn_coco-tiny.py'
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[3].update(prob=0.0)
-test_pipeline = _base_.test_pipeline
-# The images' annotations travel with them, so that the evaluator counts these 8 images alone.
-test_pipeline[3].update(meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'))
+flip = [dict(type='RandomFlip', prob=0.0)]
+train_pipeline = [*_base_.load, *_base_.load_annotations, *_base_.train_resize, *flip, *_base_.train_pack]
+# Each image carries its annotations, so that the evaluator counts these 8 images alone.
+test_pack = [
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
+    )
+]
+test_pipeline = [*_base_.load, *_base_.test_resize, *_base_.load_annotations, *test_pack]
 
 train_dataloader = dict(batch_size=4, dataset=dict(indices=8, pipeline=train_pipeline))
 val_dataloader = dict(

@@ -5,10 +5,9 @@ data_root = '{{$MMDET_SAG_COCO_TINY:../shared/data/coco_tiny}}'
 
 model = dict(backbone=dict(norm_cfg=dict(requires_grad=True), norm_eval=False, init_cfg=None))
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2] = dict(type='Resize', scale=(533, 320), keep_ratio=True, backend='pillow')
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=(533, 320))
+train_resize = test_resize = [dict(type='Resize', scale=(533, 320), keep_ratio=True, backend='pillow')]
+train_pipeline = [*_base_.load, *_base_.load_annotations, *train_resize, *_base_.flip, *_base_.train_pack]
+test_pipeline = [*_base_.load, *test_resize, *_base_.load_annotations, *_base_.test_pack]
 
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))

@@ -37,10 +37,9 @@ model = dict(
     ),
 )
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].update(type='LoadInstancesAndPanopticSeg')
-test_pipeline = _base_.test_pipeline
-test_pipeline[2].update(type='LoadInstancesAndPanopticSeg')
+load_annotations = [dict(type='LoadInstancesAndPanopticSeg', with_bbox=True, with_mask=True, poly2mask=False)]
+train_pipeline = [*_base_.load, *load_annotations, *_base_.flip, *_base_.train_pack]
+test_pipeline = [*_base_.load, *_base_.test_resize, *load_annotations, *_base_.test_pack]
 
 dataset = dict(type='CocoInstancePanopticDataset', data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(

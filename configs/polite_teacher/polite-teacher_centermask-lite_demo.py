@@ -35,38 +35,24 @@ pack = dict(
     type='PackDetInputs',
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'),
 )
-# Changes nothing, but sets the scale factor that the mask head reads.
-resize = dict(type='Resize', scale=(128, 128), keep_ratio=True)
-load, load_annotations, flip = _base_.train_pipeline[:3]
+labelled_branches = dict(
+    type='MultiBranch', branch_field=branch_field, sup_weak=[pack], sup_strong=[*strong_steps, pack]
+)
+unlabelled_branches = dict(
+    type='MultiBranch', branch_field=branch_field, unsup_teacher=[pack], unsup_student=[*strong_steps, pack]
+)
+
+geometry = [*_base_.test_resize, *_base_.flip]
 labelled_dataset = dict(
-    type='CocoDataset',
-    data_root=_base_.data_root,
-    metainfo=_base_.metainfo,
+    _base_.train_dataloader.dataset,
     ann_file='semi_anns/instances_train2017.1@10.json',
-    data_prefix=dict(img='train2017/'),
-    filter_cfg=dict(filter_empty_gt=True, min_size=32),
-    pipeline=[
-        load,
-        load_annotations,
-        resize,
-        flip,
-        dict(type='MultiBranch', branch_field=branch_field, sup_weak=[pack], sup_strong=[*strong_steps, pack]),
-    ],
+    pipeline=[*_base_.load, *_base_.load_annotations, *geometry, labelled_branches],
 )
 unlabelled_dataset = dict(
-    type='CocoDataset',
-    data_root=_base_.data_root,
-    metainfo=_base_.metainfo,
+    _base_.train_dataloader.dataset,
     ann_file='semi_anns/instances_train2017.1@10-unlabeled.json',
-    data_prefix=dict(img='train2017/'),
     filter_cfg=dict(filter_empty_gt=False),
-    pipeline=[
-        load,
-        dict(type='LoadEmptyAnnotations'),
-        resize,
-        flip,
-        dict(type='MultiBranch', branch_field=branch_field, unsup_teacher=[pack], unsup_student=[*strong_steps, pack]),
-    ],
+    pipeline=[*_base_.load, dict(type='LoadEmptyAnnotations'), *geometry, unlabelled_branches],
 )
 train_dataloader = dict(
     _delete_=True,
@@ -80,10 +66,7 @@ train_dataloader = dict(
 train_cfg = dict(max_iters=max_iters, val_interval=500)
 val_cfg = dict(type='TeacherStudentValLoop')
 optim_wrapper = dict(optimizer=dict(lr=0.0007))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min_ratio=0.01),
-]
+param_scheduler = [_base_.warmup, dict(_base_.cosine, end=max_iters, T_max=max_iters - 50)]
 # 0.9996 averages thousands of steps; this training has hundreds.
 custom_hooks = [dict(type='MeanTeacherHook', momentum=0.005, skip_buffer=False)]
 

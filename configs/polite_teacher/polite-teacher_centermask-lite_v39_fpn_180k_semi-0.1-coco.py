@@ -13,13 +13,16 @@ model = dict(
     data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=detector.data_preprocessor),
 )
 
-labelled_dataset = _base_.labelled_dataset
-labelled_dataset.pipeline[2].update(scales=[(1000, 580), (1000, 600)])
-unlabelled_dataset = _base_.unlabelled_dataset
-unlabelled_dataset.pipeline[2].update(scales=[(1000, 580), (1000, 600)])
+train_resize = [dict(type='RandomChoiceResize', scales=[(1000, 580), (1000, 600)], keep_ratio=True, backend='pillow')]
+test_resize = [dict(type='Resize', scale=(1000, 600), keep_ratio=True, backend='pillow')]
+
+geometry = [*train_resize, *_base_.flip]
+labelled_pipeline = [*_base_.load, *_base_.load_annotations, *geometry, *_base_.labelled_branches]
+unlabelled_pipeline = [*_base_.load, *_base_.load_no_annotations, *geometry, *_base_.unlabelled_branches]
+labelled_dataset = dict(_base_.labelled_dataset, pipeline=labelled_pipeline)
+unlabelled_dataset = dict(_base_.unlabelled_dataset, pipeline=unlabelled_pipeline)
 train_dataloader = dict(dataset=dict(datasets=[labelled_dataset, unlabelled_dataset]))
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=(1000, 600))
+test_pipeline = [*_base_.load, *test_resize, *_base_.load_annotations, *_base_.test_pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=dict(save_best='teacher/coco/segm_mAP'))

@@ -7,8 +7,8 @@ import pycocotools.mask as mask_utils
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
+from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
 from mmdet_sag.datasets.converters.masks import parts_without_holes
-from mmdet_sag.datasets.panoptic import id_to_rgb
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_folder
 

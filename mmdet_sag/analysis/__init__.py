@@ -1,12 +1,8 @@
-from .coco_accuracy import CocoAccuracy
-from .confusion_matrix import confusion_matrix
-from .data_statistics import DataStatistics
-from .ground_truth import GroundTruth
-from .image_result import ImageResult, load_results
-from .matched_image import MatchedImage, Outcome
+from .charts import read_scalars
+from .coco_accuracy import CocoAccuracy, ScoreThresholds
+from .ground_truth import DataStatistics, GroundTruth
+from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix, load_results
 from .report_page import ReportPage, class_colours
-from .score_thresholds import ScoreThresholds
-from .training_log import read_scalars
 
 __all__ = [
     'CocoAccuracy',

@@ -1,23 +1,23 @@
-"""Charts of a report, as SVG."""
+"""Charts of a report, as ``<svg>`` elements."""
 
+import contextlib
 import io
+import json
 import re
 import warnings
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from .coco_accuracy import CocoAccuracy
-from .data_statistics import DataStatistics
-from .score_thresholds import THRESHOLDS, ScoreThresholds
+from .coco_accuracy import THRESHOLDS, CocoAccuracy, ScoreThresholds
+from .ground_truth import DataStatistics
 
-# Text stays text, which a browser has glyphs of every script for; and a class may be called $1.
+# Text stays text, since a browser has glyphs of every script; and a class may be called $1.
 _STYLE = {
     'svg.fonttype': 'none',
     'text.parse_math': False,
@@ -37,65 +37,53 @@ _MAX_LINES = 8
 
 
 class _Chart:
-    """A row of axes that becomes an SVG."""
+    """A row of axes; ``svg`` is set when the ``with`` block of :func:`_chart` ends."""
 
-    def __init__(self, num_axes: int, width: float, height: float) -> None:
-        self.figure = Figure(figsize=(width, height), layout='constrained')
-        FigureCanvasSVG(self.figure)
+    def __init__(self, num_axes: int, height: float) -> None:
+        self.figure = Figure(figsize=(10.6, height), layout='constrained')
         self.axes: list[Axes] = list(self.figure.subplots(1, num_axes, squeeze=False)[0])
         self.svg = ''
 
-    def finish(self) -> None:
-        """Set :attr:`svg`."""
-        buffer = io.StringIO()
-        with warnings.catch_warnings():
-            # The browser has the glyphs that matplotlib's font lacks.
-            warnings.filterwarnings('ignore', message='Glyph .* missing')
-            self.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
-        svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
-        # Names of groups are the same in all charts, and nothing refers to them.
-        self.svg = re.sub('<g id="[^"]*"', '<g', svg)
 
-
-@contextmanager
-def _chart(num_axes: int = 2, width: float = 10.6, height: float = 3.5):
-    with matplotlib.rc_context(_STYLE):
-        chart = _Chart(num_axes, width, height)
+@contextlib.contextmanager
+def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterator[_Chart]:
+    """Make a chart; with ``unit``, its axes range from 0 to 1."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The browser has the glyphs that matplotlib's font lacks.
+        warnings.filterwarnings('ignore', message='Glyph .* missing')
+        chart = _Chart(num_axes, height)
         yield chart
-        chart.finish()
+        for axes in chart.axes:
+            if unit:
+                axes.set(xlim=(0, 1), ylim=(0, 1.03))
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
+        buffer = io.StringIO()
+        chart.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
+    svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
+    # All charts have the same names of groups, which nothing refers to.
+    chart.svg = re.sub('<g id="[^"]*"', '<g', svg)
 
 
 def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> str:
-    """Precision against recall: at several IoU thresholds, and by class.
-
-    Args:
-        accuracy: Accuracy of the masks.
-        classes: Class names.
-
-    Returns:
-        An ``<svg>`` element, as all functions of this module.
-    """
+    """Draw precision against recall, at several IoU thresholds and by class."""
     recalls = np.linspace(0, 1, 101)
-    with _chart() as chart:
+    with _chart(unit=True) as chart:
         left, right = chart.axes
         for iou_thr in (0.5, 0.75, 0.9):
             left.plot(recalls, accuracy.precision_curve(iou_thr), label=f'IoU {iou_thr:g}', linewidth=1.8)
         left.set(title='All classes, by how exact a mask must be', xlabel='recall', ylabel='precision')
         aps = np.array([accuracy.ap(0.5, label=label) for label in range(len(classes))])
         for label in _extremes(aps):
-            right.plot(
-                recalls, accuracy.precision_curve(0.5, label), label=f'{_short(classes[label])} {aps[label]:.2f}'
-            )
+            name = f'{_short(classes[label])} {aps[label]:.2f}'
+            right.plot(recalls, accuracy.precision_curve(0.5, label), label=name)
         right.set(title=_title('By class, at IoU 0.5', aps), xlabel='recall', ylabel='precision')
-        for axes in chart.axes:
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-            _legend(axes)
     return chart.svg
 
 
 def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen: float) -> str:
-    """Precision, recall and F1 against the score threshold, and F1 by class."""
-    with _chart() as chart:
+    """Draw precision, recall and F1 against the score threshold, and F1 by class."""
+    with _chart(unit=True) as chart:
         left, right = chart.axes
         for name, values in (('precision', thresholds.precision()), ('recall', thresholds.recall())):
             left.plot(THRESHOLDS, values, label=name, linewidth=1.8)
@@ -108,21 +96,19 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
         right.set(title=_title('F1 by class', best), xlabel='score threshold')
         for axes in chart.axes:
             axes.axvline(chosen, color='black', linewidth=0.8, linestyle=':')
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-            _legend(axes)
     return chart.svg
 
 
 def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
-    """Predicted mask IoU against true mask IoU, as points and as a curve of means.
+    """Draw predicted mask IoU against true mask IoU, as points and as a curve of means.
 
     Args:
-        predicted: Mask IoU that the model predicts of its detections, shape (n, ).
-        true: IoU with the nearest object of their class, shape (n, ).
+        predicted: Mask IoU that the model predicts for each detection, shape (n, ).
+        true: Highest IoU of each detection with an object of its class, shape (n, ).
     """
-    with _chart(num_axes=2, height=3.7) as chart:
+    with _chart(height=3.7, unit=True) as chart:
         left, right = chart.axes
-        # As many as one can see, the same ones every time.
+        # A fixed sample, of a size that can be seen.
         some = np.random.default_rng(0).permutation(len(predicted))[:1500]
         left.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':')
         left.plot(predicted[some], true[some], '.', markersize=4, alpha=0.4, markeredgewidth=0)
@@ -133,25 +119,38 @@ def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
         right.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':', label='ideal')
         centres = [edges[i] + 0.05 for i, _ in groups]
         right.plot(centres, [values.mean() for _, values in groups], marker='o', label='mean')
-        right.fill_between(
-            centres,
-            [np.percentile(values, 25) for _, values in groups],
-            [np.percentile(values, 75) for _, values in groups],
-            alpha=0.2,
-            label='middle half',
-        )
+        quartiles = np.array([np.percentile(values, (25, 75)) for _, values in groups]).reshape(-1, 2)
+        right.fill_between(centres, *quartiles.T, alpha=0.2, label='middle half')
         right.set(title='By tenths of the predicted IoU', xlabel='predicted mask IoU', ylabel='true mask IoU')
-        for axes in chart.axes:
-            axes.set(xlim=(0, 1), ylim=(0, 1.03))
-        _legend(right)
     return chart.svg
 
 
-def training_chart(scalars: Sequence[dict]) -> str | None:
-    """Losses and AP over the steps of a training; None if nothing was logged.
+def read_scalars(work_dir: Path) -> list[dict]:
+    """Read what MMEngine logged of a training, in the order of the steps.
+
+    If an interrupted training ran a step twice, the later record counts.
 
     Args:
-        scalars: Result of :func:`mmdet_sag.analysis.read_scalars`.
+        work_dir: The training's work folder.
+
+    Returns:
+        Records of ``vis_data/scalars.json``: of training steps with ``loss``, of validations with ``coco/...``.
+    """
+    records = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            # The process may have ended within a line.
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                records[record['step'], 'loss' in record] = record
+    return [records[key] for key in sorted(records)]
+
+
+def training_chart(scalars: Sequence[dict]) -> str | None:
+    """Draw losses and AP over the steps of a training, or return None if nothing was logged.
+
+    Args:
+        scalars: Result of :func:`read_scalars`.
     """
     training = [record for record in scalars if 'loss' in record]
     ap_names = dict.fromkeys(
@@ -166,26 +165,21 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
             style = dict(color='black', linewidth=1.8) if key == 'loss' else dict(linewidth=1.1)
             left.plot(steps, values, label=key.replace('loss_', '') if key != 'loss' else 'total', **style)
         left.set(title='Losses', xlabel='training step', yscale='log')
-        # The formatter of logarithmic axes writes formulas, which are not parsed here.
+        # The default formatter of logarithmic axes writes formulas.
         left.yaxis.set_major_formatter('{x:g}')
         left.yaxis.set_minor_formatter(NullFormatter())
         for key in ap_names:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
             name = 'mask AP' if 'segm' in key else 'box AP'
             right.plot(steps, values, marker='o', markersize=4, label=name)
-        right.set(title='AP on the validation images', xlabel='training step or epoch')
-        right.set_xlim(0)
-        right.set_ylim(0)
+        right.set(title='AP on the validation images', xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
         if not ap_names:
             right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')
-        for axes in chart.axes:
-            if axes.lines:
-                _legend(axes)
     return chart.svg
 
 
 def data_chart(data: DataStatistics) -> str:
-    """Objects per image, sizes of objects, and sizes of images of a data set."""
+    """Draw objects per image, sizes of objects, and sizes of images of a data set."""
     with _chart(num_axes=3, height=2.9) as chart:
         count, side, image = chart.axes
         highest = int(data.objects_per_image.max(initial=0))
@@ -212,7 +206,7 @@ def data_chart(data: DataStatistics) -> str:
 
 
 def _extremes(values: np.ndarray) -> list[int]:
-    """Classes to draw, the highest value first: all, or the highest and the lowest."""
+    """Return the classes to draw, the highest value first: all, or the highest and the lowest."""
     order = [int(i) for i in np.argsort(-values, kind='stable') if not np.isnan(values[i])]
     return order if len(order) <= _MAX_LINES else order[: _MAX_LINES // 2] + order[-_MAX_LINES // 2 :]
 
@@ -220,11 +214,6 @@ def _extremes(values: np.ndarray) -> list[int]:
 def _title(title: str, values: np.ndarray) -> str:
     half = _MAX_LINES // 2
     return title if (~np.isnan(values)).sum() <= _MAX_LINES else f'{title}: the best {half}, the worst {half}'
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
 
 
 def _short(name: str) -> str:

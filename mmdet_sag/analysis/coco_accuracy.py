@@ -3,67 +3,52 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCOeval
+from mmdet.datasets.api_wrappers import COCO, COCOeval
 
 from .ground_truth import GroundTruth
-from .image_result import ImageResult
+from .image_results import ImageResult
 
 SIZES = ('all', 'small', 'medium', 'large')
 IOU_THRS = np.linspace(0.5, 0.95, 10)
+THRESHOLDS = np.linspace(0, 1, 101)
 
 
 class CocoAccuracy:
     """COCO's average precision and precision-recall curves, by class and size of the objects.
 
-    The average over classes is the AP of :class:`mmdet_sag.evaluation.UnroundedCocoMetric`.
+    The average over classes equals the AP of :class:`mmdet_sag.evaluation.UnroundedCocoMetric`.
 
     Args:
         truth: Annotated objects.
-        results: Predictions; images without any do not count.
+        results: Predictions; only their images count.
         iou_type: ``'segm'`` or ``'bbox'``.
     """
 
     def __init__(self, truth: GroundTruth, results: Sequence[ImageResult], iou_type: str) -> None:
-        evaluation = evaluate(truth, results, iou_type, use_mask_scores=iou_type == 'segm')
-        if evaluation is None:
-            num_classes, num_sizes = len(truth.classes), len(SIZES)
-            self._precision = np.zeros((len(IOU_THRS), 101, num_classes, num_sizes))
-            self._recall = np.zeros((len(IOU_THRS), num_classes, num_sizes))
-            ids = {result.image_id for result in results}
-            counts = np.zeros((num_classes, num_sizes), dtype=np.int64)
-            limits = [(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)]
-            for image_id in ids:
-                for annotation in truth.annotations(image_id):
-                    if not annotation.get('iscrowd', 0):
-                        for size, (low, high) in enumerate(limits):
-                            counts[truth.label(annotation), size] += low <= annotation['area'] <= high
-            # As pycocotools says it: nothing to find.
-            self._precision[:, :, counts == 0] = -1
-            self._recall[:, counts == 0] = -1
-            return
+        evaluation = _evaluate(truth, results, iou_type, use_mask_scores=iou_type == 'segm')
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         self._precision = evaluation.eval['precision'][..., -1]
         self._recall = evaluation.eval['recall'][..., -1]
 
     def ap(self, iou_thr: float = 0.0, size: str = 'all', label: int = -1) -> float:
-        """Average precision in [0, 1], or NaN where there is nothing to find.
+        """Return average precision in [0, 1], or NaN if there are no objects.
 
         Args:
             iou_thr: IoU threshold; 0: the mean over 0.50:0.05:0.95.
-            size: Of :data:`SIZES`: COCO's limits are areas of 32² and 96² pixels.
+            size: One of :data:`SIZES`; COCO's limits are areas of 32² and 96² pixels.
             label: Class; -1: the mean over all.
         """
         values = self._precision[self._thresholds(iou_thr), :, :, SIZES.index(size)]
         return _mean(values if label < 0 else values[:, :, label])
 
     def recall(self, size: str = 'all', label: int = -1) -> float:
-        """Average over IoU thresholds of the highest recall, or NaN where there is nothing to find."""
+        """Return the highest recall, averaged over IoU thresholds, or NaN if there are no objects."""
         values = self._recall[:, :, SIZES.index(size)]
         return _mean(values if label < 0 else values[:, label])
 
     def precision_curve(self, iou_thr: float = 0.5, label: int = -1) -> np.ndarray:
-        """Precision at the recalls 0, 0.01, ... 1, shape (101, ); NaN where there is nothing to find."""
+        """Return precision at the recalls 0, 0.01, ... 1, shape (101, ); NaN if there are no objects."""
         values = self._precision[self._thresholds(iou_thr)][0, :, :, 0]
         if label >= 0:
             return np.where(values[:, label] < 0, np.nan, values[:, label])
@@ -75,25 +60,82 @@ class CocoAccuracy:
         return np.flatnonzero(np.isclose(IOU_THRS, iou_thr)) if iou_thr else np.arange(len(IOU_THRS))
 
 
-def evaluate(
+class ScoreThresholds:
+    """Precision and recall of the detections above a class score, for each score and class.
+
+    A detection is right if its mask has an IoU of at least 0.5 with an object of its class that no better one has.
+
+    Args:
+        truth: Annotated objects.
+        results: Predictions.
+
+    Attributes:
+        right: Right detections at each of :data:`THRESHOLDS`, shape (num_classes, 101).
+        wrong: Wrong detections at each of them, shape (num_classes, 101).
+        objects: Number of objects, shape (num_classes, ).
+    """
+
+    def __init__(self, truth: GroundTruth, results: Sequence[ImageResult]) -> None:
+        num_classes, num_images = len(truth.classes), len(results)
+        self.right, self.wrong = np.zeros((2, num_classes, len(THRESHOLDS)), dtype=np.int64)
+        self.objects = np.zeros(num_classes, dtype=np.int64)
+        for result in results:
+            labels = truth.labels(result.image_id)[~truth.crowds(result.image_id)]
+            self.objects += np.bincount(labels, minlength=num_classes)
+        evaluation = _evaluate(truth, results, 'segm', use_mask_scores=False, iou_thrs=np.array([0.5]))
+        for label in range(num_classes):
+            # evalImgs is ordered by class, then by area range, the first of which is all sizes.
+            start = label * len(evaluation.params.areaRng) * num_images
+            images = [image for image in evaluation.evalImgs[start : start + num_images] if image is not None]
+            if not images:
+                continue
+            scores = np.concatenate([image['dtScores'] for image in images])
+            matched = np.concatenate([image['dtMatches'][0] for image in images]) > 0
+            counted = ~np.concatenate([image['dtIgnore'][0] for image in images]).astype(bool)
+            for counts, chosen in ((self.right, matched & counted), (self.wrong, ~matched & counted)):
+                ordered = np.sort(scores[chosen])
+                counts[label] = len(ordered) - np.searchsorted(ordered, THRESHOLDS - 1e-9)
+
+    def precision(self, label: int = -1) -> np.ndarray:
+        """Return the share of right detections at each of :data:`THRESHOLDS`; NaN if there are no detections."""
+        right, wrong, _ = self.counts(label)
+        return _ratio(right, right + wrong)
+
+    def recall(self, label: int = -1) -> np.ndarray:
+        """Return the share of objects found at each of :data:`THRESHOLDS`; NaN if there are no objects."""
+        right, _, objects = self.counts(label)
+        return _ratio(right, np.full_like(right, objects))
+
+    def f1(self, label: int = -1) -> np.ndarray:
+        """Return the harmonic mean of precision and recall at each of :data:`THRESHOLDS`."""
+        right, wrong, objects = self.counts(label)
+        return _ratio(2 * right, right + wrong + objects)
+
+    def best(self, label: int = -1) -> float:
+        """Return the threshold with the highest F1, the middle one of several; NaN if no detection is right."""
+        values = np.nan_to_num(self.f1(label))
+        if values.max() == 0:
+            return float('nan')
+        best = np.flatnonzero(values >= values.max() - 1e-12)
+        # Only the first run of neighbours: the middle of two thresholds far apart may be bad.
+        run = best[: np.argmax(np.append(np.diff(best) > 1, True)) + 1]
+        return float(THRESHOLDS[run[len(run) // 2]])
+
+    def counts(self, label: int = -1) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return right and wrong detections at each of :data:`THRESHOLDS`, and objects, of a class or (-1) of all."""
+        counts = (self.right, self.wrong, self.objects)
+        right, wrong, objects = (values.sum(axis=0) if label < 0 else values[label] for values in counts)
+        return right, wrong, int(objects)
+
+
+def _evaluate(
     truth: GroundTruth,
     results: Sequence[ImageResult],
     iou_type: str,
     use_mask_scores: bool,
     iou_thrs: np.ndarray = IOU_THRS,
-):
-    """Match predictions to annotated objects as COCO does.
-
-    Args:
-        truth: Annotated objects.
-        results: Predictions.
-        iou_type: ``'segm'`` or ``'bbox'``.
-        use_mask_scores: Whether to rank by mask scores, where there are any.
-        iou_thrs: IoU thresholds.
-
-    Returns:
-        The ``COCOeval`` after its ``evaluate()``, or None if there is no prediction at all.
-    """
+) -> COCOeval:
+    """Match predictions with annotated objects as COCO does, ranked by mask scores or class scores."""
     detections = []
     for result in results:
         scores = result.ranks if use_mask_scores else result.scores
@@ -105,10 +147,9 @@ def evaluate(
                 x1, y1, x2, y2 = result.bboxes[i].tolist()
                 found['bbox'] = [x1, y1, x2 - x1, y2 - y1]
             detections.append(found)
-    if not detections:
-        return None
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth.coco, truth.coco.loadRes(detections), iou_type)
+        # pycocotools reads no empty results, but evaluates an empty data set.
+        evaluation = COCOeval(truth.coco, truth.coco.loadRes(detections) if detections else COCO(), iou_type)
         evaluation.params.catIds = truth.cat_ids
         evaluation.params.imgIds = [result.image_id for result in results]
         evaluation.params.maxDets = [1000]
@@ -120,3 +161,7 @@ def evaluate(
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
     return float(values.mean()) if values.size else float('nan')
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)

@@ -2,17 +2,21 @@ import contextlib
 import io
 from collections import defaultdict
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config
 
-from ..datasets.coco import coco_sources
+from ..datasets.data_sources import coco_sources
 from ..errors import InputError
+
+# COCO's limits of the size of an object, areas in pixels.
+SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
 
 
 class GroundTruth:
-    """The annotated objects of a COCO file that a model is to find.
+    """The annotated objects of a COCO file.
 
     Args:
         ann_file: Annotation file.
@@ -35,14 +39,10 @@ class GroundTruth:
 
     @classmethod
     def of_config(cls, cfg: Config, phase: str = 'test') -> 'GroundTruth':
-        """Read what a config names for a phase.
-
-        Args:
-            cfg: Config of a run.
-            phase: ``'train'``, ``'val'`` or ``'test'``.
+        """Read the annotation file of a config for a phase: ``'train'``, ``'val'`` or ``'test'``.
 
         Raises:
-            InputError: The data set is not a single one in COCO's format, or cannot be read.
+            InputError: The config does not name exactly one data set in COCO's format, or it cannot be read.
         """
         option = f'{phase}_dataloader.dataset'
         if cfg.get(f'{phase}_dataloader') is None:
@@ -66,11 +66,11 @@ class GroundTruth:
         return self.image_folder / self.coco.imgs[image_id]['file_name']
 
     def annotations(self, image_id: int) -> list[dict]:
-        """Annotations of an image, of the classes that are learnt, crowd regions included."""
+        """Annotations of an image, of the model's classes, including crowd regions."""
         return self._by_image[image_id]
 
     def label(self, annotation: dict) -> int:
-        """Label of an annotation: the place of its class."""
+        """Label of an annotation: the index of its class."""
         return self._labels[annotation['category_id']]
 
     def masks(self, image_id: int) -> list[dict]:
@@ -82,5 +82,79 @@ class GroundTruth:
         return np.array([self.label(annotation) for annotation in self.annotations(image_id)], dtype=np.int64)
 
     def crowds(self, image_id: int) -> np.ndarray:
-        """Which of :meth:`annotations` are regions of many objects that are not told apart, shape (n, ), bool."""
+        """Which of :meth:`annotations` are crowd regions, shape (n, ), bool."""
         return np.array([bool(a.get('iscrowd', 0)) for a in self.annotations(image_id)], dtype=bool)
+
+
+class DataStatistics:
+    """Numbers of a data set for the report, and remarks on what looks wrong.
+
+    Args:
+        truth: The data set.
+
+    Attributes:
+        num_images: Number of images.
+        num_empty: Number of images without objects.
+        image_sizes: Width and height of each image, shape (n, 2).
+        objects_per_image: Number of objects of each image, shape (n, ).
+        objects_per_class: Number of objects of each class, shape (num_classes, ).
+        objects_per_size: Number of objects of each of :data:`SIZE_LIMITS`.
+        object_sides: Square root of each object's area, in pixels, shape (m, ).
+        num_crowds: Number of crowd regions.
+    """
+
+    def __init__(self, truth: GroundTruth) -> None:
+        self.truth = truth
+        ids = truth.image_ids
+        self.num_images = len(ids)
+        self.image_sizes = np.array([[truth.image(i)['width'], truth.image(i)['height']] for i in ids]).reshape(-1, 2)
+        objects = {i: [a for a in truth.annotations(i) if not a.get('iscrowd', 0)] for i in ids}
+        self.objects_per_image = np.array([len(objects[i]) for i in ids], dtype=np.int64)
+        self.num_empty = int((self.objects_per_image == 0).sum())
+        labels = [truth.label(a) for found in objects.values() for a in found]
+        self.objects_per_class = np.bincount(np.array(labels, dtype=np.int64), minlength=len(truth.classes))
+        areas = np.array([a['area'] for found in objects.values() for a in found], dtype=np.float64)
+        self.object_sides = np.sqrt(areas)
+        self.objects_per_size = {
+            name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZE_LIMITS.items()
+        }
+        self.num_crowds = sum(len(truth.annotations(i)) - len(objects[i]) for i in ids)
+        self._objects = objects
+
+    def remarks(self, training: Optional['DataStatistics'] = None) -> list[str]:
+        """Return sentences on what looks wrong, also with the training data, or makes the figures uncertain."""
+        remarks = []
+        numbers = dict(zip(self.truth.classes, self.objects_per_class.tolist()))
+        if none := [name for name, number in numbers.items() if number == 0]:
+            remarks.append(f'No objects, so there are no figures: {_names(none)}.')
+        if few := [f'{name} ({number})' for name, number in numbers.items() if 0 < number < 20]:
+            remarks.append(f'Few objects, so their figures are uncertain: {_names(few)}.')
+        learnt = zip(training.truth.classes, training.objects_per_class) if training is not None else ()
+        if unlearnt := [name for name, number in learnt if number == 0]:
+            remarks.append(f'No objects in the training data: {_names(unlearnt)}.')
+        if missing := [i for i in self._objects if not self.truth.path(i).is_file()]:
+            remarks.append(f'{len(missing)} images are missing, e.g. {self.truth.path(missing[0])}.')
+        doubled = outside = 0
+        for image_id, found in self._objects.items():
+            size = np.array([self.truth.image(image_id)[side] for side in ('width', 'height')])
+            boxes = np.array([a['bbox'] for a in found]).reshape(-1, 4)
+            doubled += len(found) - len({(a['category_id'], *np.round(a['bbox'], 1).tolist()) for a in found})
+            outside += int(((boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > size + 1)).any(axis=1).sum())
+        if doubled:
+            remarks.append(f'{doubled} objects are annotated twice: same class, same box.')
+        if outside:
+            remarks.append(f'{outside} boxes reach beyond their image.')
+        if tiny := int((self.object_sides < 4).sum()):
+            remarks.append(f'{tiny} objects cover fewer than 16 pixels.')
+        if training is not None:
+            paths = [{truth.path(i).resolve() for i in truth.image_ids} for truth in (training.truth, self.truth)]
+            if shared := paths[0] & paths[1]:
+                remarks.append(
+                    f'{len(shared)} images are also in the training data, e.g. {min(shared)}: the figures are too good.'
+                )
+        return remarks
+
+
+def _names(names: list[str], most: int = 8) -> str:
+    more = f' and {len(names) - most} more classes' if len(names) > most else ''
+    return ', '.join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Pictures of a report: an image with outlines over it that say what they are when pointed at."""
+"""Pictures of a report: images with outlines, which show a note when pointed at."""
 
 import base64
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ _MAX_NAMES = 12
 
 
 class Outline(NamedTuple):
-    """An object to be drawn.
+    """An object to draw.
 
     Attributes:
         mask: Its mask in COCO's run-length encoding.
         colour: CSS colour.
-        name: What is written beside it.
-        note: What is shown when it is pointed at.
-        dashed: Whether the outline is broken.
-        strong: Whether it is what the picture is about.
+        name: Text beside it.
+        note: Text that is shown when it is pointed at.
+        dashed: Whether the outline is dashed.
+        strong: Whether to emphasise it.
     """
 
     mask: dict
@@ -36,18 +36,14 @@ class Outline(NamedTuple):
 
 
 def display_size(height: int, width: int) -> tuple[int, int]:
-    """Width and height of an image on the page: wide ones get the page's width, tall ones more height."""
+    """Return width and height of an image on the page; panoramas get the page's width."""
     limit = _WIDE if width > 2 * height else _WIDTH
     scale = min(limit / width, _HEIGHT / height)
     return max(round(width * scale), 1), max(round(height * scale), 1)
 
 
 def encode_image(image: np.ndarray) -> str:
-    """Make an address of an image that holds the image itself.
-
-    Args:
-        image: The image, BGR, (H, W, 3); what is larger than twice its size on the page is made smaller.
-    """
+    """Return an image, BGR, (H, W, 3), as a ``data:`` address, in at most twice its size on the page."""
     height, width = image.shape[:2]
     shown = display_size(height, width)
     if width > 2 * shown[0]:
@@ -57,16 +53,13 @@ def encode_image(image: np.ndarray) -> str:
 
 
 def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outline], label: str) -> Markup:
-    """Draw outlines over an image that the page holds already.
+    """Draw outlines over an image of the page, as an ``<svg>`` element.
 
     Args:
         image_id: The ``id`` of an SVG ``<image>`` in the page.
         size: Height and width of the image in pixels.
-        outlines: What is drawn, the most important last.
-        label: What the picture is, for those who cannot see it.
-
-    Returns:
-        An ``<svg>`` element.
+        outlines: The objects, the most important last.
+        label: Description for screen readers.
     """
     height, width = size
     shown_width, shown_height = display_size(height, width)
@@ -91,7 +84,7 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
             length = 6.9 * len(outline.name) + 6
             x = max(min(left, shown_width - length), 0)
             y = _free_place(x, min(max(top - 3, 12), shown_height - 3), length, taken, shown_height)
-            # Where there is no room, the note says it.
+            # Without room for the name, the note has it.
             if y is None:
                 continue
             taken.append((x, y, length))
@@ -105,7 +98,7 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
 def _free_place(
     x: float, y: float, length: float, taken: list[tuple[float, float, float]], height: int
 ) -> float | None:
-    """Nearest line at or below ``y`` on which no other name is; None if the picture is full."""
+    """Return the nearest free line at or below ``y``, or None if the picture is full."""
     while y <= height - 3:
         if not any(abs(y - other) < 13 and x < left + width and left < x + length for left, other, width in taken):
             return y
@@ -114,13 +107,13 @@ def _free_place(
 
 
 def _svg_path(mask: dict, scale_x: float, scale_y: float) -> tuple[str, float, float] | None:
-    """Path data of a mask, and left and upper end; None of an empty one."""
+    """Return the path data of a mask, and its left and upper end, or None if it is empty."""
     bitmap = mask_utils.decode(mask)
     x, y, w, h = (int(v) for v in mask_utils.toBbox(mask))
     if w == 0 or h == 0:
         return None
     crop = bitmap[y : y + h, x : x + w]
-    # Of what is shown enlarged, the outline goes around pixels, not through their centres.
+    # Outlines go around pixels, not through their centres, which shows in enlarged images.
     zoom = int(np.clip(np.ceil(2 * scale_x), 1, 8))
     crop = cv2.copyMakeBorder(crop, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     large = cv2.resize(crop, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)

@@ -9,27 +9,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import charts
-from .coco_accuracy import SIZES, CocoAccuracy
-from .confusion_matrix import confusion_matrix
-from .data_statistics import DataStatistics
-from .ground_truth import GroundTruth
+from .coco_accuracy import SIZES, THRESHOLDS, CocoAccuracy, ScoreThresholds
+from .ground_truth import DataStatistics, GroundTruth
 from .image_figure import Outline, display_size, encode_image, image_figure
-from .image_result import ImageResult
-from .matched_image import MatchedImage, Outcome
-from .score_thresholds import THRESHOLDS, ScoreThresholds
+from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix
 
 _WRONG = (Outcome.WRONG_CLASS, Outcome.INACCURATE, Outcome.DUPLICATE, Outcome.NOTHING_THERE)
 
 
 class ReportPage:
-    """A page on how good a model is, where it fails, and on what data: HTML that needs no other file.
+    """A page on a model's accuracy, its errors, and the data, as one HTML file.
 
     Args:
         truth: Annotated objects.
         results: Predictions.
         colours: CSS colour of each class.
-        score_thr: Lowest score of the detections that errors and pictures are about; None: the one with the best F1.
-        num_examples: Pictures of each kind.
+        score_thr: Lowest score of the detections in errors and pictures; None: the one with the best F1.
+        num_examples: Number of pictures of each kind.
     """
 
     def __init__(
@@ -46,28 +42,27 @@ class ReportPage:
         best = self.thresholds.best()
         self.score_thr = score_thr if score_thr is not None else 0.0 if np.isnan(best) else best
         self.matched = {result.image_id: MatchedImage(truth, result, self.score_thr) for result in results}
-        self._choose()
+        self._choose_images()
 
-    def _choose(self) -> None:
-        """Choose the images to show."""
+    def _choose_images(self) -> None:
         quality = {i: image.quality for i, image in self.matched.items()}
-        ranked = sorted((i for i in quality if not np.isnan(quality[i])), key=quality.get)
+        ranked = sorted((i for i in quality if not np.isnan(quality[i])), key=quality.__getitem__)
         number = min(self.num_examples, -(-len(ranked) // 2))
-        self.worst, self.best = ranked[:number], ranked[len(ranked) - min(number, len(ranked) - number) :][::-1]
+        self.worst, self.best = ranked[:number], ranked[number:][::-1][: self.num_examples]
         wrong = [
             (image.result.scores[detection], i, k)
             for i, image in self.matched.items()
             for k, (detection, outcome) in enumerate(zip(image.detections, image.outcomes))
             if outcome in _WRONG
         ]
-        confident = {}
+        confident: dict[int, int] = {}
         for _, i, k in sorted(wrong, key=lambda item: -item[0]):
             confident.setdefault(i, k)
         self.confident = dict(list(confident.items())[: self.num_examples])
 
     @property
     def image_ids(self) -> list:
-        """Ids of the images that are shown."""
+        """Ids of the images on the page."""
         return list(dict.fromkeys([*self.confident, *self.worst, *self.best]))
 
     def render(
@@ -80,19 +75,16 @@ class ReportPage:
         no_scalars: str = '',
         training: DataStatistics | None = None,
     ) -> str:
-        """Write the page.
+        """Return the page as HTML.
 
         Args:
             title: Its heading.
-            facts: How it was made: name and value.
-            attention: Picture, BGR, of each of :attr:`image_ids`, or None.
-            no_attention: Why there are none.
+            facts: Names and values of the last section.
+            attention: Attention picture, BGR, of each of :attr:`image_ids`, or None.
+            no_attention: The reason for None.
             scalars: Result of :func:`mmdet_sag.analysis.read_scalars`.
-            no_scalars: Why there are none.
-            training: The data that the model learnt from.
-
-        Returns:
-            The HTML.
+            no_scalars: The reason if there are none.
+            training: The data that the model was trained on.
         """
         environment = Environment(
             loader=PackageLoader('mmdet_sag.analysis', '.'),
@@ -140,111 +132,87 @@ class ReportPage:
         )
 
     def _summary(self) -> dict:
-        images = self.matched.values()
-        outcomes = Counter(outcome for image in images for outcome in image.outcomes)
+        outcomes = Counter(outcome for image in self.matched.values() for outcome in image.outcomes)
         num_wrong = sum(outcomes[outcome] for outcome in _WRONG)
-        num_objects = int(self.thresholds.objects.sum())
         found = outcomes[Outcome.RIGHT]
-        aps = {name: self.masks.ap(label=i) for i, name in enumerate(self.truth.classes)}
-        aps = {name: value for name, value in aps.items() if not np.isnan(value)}
-        by_size = {size: self.masks.ap(size=size) for size in SIZES[1:]}
-        by_size = {size: value for size, value in by_size.items() if not np.isnan(value)}
+        commonest = max(_WRONG, key=outcomes.__getitem__)
+        aps = _known({name: self.masks.ap(label=i) for i, name in enumerate(self.truth.classes)})
+        by_size = _known({size: self.masks.ap(size=size) for size in SIZES[1:]})
         return dict(
             ap=self.masks.ap(),
             ap50=self.masks.ap(0.5),
             box_ap=self.boxes.ap(),
             best_thr=self.thresholds.best(),
-            num_objects=num_objects,
+            num_objects=int(self.thresholds.objects.sum()),
             num_found=found,
             num_detections=found + num_wrong,
             num_wrong=num_wrong,
-            commonest=max(_WRONG, key=outcomes.__getitem__).value if num_wrong else '',
-            num_commonest=max((outcomes[outcome] for outcome in _WRONG), default=0),
-            worst_class=min(aps.items(), key=lambda item: item[1]) if len(aps) > 1 else None,
-            best_class=max(aps.items(), key=lambda item: item[1]) if len(aps) > 1 else None,
-            worst_size=min(by_size.items(), key=lambda item: item[1]) if len(by_size) > 1 else None,
+            commonest=commonest.value if num_wrong else '',
+            num_commonest=outcomes[commonest],
+            worst_class=aps[0] if len(aps) > 1 else None,
+            best_class=aps[-1] if len(aps) > 1 else None,
+            worst_size=by_size[0] if len(by_size) > 1 else None,
         )
 
+    def _rows(self) -> list[tuple[int, str]]:
+        """Label and name of each row of the tables."""
+        return [(-1, 'all classes'), *enumerate(self.truth.classes)]
+
     def _accuracy_rows(self) -> list[dict]:
-        rows = []
-        for label, name in [(-1, 'all classes'), *enumerate(self.truth.classes)]:
-            masks = self.masks
-            objects = self.thresholds.objects.sum() if label < 0 else self.thresholds.objects[label]
+        masks, rows = self.masks, []
+        for label, name in self._rows():
             values = [
-                masks.ap(label=label),
-                masks.ap(0.5, label=label),
-                masks.ap(0.75, label=label),
+                *(masks.ap(iou_thr, label=label) for iou_thr in (0, 0.5, 0.75)),
                 *(masks.ap(size=size, label=label) for size in SIZES[1:]),
                 masks.recall(label=label),
-                self.boxes.ap(label=label),
-                self.boxes.ap(0.5, label=label),
+                *(self.boxes.ap(iou_thr, label=label) for iou_thr in (0, 0.5)),
             ]
-            rows.append(dict(label=label, name=name, objects=int(objects), values=values))
+            rows.append(dict(label=label, name=name, objects=self.thresholds.counts(label)[2], values=values))
         return rows
 
     def _threshold_rows(self) -> list[dict]:
-        rows = []
-        for label, name in [(-1, 'all classes'), *enumerate(self.truth.classes)]:
-            best = self.thresholds.best(label)
+        rows, thresholds = [], self.thresholds
+        for label, name in self._rows():
+            best = thresholds.best(label)
             place = 0 if np.isnan(best) else int(round(best * 100))
-            rows.append(
-                dict(
-                    label=label,
-                    name=name,
-                    best=best,
-                    precision=self.thresholds.precision(label)[place],
-                    recall=self.thresholds.recall(label)[place],
-                    f1=self.thresholds.f1(label)[place],
-                )
-            )
+            measures = dict(precision=thresholds.precision, recall=thresholds.recall, f1=thresholds.f1)
+            values = {measure: of_label(label)[place] for measure, of_label in measures.items()}
+            rows.append(dict(label=label, name=name, best=best, **values))
         return rows
 
     def _threshold_json(self) -> str:
         """Counts at each threshold, for the page's slider."""
-        thresholds = self.thresholds
-        rows = [
-            dict(right=right.tolist(), wrong=wrong.tolist(), objects=int(objects))
-            for right, wrong, objects in [
-                (thresholds.right.sum(axis=0), thresholds.wrong.sum(axis=0), thresholds.objects.sum()),
-                *zip(thresholds.right, thresholds.wrong, thresholds.objects),
-            ]
-        ]
+        counts = (self.thresholds.counts(label) for label, _ in self._rows())
+        rows = [dict(right=right.tolist(), wrong=wrong.tolist(), objects=objects) for right, wrong, objects in counts]
         return json.dumps(dict(thresholds=THRESHOLDS.round(2).tolist(), rows=rows))
 
     def _outcome_rows(self) -> list[dict]:
-        counts = Counter()
-        missed = Counter()
+        counts: Counter = Counter()
         for image in self.matched.values():
-            counts.update(zip(image.result.labels[image.detections].tolist(), image.outcomes))
-            missed.update(image.gt_labels[image.missed].tolist())
-        rows = [
+            found = zip(image.result.labels[image.detections].tolist(), image.outcomes)
+            missed = ((label, 'missed') for label in image.gt_labels[image.missed].tolist())
+            for label, outcome in (*found, *missed):
+                counts.update([(label, outcome), (-1, outcome)])
+        return [
             dict(
                 label=label,
                 name=name,
                 right=counts[label, Outcome.RIGHT],
                 wrong=[counts[label, outcome] for outcome in _WRONG],
-                missed=missed[label],
+                missed=counts[label, 'missed'],
             )
-            for label, name in enumerate(self.truth.classes)
+            for label, name in self._rows()
         ]
-        total = dict(
-            label=-1,
-            name='all classes',
-            right=sum(row['right'] for row in rows),
-            wrong=[sum(row['wrong'][i] for row in rows) for i in range(len(_WRONG))],
-            missed=sum(row['missed'] for row in rows),
-        )
-        return [total, *rows]
 
     def _mask_scores(self) -> dict | None:
-        """What predicted mask IoUs are worth; None where the model predicts none, or nothing was found."""
+        """Compare predicted with true mask IoUs; None if the model predicts none, or nothing was found."""
         if not any(result.mask_scores is not None and len(result.scores) for result in self.results):
             return None
         images = [image for image in self.matched.values() if image.result.mask_scores is not None]
         scores = np.concatenate([image.result.scores for image in images])
         mask_scores = np.concatenate([image.result.mask_scores for image in images])
         true = np.concatenate([image.best_ious for image in images])
-        # Whether an object is there at all is for the class score to say.
+        # The class score, not the mask score, says whether there is an object.
         near = true >= 0.1
         scores, mask_scores, true = scores[near], mask_scores[near], true[near]
         predicted = np.clip(mask_scores / np.maximum(scores, 1e-9), 0, 1)
@@ -256,66 +224,58 @@ class ReportPage:
         )
 
     def _image(self, image_id: int, attention: np.ndarray | None) -> dict:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        size = (image['height'], image['width'])
-        path = self.truth.path(image_id)
+        image, matched, path = self.truth.image(image_id), self.matched[image_id], self.truth.path(image_id)
+        height, width = image['height'], image['width']
         pixels = mmcv.imread(str(path)) if path.is_file() else None
-        readable = pixels is not None
-        if not readable:
-            pixels = np.full((*size, 3), 128, np.uint8)
-        counts = Counter(outcome.value for outcome in matched.outcomes)
-        parts = [f'{counts[outcome.value]} {outcome.value}' for outcome in Outcome if counts[outcome.value]]
-        unfound = len(matched.missed)
-        shown = display_size(*size)
+        outcomes = Counter(outcome.value for outcome in Outcome for found in matched.outcomes if found is outcome)
+        counts = [f'{number} {name}' for name, number in outcomes.items()] or ['no detection']
+        shown = display_size(height, width)
         return dict(
             key=f'image-{image_id}',
-            name=image['file_name'] if readable else f'{image["file_name"]} cannot be read',
-            size=f'{size[1]} × {size[0]}',
+            name=image['file_name'] + (' cannot be read' if pixels is None else ''),
+            size=f'{width} × {height}',
             width=shown[0],
             height=shown[1],
-            wide=size[1] > 2 * size[0],
             quality=matched.quality,
-            counts=', '.join([*(parts or ['no detection']), *([f'{unfound} missed'] if unfound else [])]),
-            data=encode_image(pixels),
-            truth=self._truth_figure(image_id),
+            counts=', '.join(counts + ([f'{len(matched.missed)} missed'] if matched.missed else [])),
+            data=encode_image(np.full((height, width, 3), 128, np.uint8) if pixels is None else pixels),
+            truth=self._ground_truth(image_id),
             prediction=self._prediction(image_id),
             attention=None if attention is None else encode_image(attention),
         )
 
-    def _truth_figure(self, image_id: int) -> Markup:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        masks, crowds = self.truth.masks(image_id), self.truth.crowds(image_id)
-        outlines = []
-        for i, label in enumerate(matched.gt_labels):
-            name = self.truth.classes[label]
-            missed, crowd = i in matched.missed, crowds[i]
-            note = f'{name}, a crowd region' if crowd else f'{name}, missed' if missed else name
-            outlines.append(Outline(masks[i], self.colours[label], note, note, missed))
-        size = (image['height'], image['width'])
-        return image_figure(f'image-{image_id}', size, outlines, f'ground truth of {image["file_name"]}')
+    def _ground_truth(self, image_id: int) -> Markup:
+        matched, outlines = self.matched[image_id], []
+        annotations = zip(matched.gt_labels, self.truth.masks(image_id), self.truth.crowds(image_id))
+        for i, (label, mask, crowd) in enumerate(annotations):
+            missed = i in matched.missed
+            note = self.truth.classes[label] + (', a crowd region' if crowd else ', missed' if missed else '')
+            outlines.append(Outline(mask, self.colours[label], note, note, missed))
+        return self._outlined(image_id, outlines, 'ground truth of')
 
     def _prediction(self, image_id: int, strong: int = -1) -> Markup:
-        image, matched = self.truth.image(image_id), self.matched[image_id]
-        outlines = []
+        matched, outlines = self.matched[image_id], []
         # The most important last: it lies on top.
         for k in reversed(range(len(matched.detections))):
             detection = matched.detections[k]
             label, score = matched.result.labels[detection], matched.result.scores[detection]
-            wrong = matched.outcomes[k] in _WRONG
-            name = f'{self.truth.classes[label]} {score:.2f}'
-            mask = matched.result.masks[detection]
-            note = self._describe(image_id, k)
-            # It counts as a detection, so it is to be seen.
+            mask, note = matched.result.masks[detection], self._describe(image_id, k)
+            # It counts as a detection, so it must be visible.
             if not mask_utils.area(mask):
                 mask = _box_mask(matched.result.bboxes[detection], mask['size'])
                 note = f'{note}; its mask is empty, this is its box'
+            name, wrong = f'{self.truth.classes[label]} {score:.2f}', matched.outcomes[k] in _WRONG
             outlines.append(Outline(mask, self.colours[label], name, note, wrong, k == strong))
         outlines.sort(key=lambda outline: outline.strong)
+        return self._outlined(image_id, outlines, 'prediction for')
+
+    def _outlined(self, image_id: int, outlines: list[Outline], what: str) -> Markup:
+        image = self.truth.image(image_id)
         size = (image['height'], image['width'])
-        return image_figure(f'image-{image_id}', size, outlines, f'prediction for {image["file_name"]}')
+        return image_figure(f'image-{image_id}', size, outlines, f'{what} {image["file_name"]}')
 
     def _describe(self, image_id: int, k: int) -> str:
-        """Say what became of a detection."""
+        """Describe a detection and its outcome."""
         matched = self.matched[image_id]
         detection, outcome, iou = matched.detections[k], matched.outcomes[k], matched.ious[k]
         classes = self.truth.classes
@@ -325,19 +285,14 @@ class ReportPage:
         if outcome is Outcome.WRONG_CLASS:
             return f'{said}: wrong class, it is {classes[matched.gt_labels[matched.partners[k]]]} (IoU {iou:.2f})'
         if outcome is Outcome.NOTHING_THERE:
-            return f'{said}: nothing of the kind is annotated there'
+            return f'{said}: no such object is annotated there'
         if outcome is Outcome.IN_CROWD:
             return f'{said}: in a crowd region'
         return f'{said}: {outcome.value} (IoU {iou:.2f})'
 
 
 def class_colours(cfg_palette, num_classes: int) -> list[str]:
-    """CSS colours of the classes.
-
-    Args:
-        cfg_palette: Palette as MMDetection takes it, or None.
-        num_classes: Number of classes.
-    """
+    """Return CSS colours of the classes, from the palette of a config if it has one for each."""
     if isinstance(cfg_palette, (list, tuple)) and len(cfg_palette) >= num_classes:
         return ['#{:02x}{:02x}{:02x}'.format(*(int(c) for c in colour)) for colour in cfg_palette[:num_classes]]
     # The golden angle: neighbours differ, and no number of classes repeats a hue.
@@ -345,7 +300,7 @@ def class_colours(cfg_palette, num_classes: int) -> list[str]:
 
 
 def _box_mask(box: np.ndarray, size: Sequence[int]) -> dict:
-    """A mask that fills the pixels which a box, xyxy, touches, of an image of a height and width."""
+    """Return a mask of the pixels that a box, xyxy, touches, in an image of size (height, width)."""
     height, width = size
     left, top = np.floor(box[:2]).astype(int).clip(0, (width - 1, height - 1))
     right, bottom = np.ceil(box[2:]).astype(int).clip((left + 1, top + 1), (width, height))
@@ -354,15 +309,20 @@ def _box_mask(box: np.ndarray, size: Sequence[int]) -> dict:
     return mask_utils.encode(bitmap)
 
 
+def _known(values: dict[str, float]) -> list[tuple[str, float]]:
+    """Names and values without NaN, the lowest value first."""
+    return sorted(((name, value) for name, value in values.items() if not np.isnan(value)), key=lambda item: item[1])
+
+
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN where one of both is constant."""
+    """Spearman's rank correlation; NaN if one of both is constant."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float('nan')
     return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks of values, equal ones with their mean."""
+    """Ranks of values; equal ones get their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 

@@ -1,6 +1,4 @@
-from .coco_predictions import CocoPredictions
-from .panoptic_inferencer import PanopticInferencer
-from .predictor import Predictor
-from .supervision_detections import to_supervision
+from .image_predictor import ImagePredictor, PanopticInferencer
+from .prediction_formats import CocoPredictions, to_supervision
 
-__all__ = ['CocoPredictions', 'PanopticInferencer', 'Predictor', 'to_supervision']
+__all__ = ['CocoPredictions', 'ImagePredictor', 'PanopticInferencer', 'to_supervision']

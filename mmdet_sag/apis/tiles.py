@@ -10,14 +10,14 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from ..structures.mask import RLEMasks
-from ..structures.mask.place_rle import place_rle
+from ..structures.mask.run_lengths import place_rle
 
-# Share of a mask that one with a higher score, or one that is whole, may cover.
+# Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
 
 
 class Tile(NamedTuple):
-    """A part of an image: columns ``x`` to ``x + width``, rows ``y`` to ``y + height``, in pixels."""
+    """A part of an image in pixels; ``x`` and ``y`` are its left and upper end."""
 
     x: int
     y: int
@@ -26,13 +26,13 @@ class Tile(NamedTuple):
 
 
 def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
-    """Cover an image with tiles of equal size, the last ones moved inwards.
+    """Cover an image with tiles of equal size.
 
     Args:
         height: Height of the image.
         width: Width of the image.
-        size: Side of a tile; the image's where that is smaller.
-        overlap: Share of a tile that its neighbour has too, in [0, 1).
+        size: Side of a tile, or of the image if that is smaller.
+        overlap: Least overlap of neighbours, as a share of a tile in [0, 1).
     """
     columns, rows = (_starts(length, size, overlap) for length in (width, height))
     return [Tile(x, y, min(size, width), min(size, height)) for y in rows for x in columns]
@@ -41,13 +41,12 @@ def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]
 def merge_tiles(tiles: Sequence[Tile], samples: Sequence[DetDataSample], height: int, width: int) -> DetDataSample:
     """Join the detections of an image's tiles.
 
-    What a tile cuts off at an edge inside the image is kept only where no tile shows it whole. Of detections of a class
-    whose masks overlap by more than half of the smaller one, the first stays: those that are whole before those cut
-    off, the higher score first. Where a model predicts no masks, boxes take their place.
+    If masks of a class overlap by more than half of the smaller one, the best detection stays: uncut ones are better
+    than those that the edge of a tile cuts, then higher scores are better. Without masks, boxes are compared.
 
     Args:
-        tiles: Tiles; one that is the whole image may be among them.
-        samples: Predictions of each.
+        tiles: Tiles, which may include the full image.
+        samples: Prediction of each tile.
         height: Height of the image.
         width: Width of the image.
 
@@ -59,7 +58,7 @@ def merge_tiles(tiles: Sequence[Tile], samples: Sequence[DetDataSample], height:
     cut = np.concatenate([cut for _, cut in found])
     if len(instances):
         instances = instances[torch.from_numpy(_keep(instances, cut))]
-        # Visualizers and RoI-wise consumers expect the highest score first.
+        # Visualizers expect the highest score first.
         instances = instances[instances.scores.argsort(descending=True, stable=True)]
     merged = DetDataSample(metainfo=dict(ori_shape=(height, width), img_shape=(height, width)))
     merged.pred_instances = instances
@@ -73,24 +72,23 @@ def _starts(length: int, size: int, overlap: float) -> Iterator[int]:
 
 
 def _place(tile: Tile, pred: InstanceData, height: int, width: int) -> tuple[InstanceData, np.ndarray]:
-    """Detections of a tile in the image, and which of them end at an edge inside it."""
+    """Move the detections of a tile to the image, and find those that the tile cuts."""
     pred = pred.cpu()
     masks: list | None = None
     if 'masks' in pred:
-        masks = [_place_mask(mask, box, tile, height, width) for mask, box in zip(pred.masks, pred.bboxes)]
-        pred = InstanceData(**{key: value for key, value in pred.items() if key != 'masks'})
+        masks = [_place_mask(mask, tile, height, width) for mask in pred.masks]
     x1, y1, x2, y2 = pred.bboxes.numpy().reshape(-1, 4).T
     cut = (x1 < 2) & (tile.x > 0) | (y1 < 2) & (tile.y > 0)
     cut |= (x2 > tile.width - 2) & (tile.x + tile.width < width)
     cut |= (y2 > tile.height - 2) & (tile.y + tile.height < height)
-    placed = InstanceData(**{key: value for key, value in pred.items() if key != 'bboxes'})
+    placed = InstanceData(**{key: value for key, value in pred.items() if key not in ('bboxes', 'masks')})
     placed.bboxes = pred.bboxes + pred.bboxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
     if masks is not None:
         placed.masks = RLEMasks(masks, height, width)
     return placed, cut
 
 
-def _place_mask(mask, box: torch.Tensor, tile: Tile, height: int, width: int) -> dict:
+def _place_mask(mask, tile: Tile, height: int, width: int) -> dict:
     bitmap = mask.decode() if hasattr(mask, 'decode') else np.asarray(mask.cpu(), dtype=bool)
     rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
     if not len(rows):
@@ -101,7 +99,7 @@ def _place_mask(mask, box: torch.Tensor, tile: Tile, height: int, width: int) ->
 
 
 def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:
-    """Indices of the detections that stay."""
+    """Return the indices of the detections that stay."""
     scores = instances.get('mask_scores', instances.scores).numpy()
     labels = instances.labels.numpy()
     x1, y1, x2, y2 = instances.bboxes.numpy().astype(np.float64).T
@@ -113,7 +111,7 @@ def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:
         rivals = [k for k in rivals if y1[k] < y2[i] and y1[i] < y2[k]]
         if rivals:
             mine, theirs = ([shapes[i]], [shapes[k] for k in rivals]) if shapes else (boxes[[i]], boxes[rivals])
-            # With iscrowd, the share of the first that the second covers.
+            # With iscrowd, pycocotools returns the covered share of the first.
             covered = mask_utils.iou(mine, theirs, [1] * len(rivals))[0]
             covers = mask_utils.iou(theirs, mine, [1])[:, 0]
             if max(covered.max(), covers.max()) > _MAX_COVERED:

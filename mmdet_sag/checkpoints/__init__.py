@@ -1,3 +1,3 @@
-from .converting import Conversion, convert_checkpoint
+from .converting import CheckpointConversion, convert_checkpoint
 
-__all__ = ['Conversion', 'convert_checkpoint']
+__all__ = ['CheckpointConversion', 'convert_checkpoint']

@@ -1,5 +1,6 @@
-"""From a checkpoint of CenterMask2 or ImageNet weights to a checkpoint of MMEngine."""
+"""Converts checkpoints of CenterMask2 and CenterMask, and ImageNet weights, to checkpoints of MMEngine."""
 
+import contextlib
 import re
 import time
 from collections import Counter
@@ -15,8 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..fileio import atomic_write, sha256
 from ..version import __version__
-from .centermask2 import rename_state_dict
-from .first_centermask import is_first_implementation, rename_to_centermask2
+from .centermask_names import rename_state_dict, rename_to_centermask2
 from .reading import read_weights
 from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
 from .zoo import CONFIGS, FIRST_CONFIGS, PANOPTIC_CONFIGS, ZooModel, recognise_backbone, recognise_detector
@@ -26,18 +26,29 @@ PANOPTIC = 'CenterMask2 panoptic model'
 FIRST_DETECTOR = 'CenterMask detector of the first implementation'
 AUTHORS_BACKBONE = 'ImageNet backbone of the CenterMask2 authors'
 TIMM_BACKBONE = 'ImageNet VoVNet of timm'
-AUTHORS_LICENCE = (
+_AUTHORS_LICENCE = (
     "the CenterMask2 authors' weights are CC BY-NC 4.0 (no commercial use); converting them does not change that"
 )
-FIRST_LICENCE = (
-    "the first implementation is under BSD 2-Clause, with FCOS's notice that limits it to non-commercial purposes; "
-    'converting its weights does not change that'
-)
-TIMM_LICENCE = 'the weights keep the licence that timm gives them (see the model card); converting does not change that'
-
+_LICENCES = {
+    DETECTOR: _AUTHORS_LICENCE,
+    PANOPTIC: _AUTHORS_LICENCE,
+    AUTHORS_BACKBONE: _AUTHORS_LICENCE,
+    FIRST_DETECTOR: "the first implementation is under BSD 2-Clause, with FCOS's notice that limits it to "
+    'non-commercial purposes; converting its weights does not change that',
+    TIMM_BACKBONE: 'the weights keep the licence that timm gives them (see the model card); converting does not change '
+    'that',
+}
+# Names of parameters of each kind; the first kind that has one is taken.
+_KINDS = {
+    PANOPTIC: r'sem_seg_head\.',
+    FIRST_DETECTOR: r'(rpn\.head|backbone\.body|backbone\.fpn|roi_heads\.(mask|maskiou))\.',
+    DETECTOR: r'(proposal_generator|roi_heads)\.',
+    AUTHORS_BACKBONE: r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)',
+    TIMM_BACKBONE: r'stages\.\d\.blocks\.\d+\.conv_mid\.',
+}
 _DUPLICATES = 'two of its keys mean the same parameter; get the file again'
 _IS_TRAINING_STATE = 'state or note of the training, not weights'
-# What is left out of a state dict, and why.
+# Parameters that are dropped, and why.
 _DROPPED = (
     (r'(^|\.)num_batches_tracked$', 'frozen norm layers do not use it; written as 0'),
     (r'^pixel_(mean|std)$', "the config's data_preprocessor holds it"),
@@ -49,13 +60,18 @@ _DROPPED_FROM_BACKBONE = (
 )
 
 
-class Conversion(NamedTuple):
-    """What a conversion did.
+class CheckpointConversion(NamedTuple):
+    """The result of a conversion.
 
-    ``kind`` is what the source is, ``model`` the config (or backbone) that it fits, ``num_classes`` its class count
-    (0 for a backbone), ``mapped`` the number of tensors per part of the model, ``dropped`` what was left out by the
-    reason why, ``added`` the number of counters written as 0, ``notes`` what the user should know, ``licence`` a word
-    on the weights' licence.
+    Attributes:
+        kind: What the source is.
+        model: The config, or the backbone, that the weights fit.
+        num_classes: Number of classes; 0 for a backbone.
+        mapped: Number of tensors by part of the model.
+        dropped: Names of what was left out, by reason.
+        added: Number of counters that were added as 0.
+        notes: What the user should know.
+        licence: The weights' licence.
     """
 
     kind: str
@@ -85,27 +101,27 @@ def convert_checkpoint(
     force: bool = False,
     timm_mean: Sequence[float] = IMAGENET_MEAN,
     timm_std: Sequence[float] = IMAGENET_STD,
-) -> Conversion:
-    """Convert a checkpoint and write it as one of MMEngine.
+) -> CheckpointConversion:
+    """Convert a checkpoint to one of MMEngine.
 
     The source is a CenterMask2 detector or panoptic model, a CenterMask detector of the first implementation, an
     ImageNet backbone of the authors (VoVNetV2, MobileNetV2), or a timm ``ese_vovnet*``: a file of PyTorch or
-    safetensors, or a pickle of NumPy arrays. Which one, and which of the configs it fits, follows from its names and
-    shapes. A model's checkpoint becomes one of the whole model, with the config and the class names in its meta; a
-    backbone's becomes one for the backbone's ``init_cfg``.
+    safetensors, or a pickle of NumPy arrays. Names and shapes of its parameters say which one it is, and which config
+    it fits. A detector's checkpoint gets the config and the class names in its ``meta``; a backbone's is for the
+    backbone's ``init_cfg``.
 
     Args:
-        src: The checkpoint to convert. Nothing in it is run.
+        src: The checkpoint to convert. No code in it is run.
         dst: The file to write, atomically.
-        force: Whether an existing ``dst`` may be replaced.
-        timm_mean: For timm's weights: mean of the RGB channels, for images in [0, 1], with which they were trained.
-        timm_std: Standard deviation likewise.
+        force: Whether to replace ``dst`` if it exists.
+        timm_mean: For timm's weights: mean of the RGB channels in [0, 1] that they were trained with.
+        timm_std: For timm's weights: standard deviation of the same.
 
     Returns:
         What was done.
 
     Raises:
-        InputError: If the source cannot be used as a whole, or ``dst`` cannot be written.
+        InputError: The source cannot be converted, or ``dst`` cannot be written.
     """
     src, dst = Path(src), Path(dst)
     _check_destination(src, dst, force)
@@ -116,7 +132,7 @@ def convert_checkpoint(
         state_dict, model, conversion = _convert(state_dict, dropped, timm_mean, timm_std)
     except InputError as error:
         raise InputError(f'{src}: {error}') from None
-    meta = dict(
+    meta: dict[str, Any] = dict(
         source=src.name,
         source_sha256=sha256(src),
         source_kind=conversion.kind,
@@ -125,7 +141,7 @@ def convert_checkpoint(
         time=time.strftime('%Y%m%d_%H%M%S'),
     )
     if conversion.num_classes:
-        # As MMEngine names them: inference with no other config than the checkpoint's reads `cfg`.
+        # MMEngine's inference reads `cfg` if it is given a checkpoint without a config.
         meta.update(config=model.name, cfg=model.config.pretty_text)
         if names := _class_names(model):
             meta['dataset_meta'] = names
@@ -146,7 +162,7 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
 
 
 def _parameters(src: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Tensors of a checkpoint by name, and what was left out by reason."""
+    """Return the tensors of a checkpoint by name, and the names of the rest by reason."""
     dropped: dict[str, list[str]] = {}
     if isinstance(content, Mapping):
         for key in ('model', 'state_dict'):
@@ -164,7 +180,7 @@ def _parameters(src: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, l
         else:
             dropped.setdefault(_IS_TRAINING_STATE, []).append(str(key))
     if parameters and all(key.startswith('module.') for key in parameters):
-        parameters = {key[len('module.') :]: value for key, value in parameters.items()}
+        parameters = {key.removeprefix('module.'): value for key, value in parameters.items()}
     return parameters, dropped
 
 
@@ -178,23 +194,23 @@ def _to_tensor(src: Path, key: str, value: Tensor | np.ndarray) -> Tensor:
 
 def _convert(
     state_dict: dict[str, Tensor], dropped: dict[str, list[str]], timm_mean: Sequence[float], timm_std: Sequence[float]
-) -> tuple[dict[str, Tensor], ZooModel, Conversion]:
-    pixel_statistics = {key: state_dict[key] for key in ('pixel_mean', 'pixel_std') if key in state_dict}
+) -> tuple[dict[str, Tensor], ZooModel, CheckpointConversion]:
+    pixel_statistics = {key: value for key, value in state_dict.items() if key in ('pixel_mean', 'pixel_std')}
     state_dict = _drop(state_dict, dropped, _DROPPED)
     if strange := [key for key, value in state_dict.items() if not value.is_floating_point()]:
         raise InputError(f'{_shortened(strange)}: holds no floating-point numbers, as weights do; get the file again')
     kind = _kind_of(state_dict)
-    num_classes = 0
+    num_classes, notes = 0, []
     if kind in (DETECTOR, PANOPTIC, FIRST_DETECTOR):
         if kind == FIRST_DETECTOR:
-            converted = rename_to_centermask2(state_dict)
-            if len(converted) != len(state_dict):
+            renamed = rename_to_centermask2(state_dict)
+            if len(renamed) != len(state_dict):
                 raise InputError(_DUPLICATES)
-            converted = _rename(converted)
-            converted, model, notes = _recognise_first_detector(converted, dropped)
+            converted, model = _recognise_first_detector(_rename(renamed), dropped)
+            notes.append('channel 0 of the masks and of their IoU, the background, was left out')
         else:
             converted = _rename(state_dict)
-            model, notes = recognise_detector(converted, PANOPTIC_CONFIGS if kind == PANOPTIC else CONFIGS), []
+            model = recognise_detector(converted, PANOPTIC_CONFIGS if kind == PANOPTIC else CONFIGS)
         num_classes = model.config.model.bbox_head.num_classes
         notes += _preprocessing_notes(model, pixel_statistics)
         if not _class_names(model):
@@ -203,53 +219,50 @@ def _convert(
         state_dict = {re.sub(r'^(backbone\.)?bottom_up\.', '', key): value for key, value in state_dict.items()}
         converted = _rename(_drop(state_dict, dropped, _DROPPED_FROM_BACKBONE), 'backbone.bottom_up.', 'backbone.')
         model = recognise_backbone(converted)
-        notes = []
     else:
         state_dict = _drop(state_dict, dropped, _DROPPED_FROM_BACKBONE)
         converted = rename_timm_vovnet(state_dict)
         num_blocks_without_ese = (len(converted) - len(state_dict)) // 2
         model = recognise_backbone(converted)
         converted = fold_input_convention(converted, timm_mean, timm_std)
-        notes = [
+        notes.append(
             f'trained on RGB images in [0, 1] with mean {tuple(timm_mean)} and std {tuple(timm_std)}, which is now '
-            "part of the stem: the config's data_preprocessor stays as it is",
-        ]
+            "part of the stem: the config's data_preprocessor stays as it is"
+        )
         if num_blocks_without_ese:
             notes.append(f'{num_blocks_without_ese} blocks without eSE in timm got one that multiplies by 1')
 
     mapped = Counter(key.split('.')[0] for key in converted)
     added = _load_strictly(model, converted)
-    licence = {TIMM_BACKBONE: TIMM_LICENCE, FIRST_DETECTOR: FIRST_LICENCE}.get(kind, AUTHORS_LICENCE)
-    return converted, model, Conversion(kind, model.name, num_classes, mapped, dropped, added, notes, licence)
+    result = CheckpointConversion(kind, model.name, num_classes, mapped, dropped, added, notes, _LICENCES[kind])
+    return converted, model, result
 
 
 def _recognise_first_detector(
     state_dict: dict[str, Tensor], dropped: dict[str, list[str]]
-) -> tuple[dict[str, Tensor], ZooModel, list[str]]:
-    """Find the model of the first implementation; what it has no use for is left out."""
-    notes = ['the background, channel 0 of the masks and of their IoU, which no detection is of, was left out']
+) -> tuple[dict[str, Tensor], ZooModel]:
+    """Find the model of the first implementation, and drop a MaskIoU head that it does not use."""
     try:
-        return state_dict, recognise_detector(state_dict, FIRST_CONFIGS), notes
+        return state_dict, recognise_detector(state_dict, FIRST_CONFIGS)
     except InputError:
-        mask_iou = [key for key in state_dict if key.startswith('roi_head.mask_iou_head.')]
-        without = {key: value for key, value in state_dict.items() if key not in mask_iou}
-        try:
-            model = recognise_detector(without, FIRST_CONFIGS)
-        except InputError:
-            model = None
-        if model is None or model.config.model.roi_head.mask_iou_head is not None:
-            raise
-    dropped['the published results of this model were made without a MaskIoU head'] = mask_iou
-    return without, model, notes
+        rest = {key: value for key, value in state_dict.items() if not key.startswith('roi_head.mask_iou_head.')}
+        with contextlib.suppress(InputError):
+            model = recognise_detector(rest, FIRST_CONFIGS)
+            if model.config.model.roi_head.mask_iou_head is None:
+                reason = 'the published results of this model were made without a MaskIoU head'
+                dropped[reason] = [key for key in state_dict if key not in rest]
+                return rest, model
+        raise
 
 
 def _rename(state_dict: Mapping[str, Tensor], prefix: str = '', new_prefix: str = '') -> dict[str, Tensor]:
-    """Rename with both prefixes left out; what has no name here keeps its own."""
-    renamed, unknown = rename_state_dict({prefix + key: value for key, value in state_dict.items()})
+    """Rename parameters that lack a prefix; unknown names stay as they are."""
+    prefixed = {prefix + key: value for key, value in state_dict.items()}
+    renamed, unknown = rename_state_dict(prefixed)
     if len(renamed) + len(unknown) != len(state_dict):
         raise InputError(_DUPLICATES)
-    renamed = {key[len(new_prefix) :]: value for key, value in renamed.items()}
-    return {**renamed, **{key[len(prefix) :]: state_dict[key[len(prefix) :]] for key in unknown}}
+    renamed = {key.removeprefix(new_prefix): value for key, value in renamed.items()}
+    return {**renamed, **{key.removeprefix(prefix): prefixed[key] for key in unknown}}
 
 
 def _drop(
@@ -266,20 +279,10 @@ def _drop(
 
 
 def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
-    def has(pattern: str) -> bool:
-        return any(re.match(pattern, key) for key in state_dict)
-
-    if has(r'sem_seg_head\.'):
-        return PANOPTIC
-    if is_first_implementation(state_dict):
-        return FIRST_DETECTOR
-    if has(r'(proposal_generator|roi_heads)\.'):
-        return DETECTOR
-    if has(r'(backbone\.)?(bottom_up\.)?(stem\.stem_\d/|stage\d\.OSA|features\.\d+\.)'):
-        return AUTHORS_BACKBONE
-    if has(r'stages\.\d\.blocks\.\d+\.conv_mid\.'):
-        return TIMM_BACKBONE
-    if has(r'bbox_head\.|stages\.\d\.\d+\.convs\.'):
+    for kind, pattern in _KINDS.items():
+        if any(re.match(pattern, key) for key in state_dict):
+            return kind
+    if any(re.match(r'bbox_head\.|stages\.\d\.\d+\.convs\.', key) for key in state_dict):
         raise InputError('has the names of MMDetection already; load it as it is')
     first = ', '.join(list(state_dict)[:3]) or 'none'
     raise InputError(
@@ -288,7 +291,7 @@ def _kind_of(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def _class_names(model: ZooModel) -> dict:
-    """COCO's classes as MMDetection's data set has them, or nothing where the model has another number."""
+    """Return COCO's classes as MMDetection's data set has them, or nothing if the model has another number."""
     config = model.config.model
     num_things = config.bbox_head.num_classes
     if 'semantic_head' in config:
@@ -300,7 +303,7 @@ def _class_names(model: ZooModel) -> dict:
 def _preprocessing_notes(model: ZooModel, pixel_statistics: Mapping[str, Tensor]) -> list[str]:
     notes = []
     for key, value in pixel_statistics.items():
-        name = key[len('pixel_') :]
+        name = key.removeprefix('pixel_')
         expected = model.config.model.data_preprocessor[name]
         if value.numel() != 3 or not np.allclose(value.flatten().numpy(), expected, rtol=1e-4):
             given = [round(number, 4) for number in value.flatten().tolist()]
@@ -309,11 +312,11 @@ def _preprocessing_notes(model: ZooModel, pixel_statistics: Mapping[str, Tensor]
 
 
 def _load_strictly(model: ZooModel, state_dict: dict[str, Tensor]) -> int:
-    """Load into the model, after adding the counters that it has and no published file does; return their number."""
+    """Add the counters of norm layers, which no published file has, load all, and return the number of counters."""
     built = model.build()
     counters = [key for key in built.state_dict() if key.endswith('.num_batches_tracked')]
     state_dict.update({key: torch.zeros((), dtype=torch.long) for key in counters})
-    # assign: the model is on the meta device, where there is nothing to copy into.
+    # The model is on the meta device, which cannot be copied into.
     built.load_state_dict(state_dict, strict=True, assign=True)
     return len(counters)
 
@@ -323,7 +326,7 @@ def _save(checkpoint: dict, dst: Path) -> None:
         dst.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(dst) as file:
             torch.save(checkpoint, file)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's, e.g. on a full disk.
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError, e.g. on a full disk.
         reason = getattr(error, 'strerror', None) or str(error).partition('\n')[0]
         raise InputError(f'{dst}: cannot be written ({reason}); choose another place') from error
 

@@ -1,4 +1,4 @@
-"""Checkpoint files of others, read without running anything that is in them."""
+"""Reads checkpoint files without running anything in them."""
 
 import functools
 import pickle
@@ -11,29 +11,28 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .allowed_calls import NotAllowed
-from .listed_unpickler import ListedUnpickler
+from .detectron2_pickle import read_pickle
 
 _ZIP = b'PK\x03\x04'
-# What torch.save wrote before its files were zip archives begins with this number, pickled.
+# Files of torch.save that are no zip archives begin with this number, pickled.
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 def read_weights(path: Path, mmap: bool = False) -> Any:
     """Read a file of weights, whatever wrote it: PyTorch, safetensors, or pickle with NumPy arrays.
 
-    Nothing in the file is run: PyTorch's files go through its weights-only loading, and a pickle may hold arrays,
-    numbers, texts and containers, nothing else.
+    PyTorch's files are read with ``torch.load(weights_only=True)``. A pickle may hold arrays, numbers, texts and
+    containers.
 
     Args:
         path: The file.
-        mmap: Leave the tensors on the disk until they are used, where PyTorch's format allows it.
+        mmap: Whether to leave the tensors on the disk until they are used, where PyTorch's format allows it.
 
     Returns:
         The object in the file, with tensors on the CPU or arrays.
 
     Raises:
-        InputError: If the file is missing, empty, damaged, of another kind, or wants to run something.
+        InputError: The file is missing, empty, damaged, of another kind, or wants to run something.
     """
     try:
         with path.open('rb') as file:
@@ -47,7 +46,7 @@ def read_weights(path: Path, mmap: bool = False) -> Any:
     # safetensors: the length of a JSON text in eight bytes, then that text.
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
         return _read(path, _read_safetensors)
-    return _read(path, _read_pickle)
+    return _read(path, read_pickle)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
@@ -55,22 +54,22 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except InputError:
         raise
-    except NotAllowed as error:
-        raise InputError(f'{path}: refused, it wants {error.what}, which no file of weights needs') from None
     except Exception as error:  # A damaged file can make a reader fail in any way.
         # PyTorch names what is not allowed only inside its message.
-        wanted = re.search(r'the checkpoint wants (.+?), which is not allowed', str(error))
-        if wanted:
-            raise InputError(f'{path}: refused, it wants {wanted[1]}, which no file of weights needs') from None
+        wanted = re.search(r'the checkpoint (wants .+?), which is not allowed', str(error))
         found = re.search(r'(?:GLOBAL|class|function) ((?:\w+\.)+\w+)', str(error))
-        if isinstance(error, pickle.UnpicklingError) and found:
-            raise InputError(f'{path}: refused, it wants to use {found[1]}, which no file of weights needs') from None
-        raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from error
+        if wanted:
+            what = wanted[1]
+        elif isinstance(error, pickle.UnpicklingError) and found:
+            what = f'wants to use {found[1]}'
+        else:
+            raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from error
+        raise InputError(f'{path}: refused, it {what}, which no file of weights needs') from None
 
 
 def _read_torch(path: Path, mmap: bool) -> Any:
     with warnings.catch_warnings():
-        # PyTorch's own use of its storage classes, which older files bring about.
+        # Older files make PyTorch use its own deprecated storage classes.
         warnings.filterwarnings('ignore', message='TypedStorage is deprecated')
         return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
@@ -83,9 +82,3 @@ def _read_safetensors(path: Path) -> Any:
             f'{path}: is a safetensors file; pip install safetensors, or take the PyTorch file of the same weights'
         ) from None
     return load_file(path)
-
-
-def _read_pickle(path: Path) -> Any:
-    with path.open('rb') as file:
-        # latin1: the texts and arrays of Python 2's pickles.
-        return ListedUnpickler(file, encoding='latin1').load()

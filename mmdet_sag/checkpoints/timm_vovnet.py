@@ -16,7 +16,7 @@ _NORM_EPS = 1e-5
 
 _RULES = (
     (r'^(stages\.0)\.blocks\.', r'\1.'),
-    # Stages but the first begin with a pooling layer, which takes the first index.
+    # All stages except the first begin with a pooling layer, which takes the first index.
     (r'^(stages\.[1-9])\.blocks\.(\d+)', lambda m: f'{m[1]}.{int(m[2]) + 1}'),
     (r'\.conv_mid\.', '.convs.'),
     (r'\.conv_concat\.', '.concat.'),
@@ -30,14 +30,8 @@ _RULES = (
 def rename_timm_vovnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a timm ``ese_vovnet*`` without classifier.
 
-    timm weighs channels (eSE) only in a stage's last block, this package in all of them, as the published models do:
-    the others get an eSE that multiplies by one and can still learn.
-
-    Args:
-        state_dict: timm's weights by their names there.
-
-    Returns:
-        The weights by their names in ``VoVNet``. A name that no rule knows stays as it is.
+    timm weighs channels (eSE) only in the last block of a stage, the published models in all blocks: the other blocks
+    get an eSE that multiplies by one and can still learn. Unknown names stay as they are.
     """
     depthwise = {key.rpartition('.conv_pw.')[0] for key in state_dict if '.conv_pw.' in key}
     renamed = {}
@@ -54,17 +48,16 @@ def rename_timm_vovnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fold_input_convention(
     state_dict: Mapping[str, Tensor], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> dict[str, Tensor]:
-    """Make a ``VoVNet`` trained on timm's images give the same features for those of the configs here.
+    """Adapt timm's weights to the input of this package's configs.
 
-    timm's models take RGB images, scaled to [0, 1] and normalised; the configs here feed BGR images of which only the
-    mean is subtracted. The difference goes into the first conv and the statistics of its norm layer. With another
-    mean than the configs', features near the image's border differ: there the first conv pads with what is then
-    another colour.
+    timm's models take normalised RGB images; the configs here subtract the mean from BGR images. The difference goes
+    into the first conv and the statistics of its norm layer. With another mean than the configs', features near the
+    border of the image differ, because the padding of the first conv is another colour.
 
     Args:
         state_dict: Weights by their names in ``VoVNet``.
-        mean: Mean of the RGB channels for images in [0, 1] with which the model was trained.
-        std: Standard deviation likewise.
+        mean: Mean of the RGB channels in [0, 1] that the model was trained with.
+        std: Standard deviation of the same.
 
     Returns:
         The weights, three of them changed.
@@ -72,12 +65,12 @@ def fold_input_convention(
     names = ('stem.0.conv.weight', 'stem.0.bn.running_mean', 'stem.0.bn.running_var')
     # In float64: the results are rounded once.
     weight, running_mean, running_var = (state_dict[name].double() for name in names)
-    std = 255 * torch.tensor(std, dtype=torch.float64)
+    scale = 255 * torch.tensor(std, dtype=torch.float64)
     shift = torch.tensor(_CONFIG_MEAN, dtype=torch.float64) - 255 * torch.tensor(mean, dtype=torch.float64)
-    # The conv takes the ratios of the channels' std and the norm layer their size: with all of it in the conv, weights
-    # and gradients of this one layer would be about 60 times smaller and larger, and one learning rate too high for it.
-    size = std.mean()
-    weight = weight * (size / std).view(1, 3, 1, 1)
+    # The conv takes the ratios of the channels' std, the norm layer their size. If the conv took both, its weights
+    # would be about 60 times smaller and its gradients larger, and the learning rate too high for this layer.
+    size = scale.mean()
+    weight = weight * (size / scale).view(1, 3, 1, 1)
     running_mean = size * running_mean - weight.sum((2, 3)) @ shift
     running_var = size**2 * (running_var + _NORM_EPS) - _NORM_EPS
     folded = (weight.flip(1), running_mean, running_var)
@@ -91,7 +84,7 @@ def _add_missing_ese(state_dict: dict[str, Tensor]) -> None:
         if match and state_dict[match[0]].ndim == 4
     )
     for (stage, _, block), (next_stage, _, _) in zip(blocks, blocks[1:]):
-        # The last block of a stage has its eSE in every model whose architecture is ours.
+        # The last block of a stage always has its eSE.
         if stage == next_stage and f'{block}ese.fc.weight' not in state_dict:
             weight = state_dict[f'{block}concat.conv.weight']
             channels = len(weight)

@@ -1,8 +1,8 @@
-"""The configs of the published models, and which of them a set of parameters belongs to."""
+"""The configs of the published models: by short names, and by the parameters of a checkpoint."""
 
 import copy
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,28 +22,16 @@ SEMANTIC_LOGITS = 'semantic_head.conv_logits.weight'
 CONFIGS = ('centermask', 'centermask_lite'), '*_fpn_ms-?x_coco.py'
 PANOPTIC_CONFIGS = ('panoptic_centermask',), '*_fpn_ms-?x_coco-panoptic.py'
 FIRST_CONFIGS = ('centermask_first',), '*_fpn_*x_coco.py'
-
-
-@dataclass(frozen=True)
-class Differences:
-    """How the parameters of a file differ from those of a model, by their names here."""
-
-    missing: list[str]
-    unmapped: list[str]
-    misshapen: list[str]
-
-    def __len__(self) -> int:
-        return len(self.missing) + len(self.unmapped) + len(self.misshapen)
-
-    def __str__(self) -> str:
-        named = zip(('missing', 'unmapped', 'of another shape'), (self.missing, self.unmapped, self.misshapen))
-        return '; '.join(f'{len(keys)} {what}: {_listed(keys)}' for what, keys in named if keys)
+_INSTANCE_FOLDERS = ('centermask_lite', 'centermask', 'centermask_first', 'sag_mask')
 
 
 class ZooModel(NamedTuple):
-    """A model that a file can hold: its name, its config, and the shapes of its parameters and statistics.
+    """A model that a file can hold.
 
-    ``name`` is the path of a detector's config below ``configs/``, or what a backbone is called.
+    Attributes:
+        name: Path of a detector's config below ``configs/``, or the name of a backbone.
+        config: Its config.
+        shapes: Shapes of its parameters and statistics, without the counters of norm layers.
     """
 
     name: str
@@ -51,28 +39,28 @@ class ZooModel(NamedTuple):
     shapes: Mapping[str, Size]
 
     def build(self) -> nn.Module:
-        """Build the model without memory for its parameters, which are on PyTorch's ``meta`` device."""
+        """Build the model on PyTorch's ``meta`` device, without memory for its parameters."""
         with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
             return MODELS.build(self.config.model)
 
-    def compare(self, state_dict: Mapping[str, Tensor]) -> Differences:
-        """List how parameters, by their names here, differ from this model's."""
-        return Differences(
-            [key for key in self.shapes if key not in state_dict],
-            [key for key in state_dict if key not in self.shapes],
-            [
-                f'{key} {tuple(value.shape)} instead of {tuple(self.shapes[key])}'
-                for key, value in state_dict.items()
-                if key in self.shapes and value.shape != self.shapes[key]
+    def differences(self, state_dict: Mapping[str, Tensor]) -> dict[str, list[str]]:
+        """Return the names of parameters that differ from those of this model, by the kind of difference."""
+        shapes = self.shapes
+        misshapen = [key for key, value in state_dict.items() if key in shapes and value.shape != shapes[key]]
+        return {
+            'missing': [key for key in shapes if key not in state_dict],
+            'unmapped': [key for key in state_dict if key not in shapes],
+            'of another shape': [
+                f'{key} {tuple(state_dict[key].shape)} instead of {tuple(shapes[key])}' for key in misshapen
             ],
-        )
+        }
 
 
 def config_root() -> Path:
-    """Folder of the configs: that of an installed package, or that of a clone.
+    """Return the folder of the configs, of an installed package or of a clone.
 
     Raises:
-        InputError: If there is none.
+        InputError: There is none.
     """
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim' / 'configs', package.parent / 'configs'):
@@ -81,24 +69,57 @@ def config_root() -> Path:
     raise InputError(f'{package}: no configs beside the package; install mmdet_sag again, or use a clone')
 
 
+def zoo_configs() -> dict[str, Path]:
+    """Paths of the configs of instance segmentation models on COCO, by their names."""
+    paths = [path for folder in _INSTANCE_FOLDERS for path in sorted((config_root() / folder).glob('*_coco.py'))]
+    return {path.stem: path for path in paths}
+
+
+def find_zoo_config(model: str) -> Path:
+    """Find a config by its name or the start of its name, such as ``centermask-lite_v39``.
+
+    If a model has several schedules, the longest is taken.
+
+    Raises:
+        InputError: No model or more than one model has this name.
+    """
+    configs = zoo_configs()
+    name = Path(model).name.removesuffix('.py')
+    if name in configs:
+        return configs[name]
+    found = [stem for stem in configs if stem.startswith(f'{name}_')]
+    if found:
+        models = {stem.split('_fpn_')[0] for stem in found}
+        if len(models) == 1:
+            return configs[max(found)]
+        raise InputError(f"--model '{model}' may be {', '.join(sorted(models))}: give one of them")
+    if 'panoptic' in name:
+        raise InputError(
+            f"--model '{model}': panoptic models need stuff annotations, which to_coco.py does not make: take an "
+            'instance model, such as centermask_v39, or see docs/datasets.md for a config by hand'
+        )
+    shown = list(dict.fromkeys(stem.split('_fpn_')[0] for stem in configs))
+    close = difflib.get_close_matches(name, shown, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'?" if close else 'take one of them'
+    raise InputError(f"--model '{model}' is not in the zoo ({', '.join(shown)}): {hint}")
+
+
 def recognise_detector(state_dict: Mapping[str, Tensor], configs: tuple[Sequence[str], str] = CONFIGS) -> ZooModel:
     """Find the published detector that has these parameters.
 
     Args:
-        state_dict: The parameters by their names here. Their class count may be any, of panoptic models also that of
-            stuff.
-        configs: Folders below ``configs/`` and pattern of the configs to look at, the longest schedule first.
+        state_dict: The parameters by this package's names, with any number of classes.
+        configs: Folders below ``configs/``, and pattern of the configs in them.
 
     Returns:
-        The model, its config set to the parameters' class count.
+        The model, with the parameters' number of classes in its config. The longest schedule comes first.
 
     Raises:
-        InputError: If no model has exactly these parameters. The message names the one that comes closest.
+        InputError: No model has exactly these parameters. The message names the closest one.
     """
-    root = config_root()
     folders, pattern = configs
-    paths = [path for folder in folders for path in (root / folder).glob(pattern)]
-    names = sorted((path.relative_to(root).as_posix() for path in paths), reverse=True)
+    names = [f'{folder}/{path.name}' for folder in folders for path in (config_root() / folder).glob(pattern)]
+    names.sort(reverse=True)
     logits = state_dict.get('bbox_head.conv_cls.weight')
     if logits is None or logits.ndim == 0:
         return _recognise(state_dict, map(_detector, names))
@@ -115,14 +136,16 @@ def recognise_backbone(state_dict: Mapping[str, Tensor]) -> ZooModel:
 
 
 def _recognise(state_dict: Mapping[str, Tensor], models: Iterable[ZooModel]) -> ZooModel:
-    closest, fewest = None, None
+    closest, fewest, least = '', {}, float('inf')
     for model in models:
-        differences = model.compare(state_dict)
-        if not differences:
+        differences = model.differences(state_dict)
+        count = sum(map(len, differences.values()))
+        if count == 0:
             return model
-        if fewest is None or len(differences) < len(fewest):
-            closest, fewest = model, differences
-    raise InputError(f'these are the parameters of no known model; for {closest.name}, the closest, {fewest}')
+        if count < least:
+            closest, fewest, least = model.name, differences, count
+    listed = '; '.join(f'{len(keys)} {kind}: {_listed(keys)}' for kind, keys in fewest.items() if keys)
+    raise InputError(f'these are the parameters of no known model; for {closest}, the closest, {listed}')
 
 
 @cache
@@ -161,13 +184,11 @@ def _backbone(arch: str | None) -> ZooModel:
 
 def _with_shapes(name: str, config: Config) -> ZooModel:
     model = ZooModel(name, config, {})
+    parameters = model.build().state_dict().items()
     # No published file counts the batches of its norm layers.
-    shapes = {key: value.shape for key, value in model.build().state_dict().items() if not _counts_batches(key)}
-    return model._replace(shapes=shapes)
-
-
-def _counts_batches(key: str) -> bool:
-    return key.endswith('.num_batches_tracked')
+    return model._replace(
+        shapes={key: value.shape for key, value in parameters if not key.endswith('.num_batches_tracked')}
+    )
 
 
 def _listed(keys: list[str], limit: int = 10) -> str:

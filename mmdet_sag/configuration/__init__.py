@@ -1,5 +1,4 @@
-from .data_statistics import DataStatistics
 from .generated_config import GeneratedConfig
-from .zoo_config import find_zoo_config
+from .training_data_summary import TrainingDataSummary
 
-__all__ = ['DataStatistics', 'GeneratedConfig', 'find_zoo_config']
+__all__ = ['GeneratedConfig', 'TrainingDataSummary']

@@ -1,42 +1,49 @@
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 
 from ..checkpoints.zoo import config_root
-from ..datasets.config_checks.model_checks import model_parts
 from ..errors import InputError
-from .choice import Choice
-from .code import Code, written
-from .data_statistics import DataStatistics
+from ..models.model_config import config_parts, set_option, unfreezing
 from .starting_weights import find_weights
+from .training_data_summary import TrainingDataSummary
 
 _COCO_CLASSES = 80
-# Images smaller than this are enlarged: the finest features of these models have a stride of 8 pixels.
+# Smaller images are enlarged: the finest features of these models have a stride of 8 pixels.
 _LEAST_SIDE = 320
-# Objects of fewer pixels across are lost at a stride of 8.
+# Objects with fewer pixels across are lost at a stride of 8.
 _SMALL_OBJECT = 24
-# Epochs at up to so many images, and at many.
+# Most epochs up to this number of images, least epochs with many images.
 _FEW_IMAGES, _MOST_EPOCHS, _LEAST_EPOCHS = 100, 150, 24
-# From random weights: the rate that the demo's kind of training takes at this batch, after AdamW's habit.
+# Learning rate of AdamW from random weights, at this batch size.
 _RANDOM_LR, _RANDOM_BATCH = 5e-4, 4
-# Where the zoo lowers its rate: 210,000 and 250,000 of 270,000 iterations.
+# The zoo lowers its learning rate after 210,000 and 250,000 of 270,000 iterations.
 _MILESTONES = 7 / 9, 25 / 27
 
 
+class Choice(NamedTuple):
+    """A setting that was chosen, its value, and the reason, for the user to read."""
+
+    what: str
+    value: str
+    why: str
+
+
 class GeneratedConfig:
-    """A short config for data of one's own, which inherits one of the zoo and states what the data ask for.
+    """A short config for the user's data, which inherits a config of the zoo.
 
     Args:
-        statistics: What there is to learn.
+        data: Summary of the data.
         base: Config of the zoo.
         load_from: Checkpoint of a detector to start from.
-        weights: As for :func:`find_weights`.
-        batch_size: Images of a step on each process.
-        num_processes: Processes that will train.
-        epochs: How often each image is seen; None: by their number.
-        short_side: Shorter side of the images in pixels; None: by their sizes.
+        weights: ``source`` of :func:`find_weights`.
+        batch_size: Images per step and process.
+        num_processes: Number of processes that will train.
+        epochs: Number of epochs; None: chosen by the number of images.
+        short_side: Shorter side of the images in pixels; None: chosen by the sizes of the images.
 
     Attributes:
         choices: What was chosen, and why.
@@ -47,7 +54,7 @@ class GeneratedConfig:
 
     def __init__(
         self,
-        statistics: DataStatistics,
+        data: TrainingDataSummary,
         base: Path,
         load_from: str | None = None,
         weights: str = 'auto',
@@ -60,12 +67,12 @@ class GeneratedConfig:
         for option, value, least in (*numbers, ('--short-side', short_side, 64)):
             if value is not None and value < least:
                 raise InputError(f'{option} is {value}: give at least {least}')
-        self.statistics = statistics
+        self.data = data
         self.base = base
         self.zoo = Config.fromfile(base)
         self.num_processes = num_processes
         self.choices: list[Choice] = []
-        self._note('model', base.stem, f'{len(statistics.classes)} classes: {", ".join(statistics.classes[:8])}')
+        self._note('model', base.stem, f'{len(data.classes)} classes: {", ".join(data.classes[:8])}')
         self.weights = find_weights(self.zoo, load_from, weights)
         self._note('start', self._start(), self.weights.why)
         self.batch_size = self._choose_batch_size(batch_size)
@@ -75,24 +82,24 @@ class GeneratedConfig:
         self._note_data()
 
     def text(self, path: Path) -> str:
-        """Source of the config.
+        """Return the source of the config.
 
         Args:
-            path: Where it will lie, which the place of the inherited config depends on.
+            path: The file that it will be written to.
         """
-        parts = [
+        parts = (
             f'_base_ = {self._base_from(path)!r}',
-            self._data(),
-            written_assignments(model=self._model()),
+            self._data_set(),
+            _assignments(model=self._model()),
             self._pipelines(),
             self._loaders(),
             self._schedule(),
-        ]
+        )
         return '\n\n'.join(parts) + '\n'
 
     @property
     def max_iters(self) -> int:
-        """Steps of the whole training."""
+        """Number of steps of the training."""
         return self.epochs * self.steps_of_epoch
 
     def _note(self, what: str, value: object, why: str) -> None:
@@ -104,32 +111,29 @@ class GeneratedConfig:
         )[self.weights.kind]
 
     def _choose_batch_size(self, given: int | None) -> int:
-        if given is not None:
-            self._note('batch size', given, 'given')
-            return given
-        chosen = min(4, self.statistics.num_images)
-        self._note('batch size', chosen, 'usual for a GPU; --batch-size changes it, and the learning rate with it')
+        chosen = min(4, self.data.num_images) if given is None else given
+        why = 'usual for a GPU; --batch-size changes it, and the learning rate with it' if given is None else 'given'
+        self._note('batch size', chosen, why)
         return chosen
 
     def _choose_size(self, given: int | None) -> tuple[int, int]:
-        """Shorter side, and bound of the longer one."""
+        """Return the shorter side, and the limit of the longer one."""
         zoo_long, zoo_short = _test_scale(self.zoo)
-        short_sides, long_sides = np.sort(self.statistics.sizes, axis=1).T
+        short_sides, long_sides = np.sort(self.data.sizes, axis=1).T
         median = float(np.median(short_sides))
         if given is not None:
             short, why = given, 'given'
         elif median >= zoo_short:
             short, why = zoo_short, f"the zoo's; half of the images have {median:g} pixels or more"
         else:
-            short = int(max(_LEAST_SIDE, -(-median // 32) * 32))
-            short = min(short, zoo_short)
+            short = min(int(max(_LEAST_SIDE, -(-median // 32) * 32)), zoo_short)
             why = f'half of the images have {median:g} pixels or more, and enlarging them adds nothing'
             if short > median and short == _LEAST_SIDE:
                 why = f'images of {median:g} pixels are too small for features of stride 8'
         aspect = min(3.0, max(zoo_long / zoo_short, float(np.percentile(long_sides / short_sides, 95))))
         long = round(short * aspect)
         self._note('image size', f'shorter side {short}, longer up to {long}', why)
-        for name, size in self.statistics.object_sizes.items():
+        for name, size in self.data.object_sizes.items():
             across = size * short / median
             if across < _SMALL_OBJECT:
                 why = f'half of them are below {across:.0f} pixels across at this size: try a larger --short-side'
@@ -137,14 +141,13 @@ class GeneratedConfig:
         return short, long
 
     def _choose_schedule(self, given: int | None) -> tuple[int, int]:
-        """Epochs, and steps of one."""
-        images = self.statistics.num_images
+        """Return the number of epochs, and of steps per epoch."""
+        images = self.data.num_images
         steps = max(1, round(images / (self.batch_size * self.num_processes)))
         if given is not None:
             epochs, why = given, 'given'
         else:
-            epochs = _MOST_EPOCHS * min(1.0, (_FEW_IMAGES / images) ** 0.4)
-            epochs = max(_LEAST_EPOCHS, round(epochs))
+            epochs = max(_LEAST_EPOCHS, round(_MOST_EPOCHS * min(1.0, (_FEW_IMAGES / images) ** 0.4)))
             why = f'{images} images with objects: {_MOST_EPOCHS} epochs up to {_FEW_IMAGES}, falling to {_LEAST_EPOCHS}'
             if self.weights.kind == 'random':
                 epochs *= 2
@@ -153,40 +156,41 @@ class GeneratedConfig:
         return epochs, steps
 
     def _note_data(self) -> None:
-        data = self.statistics
+        data = self.data
         if data.num_empty:
             why = 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False uses them as background'
-            self._note('note', f'{data.num_empty} images without objects are not learnt', why)
+            self._note('note', f'{data.num_empty} images without objects are not used', why)
         if data.has_rle:
             self._note('masks', 'bitmaps', 'some are RLE, which a pipeline of polygons would lose')
         for name in data.classes:
-            if data.num_objects.get(name, 0) < 10:
-                count = data.num_objects.get(name, 0)
+            if (count := data.num_objects.get(name, 0)) < 10:
                 self._note('note', f"class '{name}' has {count} objects", 'too few to learn: label more, or merge it')
 
     def _base_from(self, path: Path) -> str:
         base, folder = self.base.resolve(), path.resolve().parent
-        # A config inside the clone stays right when the clone moves.
+        # A relative path inside the clone stays right if the clone is moved.
         if folder.is_relative_to(config_root().resolve().parent):
             return Path(os.path.relpath(base, folder)).as_posix()
         return base.as_posix()
 
-    def _data(self) -> str:
+    def _data_set(self) -> str:
         return (
-            f'data_root = {self.statistics.root.resolve().as_posix() + "/"!r}\n'
-            f'metainfo = {written(dict(classes=self.statistics.classes), before=11)}\n'
-            f'num_classes = {len(self.statistics.classes)}'
+            f'data_root = {self.data.root.resolve().as_posix() + "/"!r}\n'
+            f'metainfo = {_source(dict(classes=self.data.classes), before=11)}\n'
+            f'num_classes = {len(self.data.classes)}'
         )
 
     def _model(self) -> dict:
         model: dict = {}
         if self.weights.kind == 'random':
-            model['backbone'] = self._unfrozen_backbone()
+            model['backbone'] = dict(init_cfg=None)
+            for key, value in unfreezing(self.zoo.model.backbone).items():
+                set_option(model['backbone'], key, value)
         elif self.weights.kind == 'checkpoint':
             model['backbone'] = dict(init_cfg=None)
         elif self.weights.path:
             model['backbone'] = dict(init_cfg=dict(checkpoint=self.weights.path))
-        for option, _, part in model_parts(self.zoo.model, 'model'):
+        for option, _, part in config_parts(self.zoo.model, 'model'):
             if part.get('num_classes') == _COCO_CLASSES:
                 _set_class_count(model, option)
         roi_head = self.zoo.model.roi_head
@@ -194,109 +198,79 @@ class GeneratedConfig:
             model['roi_head'].update(semantic_roi_extractor=None, semantic_head=None)
         return model
 
-    def _unfrozen_backbone(self) -> dict:
-        """Without weights to keep, norms must learn: frozen at their first values, activations grow to infinity."""
-        backbone = self.zoo.model.backbone
-        norm = dict(requires_grad=True)
-        if backbone.norm_cfg.get('eps', 1) == 0:
-            # The first implementation's 0 divides by the variance of channels that nothing has activated yet.
-            norm['eps'] = 1e-5
-        unfrozen = dict(init_cfg=None, norm_cfg=norm, norm_eval=False)
-        if backbone.get('frozen_stages', -1) >= 0:
-            unfrozen['frozen_stages'] = -1
-        return unfrozen
-
     def _pipelines(self) -> str:
-        lines = []
-        for name, train in (('train_pipeline', True), ('test_pipeline', False)):
-            lines.append(f'{name} = _base_.{name}')
-            for index, transform in enumerate(self.zoo[name]):
-                changes = self._changes(transform, train)
-                if changes:
-                    text = ', '.join(f'{key}={value!r}' for key, value in changes.items())
-                    lines.append(f'{name}[{index}].update({text})')
-        return '\n'.join(lines + self._tta_lines())
+        """The pipelines in full, as a change by position would hit another step once the zoo's pipeline changes."""
+        pipelines = {
+            name: [{**step, **self._changes(step, train)} for step in _without_scope(self.zoo[name])]
+            for name, train in (('train_pipeline', True), ('test_pipeline', False))
+        }
+        return '\n'.join([_assignments(**pipelines), *self._tta_lines()])
 
     def _tta_lines(self) -> list[str]:
-        """The sizes of test-time augmentation, changed like that of the images."""
+        """Scale the sizes of test-time augmentation like the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        if 'tta_pipeline' not in self.zoo or self.short_side == zoo_short:
+        if 'tta_resize' not in self.zoo or self.short_side == zoo_short:
             return []
         ratio = self.short_side / zoo_short
-        resizes = self.zoo.tta_pipeline[1].transforms[0]
-        scales = [tuple(round(side * ratio) for side in resize.scale) for resize in resizes]
-        transforms = "tta_pipeline[1]['transforms'][0]"
+        resize = self.zoo.tta_resize[0]
+        scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
         return [
             f'tta_scales = {scales}',
-            'tta_pipeline = _base_.tta_pipeline',
-            f'{transforms} = [',
-            f'    dict(resize, scale=scale) for resize, scale in zip({transforms}, tta_scales)',
-            ']',
+            f'tta_resize = [{_source({**resize, "scale": _Code("scale")})} for scale in tta_scales]',
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]",
         ]
 
     def _changes(self, transform: dict, train: bool) -> dict:
-        if transform.type == 'LoadAnnotations':
-            changes = {}
-            if self.statistics.has_rle and not transform.get('poly2mask', True):
-                changes['poly2mask'] = True
-            if transform.get('with_seg'):
-                changes['with_seg'] = False
-            return changes
+        kind = transform['type']
+        if kind == 'LoadAnnotations':
+            bitmaps = dict(poly2mask=True) if self.data.has_rle and not transform.get('poly2mask', True) else {}
+            return bitmaps | (dict(with_seg=False) if transform.get('with_seg') else {})
         scale = (self.long_side, self.short_side)
-        # Multi-scale training as the zoo's: from 0.8 of the side, Lite models from nearly all of it.
-        if transform.type == 'RandomChoiceResize':
-            sides = sorted({side for _, side in transform.scales})
-            share = sides[0] / sides[-1]
-            count = len(sides)
-            steps = np.linspace(share, 1, count) * self.short_side
+        # Multi-scale training covers the same range as in the zoo.
+        if kind == 'RandomChoiceResize':
+            sides = sorted({side for _, side in transform['scales']})
+            steps = np.linspace(sides[0] / sides[-1], 1, len(sides)) * self.short_side
             return dict(scales=[(self.long_side, round(side)) for side in steps.tolist()])
-        if transform.type == 'RandomResize':
-            (_, low), (_, high) = transform.scale
+        if kind == 'RandomResize':
+            (_, low), (_, high) = transform['scale']
             return dict(scale=[(self.long_side, round(self.short_side * low / high)), scale])
-        return dict(scale=scale) if transform.type in ('Resize', 'ShortSideResize') else {}
+        return dict(scale=scale) if kind in ('Resize', 'ShortSideResize') else {}
 
     def _loaders(self) -> str:
-        data, statements = self.statistics, []
-        for split, name in (('train', 'train'), ('val', 'val'), ('test', 'test')):
-            if split not in data.ann_files:
-                continue
+        data, statements = self.data, []
+        for split in data.ann_files:
             prefix = dict(img=data.image_folders[split])
-            if 'seg' in self.zoo[f'{name}_dataloader'].dataset.data_prefix:
+            if 'seg' in self.zoo[f'{split}_dataloader'].dataset.data_prefix:
                 prefix = dict(_delete_=True, **prefix)
             dataset = dict(
-                data_root=Code('data_root'),
+                data_root=_Code('data_root'),
                 ann_file=data.ann_files[split],
                 data_prefix=prefix,
-                metainfo=Code('metainfo'),
-                pipeline=Code('train_pipeline' if split == 'train' else 'test_pipeline'),
+                metainfo=_Code('metainfo'),
+                pipeline=_Code('train_pipeline' if split == 'train' else 'test_pipeline'),
             )
             loader = dict(batch_size=self.batch_size, dataset=dataset) if split == 'train' else dict(dataset=dataset)
-            statements.append(written_assignments(**{f'{name}_dataloader': loader}))
+            statements.append(_assignments(**{f'{split}_dataloader': loader}))
         if 'test' not in data.ann_files:
             statements.append('test_dataloader = val_dataloader')
         for split in ('val', 'test'):
-            if split in data.ann_files:
-                statements.append(f'{split}_evaluator = dict(ann_file=data_root + {data.ann_files[split]!r})')
-            else:
-                statements.append('test_evaluator = val_evaluator')
+            own = f'dict(ann_file=data_root + {data.ann_files.get(split)!r})'
+            statements.append(f'{split}_evaluator = {own if split in data.ann_files else "val_evaluator"}')
         return '\n'.join(statements)
 
     def _schedule(self) -> str:
-        """Loop, learning rate, optimizer and hooks, counted as the zoo's config counts: in steps or in epochs."""
+        """Write loop, learning rate, optimizer and hooks, in steps or epochs like the zoo's config."""
         by_epoch = 'max_epochs' in self.zoo.train_cfg
+        length = 'max_epochs' if by_epoch else 'max_iters'
         end = self.epochs if by_epoch else self.max_iters
         interval = max(1, end // 10)
         warmup = min(1000, max(1, self.max_iters // 10))
         milestones = sorted({max(1, round(share * end)) for share in _MILESTONES})
         scheduler = [
             dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=warmup),
-            dict(
-                type='MultiStepLR', by_epoch=by_epoch, begin=0, end=Code('max_epochs' if by_epoch else 'max_iters'),
-                milestones=milestones, gamma=0.1,
-            ),
-        ]  # fmt: skip
-        length = 'max_epochs' if by_epoch else 'max_iters'
-        loop = {length: Code(length), 'val_interval': interval}
+            dict(type='MultiStepLR', by_epoch=by_epoch, begin=0, end=_Code(length), milestones=milestones, gamma=0.1),
+        ]
+        loop = {length: _Code(length), 'val_interval': interval}
         checkpoint = dict(interval=interval)
         if by_epoch:
             checkpoint.update(max_keep_ckpts=3, save_best='coco/segm_mAP', rule='greater')
@@ -309,7 +283,7 @@ class GeneratedConfig:
         )
         if self.weights.kind == 'checkpoint':
             statements['load_from'] = self.weights.path
-        return f'{length} = {end}\n' + written_assignments(**statements)
+        return f'{length} = {end}\n' + _assignments(**statements)
 
     def _choose_optimizer(self) -> dict:
         images = self.batch_size * self.num_processes
@@ -325,27 +299,63 @@ class GeneratedConfig:
         return dict(optimizer=dict(lr=rate))
 
 
-def written_assignments(**values: object) -> str:
-    """Source of assignments."""
-    return '\n'.join(f'{name} = {written(value, before=len(name) + 3)}' for name, value in values.items())
+class _Code(str):
+    """Python source in place of a value."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _assignments(**values: object) -> str:
+    return '\n'.join(f'{name} = {_source(value, before=len(name) + 3)}' for name, value in values.items())
+
+
+def _source(value: object, indent: int = 0, before: int = 0) -> str:
+    """Write a config's value as Python source, with dicts as calls of ``dict``, in several lines if it is long.
+
+    Args:
+        value: Dicts, lists, tuples, numbers, texts and :class:`_Code`.
+        indent: Column where the statement starts.
+        before: Length of what stands before the value in its line.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return repr(value)
+    inner = indent + 4
+    if isinstance(value, dict):
+        start, end = 'dict(', ')'
+        rows = [f'{key}={_source(item, inner, len(key) + 1)}' for key, item in value.items()]
+    else:
+        start, end = '[]' if isinstance(value, list) else '()'
+        rows = [_source(item, inner) for item in value]
+    line = start + ', '.join(rows) + (',' if start == '(' and len(rows) == 1 else '') + end
+    if '\n' not in line and indent + before + len(line) < 120:
+        return line
+    return start + '\n' + ''.join(f'{" " * inner}{row},\n' for row in rows) + ' ' * indent + end
 
 
 def _test_scale(config: Config) -> tuple[int, int]:
-    """Bound of the longer side, and shorter side of a config's images."""
+    """Return the limit of the longer side, and the shorter side, of a config's images."""
     for transform in config.test_pipeline:
         if 'scale' in transform:
             return max(transform.scale), min(transform.scale)
     raise InputError(f'{config.filename} resizes no images: take another --model')
 
 
+def _without_scope(value: object) -> object:
+    """A value of a config without the ``_scope_`` that MMEngine adds to what it inherits from MMDetection."""
+    if isinstance(value, dict):
+        return {key: _without_scope(item) for key, item in value.items() if key != '_scope_'}
+    return type(value)(map(_without_scope, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _set_class_count(model: dict, option: str) -> None:
-    """Set ``num_classes`` in the part of a model at a place such as ``model.roi_head.bbox_head.0``."""
+    """Set ``num_classes`` in a part of a model, such as ``model.roi_head.bbox_head.0``."""
     keys = option.split('.')[1:]
     for place, key in enumerate(keys[:-1]):
         if keys[place + 1].isdigit():
-            # A list is replaced as a whole; its parts are those of the zoo, but for the classes.
+            # A list in a config replaces the inherited one.
             source = '.'.join(['_base_', 'model', *keys[: place + 1]])
-            model[key] = Code(f'[dict(head, num_classes=num_classes) for head in {source}]')
+            model[key] = _Code(f'[dict(head, num_classes=num_classes) for head in {source}]')
             return
         model = model.setdefault(key, {})
-    model.setdefault(keys[-1], {})['num_classes'] = Code('num_classes')
+    model.setdefault(keys[-1], {})['num_classes'] = _Code('num_classes')

@@ -1,4 +1,4 @@
-"""What a training starts from."""
+"""The weights that a training starts from."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoints.zoo import ZooModel, config_root
-from ..datasets.config_checks import check_checkpoint_file
+from ..checks.checkpoint import check_checkpoint_file
 from ..engine.checkpoint_files import load_checkpoint_file
 from ..errors import InputError
 from ..fileio import is_remote
 
-# A checkpoint of other classes lacks a handful of weights, one of another model nearly all.
+# A checkpoint with other classes lacks a few weights, one of another model nearly all.
 _LEAST_SHARE = 0.5
-# Names that the files of addresses without one have in PyTorch's folder of downloads.
+# File names in PyTorch's download folder, of addresses that do not contain them.
 _DOWNLOADED = {
     'torchvision://resnet50': 'resnet50-*.pth',
     'open-mmlab://detectron2/resnet50_caffe': 'resnet50_msra-*.pth',
@@ -29,7 +29,7 @@ class StartingWeights(NamedTuple):
 
     Args:
         kind: ``'checkpoint'`` of a detector, ``'imagenet'`` for the backbone, or ``'random'``.
-        path: File of the checkpoint, or of the backbone's weights if it is not the zoo's address.
+        path: File of the checkpoint, or of the backbone's weights if the zoo's address is not used.
         why: The reason.
     """
 
@@ -38,28 +38,29 @@ class StartingWeights(NamedTuple):
     why: str
 
 
-def find_weights(config: Config, load_from: str | None, wish: str = 'auto') -> StartingWeights:
-    """Find what to start from.
+def find_weights(config: Config, load_from: str | None, source: str = 'auto') -> StartingWeights:
+    """Find the weights to start from.
 
     Args:
         config: Config of the zoo.
-        load_from: Checkpoint of a detector that the user names.
-        wish: ``'auto'``, or ``'imagenet'`` to download what the zoo names, or ``'random'``.
+        load_from: Checkpoint of a detector, or None.
+        source: Weights of the backbone without ``load_from``: ``'imagenet'``, downloaded if necessary; ``'random'``; or
+            ``'auto'``: ImageNet's if they are on this machine, and random ones otherwise.
 
     Raises:
-        InputError: The checkpoint is damaged or of another model, or there are no weights where they are wished.
+        InputError: The checkpoint is damaged or of another model, or ImageNet weights were asked for and do not exist.
     """
     if load_from is not None:
         check_checkpoint_file(load_from, '--load-from')
         path = load_from if is_remote(load_from) else os.path.abspath(load_from)
-        shared = 'not looked into' if is_remote(load_from) else _shared_weights(config, path)
+        shared = 'not checked, it is remote' if is_remote(load_from) else _shared_weights(config, path)
         return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
-    if wish == 'random':
+    if source == 'random':
         return StartingWeights('random', None, 'asked for with --weights random')
     address = config.model.backbone.init_cfg.checkpoint
     if is_remote(address) or '://' in address:
         found = _downloaded(address)
-        if found or wish == 'imagenet':
+        if found or source == 'imagenet':
             return StartingWeights('imagenet', None, 'is downloaded' if not found else f'is there: {found}')
         return StartingWeights('random', None, f'{address} is not on this machine (--weights imagenet downloads it)')
     places = [Path(address), config_root().parent / address]
@@ -67,7 +68,7 @@ def find_weights(config: Config, load_from: str | None, wish: str = 'auto') -> S
         if place.is_file():
             check_checkpoint_file(str(place), 'ImageNet weights')
             return StartingWeights('imagenet', str(place.absolute()), 'ImageNet weights are there')
-    if wish == 'imagenet':
+    if source == 'imagenet':
         raise InputError(f"--weights imagenet: '{places[0]}' does not exist: make it as docs/checkpoints.md says")
     return StartingWeights('random', None, f'there is no {address} (docs/checkpoints.md says how to make it)')
 
@@ -79,7 +80,7 @@ def _downloaded(address: str) -> str | None:
 
 
 def _shared_weights(config: Config, path: str) -> str:
-    """How much of a model a checkpoint holds; refuses one of another model."""
+    """Say how many weights of a model a checkpoint holds, and refuse a checkpoint of another model."""
     checkpoint = load_checkpoint_file(path, mmap=True)
     weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
     expected = ZooModel('model', config, {}).build().state_dict()
@@ -89,4 +90,4 @@ def _shared_weights(config: Config, path: str) -> str:
             f"--load-from '{path}' holds {fitting} of the {len(expected)} weights of this model: give a checkpoint of "
             'the same --model'
         )
-    return f'{fitting} of {len(expected)} weights are taken over, those of other shape (classes) start anew'
+    return f'{fitting} of {len(expected)} weights are taken over, those of other classes start from random numbers'

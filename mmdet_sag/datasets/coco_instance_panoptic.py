@@ -1,11 +1,16 @@
 import os.path as osp
 
+import mmcv
+import numpy as np
 from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import get_local_path, join_path, load
+from mmengine.fileio import get, get_local_path, join_path, load
 from mmengine.utils import is_abs
 
 from ..errors import InputError
+
+# In the panoptic PNG files of COCO, the colour of a pixel is the id of its segment; black is no segment.
+_RGB_WEIGHTS = np.array([1, 256, 65536], dtype=np.int32)
 
 
 @DATASETS.register_module()
@@ -13,8 +18,7 @@ class CocoInstancePanopticDataset(CocoDataset):
     """Instances of one COCO file, with their overlaps and polygons, and the segments of a panoptic one.
 
     ``CocoPanopticDataset`` instead takes the instances from the panoptic PNG, where they do not overlap. Labels are
-    those of that class: things, then stuff. An image without an object that is no crowd is left out by
-    ``filter_empty_gt``.
+    numbered as in that class: things, then stuff. ``filter_empty_gt`` also leaves out images that have only crowds.
 
     Args:
         *args: As in ``CocoDataset``: ``ann_file`` is the file of the instances.
@@ -66,7 +70,7 @@ class CocoInstancePanopticDataset(CocoDataset):
         for segment in entry['segments_info']:
             if segment['category_id'] not in self._labels:
                 raise InputError(
-                    f"'{self.panoptic_ann_file}': segment {segment['id']} of image {data_info['img_id']} is of "
+                    f"'{self.panoptic_ann_file}': segment {segment['id']} of image {data_info['img_id']} has "
                     f'category {segment["category_id"]}, which is not listed: correct the file'
                 )
             label = self._labels[segment['category_id']]
@@ -92,3 +96,18 @@ class CocoInstancePanopticDataset(CocoDataset):
         super()._join_prefix()
         if self.data_root and not is_abs(self.panoptic_ann_file):
             self.panoptic_ann_file = join_path(self.data_root, self.panoptic_ann_file)
+
+
+def rgb_to_id(image: np.ndarray) -> np.ndarray:
+    """Return the segment ids (H, W), int32, of an RGB image (H, W, 3)."""
+    return image.astype(np.int32) @ _RGB_WEIGHTS
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Return the RGB image (H, W, 3), uint8, of segment ids (H, W)."""
+    return (ids[..., None] // _RGB_WEIGHTS % 256).astype(np.uint8)
+
+
+def read_segment_ids(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """Read the segment ids (H, W) of a panoptic PNG file."""
+    return rgb_to_id(mmcv.imfrombytes(get(path, backend_args=backend_args), flag='color', channel_order='rgb'))

@@ -1,42 +1,44 @@
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from mmdet.registry import DATASETS
-from mmdet.utils import ConfigType
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
-from .metadata import test_dataset
-from .reference_detector import ReferenceDetector
+from ..models.roi_heads import CenterMaskRoIHead
+from .exported_detector import detect, model_inputs
 
-# What float32 models may differ by: pixels, scores, mask probabilities.
+# Largest differences of float32 models: pixels, scores, mask probabilities.
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
-# Detections that are so close to the lowest score that is kept may be there or not.
+# In float32, rounding decides whether detections that are this close to the lowest score are kept.
 _SCORE_OF_LAST = 1e-4
-# Share of the other detections that a float32 model may have and PyTorch's not, or the other way round: where an IoU is
-# at the threshold of NMS, rounding decides which of two boxes stays.
+# Share of the other detections that only one of two float32 models may have: where an IoU is at the threshold of NMS,
+# rounding decides which of two boxes is kept.
 _SHARE_BY_ROUNDING = 5e-3
+# In other precisions, detections count from this score on, and are the same from this IoU on.
+_LOWEST_SCORE, _LOWEST_IOU = 0.3, 0.8
 
 
 class Agreement(NamedTuple):
     """How close an exported model is to PyTorch's.
 
     Attributes:
-        num_images: Images that both saw.
+        num_images: Number of images that were compared.
         num_detections: Detections of PyTorch's model that count.
-        num_found: Those of them that the exported model has too: of the same class, and, in a float32 model, with the
-            box within the bound, else with a box of an IoU of at least 0.8.
+        num_found: Those of them that the exported model has too: of the same class, and with the box within the bound
+            in float32, or with a box of an IoU of at least 0.8 in other precisions.
         num_surplus: Detections of the exported model that PyTorch's does not have.
-        boxes: Largest difference of a side of a box that was found, in pixels of the network's input.
-        scores: Largest difference of a score or mask score of those.
-        mask_probs: Largest difference of a mask probability of those.
+        boxes: Largest difference of a side of a found box, in pixels of the network's input.
+        scores: Largest difference of a score or mask score of these.
+        mask_probs: Largest difference of a mask probability of these.
     """
 
     num_images: int
@@ -55,87 +57,107 @@ class Agreement(NamedTuple):
         )
 
 
-def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> Iterator[dict]:
-    """Images of a data set, spread evenly over it, as batches of one for a data preprocessor.
-
-    Args:
-        cfg: The config, whose test pipeline loads them.
-        num_images: How many at most.
-        dataset: Config of the data set; by default that of ``test_dataloader``.
-    """
-    pipeline = [step for step in test_dataset(cfg).pipeline if step['type'] != 'LoadAnnotations']
-    built = DATASETS.build({**(dataset or test_dataset(cfg)), 'pipeline': pipeline, 'test_mode': True})
-    count = min(num_images, len(built))
-    return (pseudo_collate([built[i * len(built) // count]]) for i in range(count))
-
-
 def compare(detector: nn.Module, model: Callable, batches: Iterator[dict], precision: str) -> Agreement:
-    """Compare an exported model with the detector that it was made of.
+    """Compare an exported model with the detector that it was exported from.
 
     Args:
         detector: The detector, in evaluation mode.
         model: The exported model.
         batches: Batches for the detector's data preprocessor.
-        precision: The exported model's precision. Only detections that score at least 0.3 count unless it is ``fp32``.
+        precision: The exported model's precision. Except in ``fp32``, only detections that score at least 0.3 count.
 
     Raises:
-        InputError: They disagree by more than :data:`BOUNDS`, or, unless it is ``fp32``, on half of the detections.
+        InputError: They disagree by more than :data:`BOUNDS`, or, except in ``fp32``, on half of the detections.
     """
     exact = precision == 'fp32'
-    reference = ReferenceDetector(detector)
-    counts, worst, num_images = dict.fromkeys(('detections', 'found', 'surplus'), 0), dict.fromkeys(BOUNDS, 0.0), 0
+    counts, worst = Counter(), dict.fromkeys(BOUNDS, 0.0)
     for batch in batches:
-        expected_list, found_list = run_both(detector, reference, model, batch)
-        for expected, found in zip(expected_list, found_list):
-            num_images += 1
-            missing, surplus, pairs = _match(expected, found, exact)
-            counts['detections'] += len(missing) + len(pairs)
-            counts['found'] += len(pairs)
-            counts['surplus'] += len(surplus)
+        inputs = preprocess(detector, batch)
+        for expected, found in zip(detect_with_pytorch(detector, *inputs), detect(model, *inputs)):
+            num_missing, num_surplus, pairs = _match(expected, found, exact)
+            counts.update(
+                num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
+            )
             for name, difference in _differences(expected, found, pairs).items():
                 worst[name] = max(worst[name], difference)
-    agreement = Agreement(num_images, *(counts[key] for key in ('detections', 'found', 'surplus')), **worst)
-    _judge(agreement, exact)
+    agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
+    if exact:
+        too_far = any(worst[name] > bound for name, bound in BOUNDS.items())
+        different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
+        failed = too_far or different > _SHARE_BY_ROUNDING * agreement.num_detections
+    else:
+        failed = agreement.num_found < 0.5 * agreement.num_detections
+    if failed:
+        raise InputError(f"the exported model disagrees with PyTorch's, so it is not kept: {agreement}")
     return agreement
 
 
-def run_both(
-    detector: nn.Module, reference: ReferenceDetector, model: Callable, batch: dict
-) -> tuple[list[InstanceData], list[InstanceData]]:
-    """What PyTorch's and the exported model find in each image of a batch."""
-    images, samples, arrays = prepare(detector, batch)
-    outputs = {name: torch.from_numpy(array) for name, array in model(*arrays).items()}
-    found = []
-    for i in range(len(samples)):
-        of_image = outputs['image_indices'] == i
-        found.append(
-            InstanceData(
-                bboxes=outputs['boxes'][of_image],
-                **{name: outputs[name][of_image] for name in ('scores', 'labels', 'mask_scores', 'mask_probs')},
+@torch.inference_mode()
+def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: SampleList) -> InstanceList:
+    """Detect objects by a detector's own ``predict``, up to the mask probabilities.
+
+    Args:
+        detector: A detector with a mask head, in evaluation mode.
+        images: Normalized images of shape (N, 3, H, W).
+        data_samples: Data samples with the images' meta information.
+
+    Returns:
+        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
+    """
+    found: dict[int, InstanceData] = {}
+
+    def record(mask_preds: Sequence[Tensor], results_list: InstanceList, *args, activate_map=False, **kwargs):
+        for i, (results, preds) in enumerate(zip(results_list, mask_preds)):
+            preds = torch.as_tensor(preds)
+            labels = results.labels if preds.shape[1] > 1 else torch.zeros_like(results.labels)
+            preds = preds[torch.arange(len(labels)), labels]
+            found[i] = InstanceData(
+                bboxes=results.bboxes,
+                scores=results.scores,
+                labels=results.labels,
+                mask_scores=results.get('mask_scores', results.scores),
+                mask_probs=preds if activate_map else preds.sigmoid(),
             )
-        )
-    return reference(images, samples), found
+        return results_list
+
+    # The method that pastes the masks into the images is replaced.
+    if isinstance(detector.roi_head, CenterMaskRoIHead):
+        pasting = [(detector.roi_head, 'paste_masks')]
+    else:
+        heads = detector.roi_head.mask_head
+        pasting = [(head, 'predict_by_feat') for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
+    for owner, name in pasting:
+        setattr(owner, name, record)
+    try:
+        detector.predict(images, data_samples, rescale=False)
+    finally:
+        for owner, name in pasting:
+            delattr(owner, name)
+    none = images.new_zeros(0)
+    nothing = InstanceData(
+        bboxes=none.view(0, 4), scores=none, labels=none.long(), mask_scores=none, mask_probs=none.view(0, 1, 1)
+    )
+    return [found.get(i, nothing) for i in range(len(data_samples))]
 
 
-def prepare(detector: nn.Module, batch: dict) -> tuple[Tensor, list, tuple]:
-    """Images and data samples for a detector, and the arrays that an exported model takes."""
+def preprocess(detector: nn.Module, batch: dict) -> tuple[Tensor, SampleList]:
+    """Images and data samples of a batch for a detector."""
     data = detector.data_preprocessor(batch, False)
-    sizes = torch.tensor([sample.img_shape[:2] for sample in data['data_samples']])
-    return data['inputs'], data['data_samples'], (data['inputs'].cpu().numpy(), sizes.numpy())
+    return data['inputs'], data['data_samples']
 
 
 def measure_speed(
     detector: nn.Module, models: dict[str, Callable], batch: dict, num_runs: int, num_warmup: int = 2
 ) -> dict[str, float]:
-    """Time PyTorch's model and exported ones in turns, from the image tensor to detections with mask probabilities.
+    """Time PyTorch's model and exported ones in turns, from the image tensor to the mask probabilities.
 
     Returns:
         Median seconds of each, PyTorch's under the name ``PyTorch``.
     """
-    reference = ReferenceDetector(detector)
-    images, samples, arrays = prepare(detector, batch)
-    runs = {'PyTorch': lambda: reference(images, samples)}
-    runs.update({name: lambda model=model: model(*arrays) for name, model in models.items()})
+    inputs = preprocess(detector, batch)
+    arrays = model_inputs(*inputs)
+    runs: dict[str, Callable] = {'PyTorch': partial(detect_with_pytorch, detector, *inputs)}
+    runs.update({name: partial(model, *arrays) for name, model in models.items()})
     seconds = {name: [] for name in runs}
     for _ in range(num_warmup + num_runs):
         for name, run in runs.items():
@@ -145,8 +167,8 @@ def measure_speed(
     return {name: statistics.median(values[num_warmup:]) for name, values in seconds.items()}
 
 
-def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[list[int], list[int], list[tuple]]:
-    """Detections of PyTorch's model that were not found, those that it does not have, and pairs of the rest."""
+def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[int, int, list[tuple[int, int]]]:
+    """Number of PyTorch's detections that are missing, number of surplus ones, and pairs of the others."""
     pairs, free = [], set(range(len(found)))
     for i in range(len(expected)):
         same_class = [j for j in free if found.labels[j] == expected.labels[i]]
@@ -155,51 +177,31 @@ def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[li
         if exact:
             distances = (found.bboxes[same_class] - expected.bboxes[i]).abs().amax(dim=1)
             distances = distances + (found.scores[same_class] - expected.scores[i]).abs()
-            fits = distances.min() <= BOUNDS['boxes'] + BOUNDS['scores']
+            limit = BOUNDS['boxes'] + BOUNDS['scores']
         else:
             distances = -box_iou(expected.bboxes[i : i + 1], found.bboxes[same_class])[0]
-            fits = distances.min() <= -0.8
-        if fits:
+            limit = -_LOWEST_IOU
+        if distances.min() <= limit:
             nearest = same_class[int(distances.argmin())]
             free.remove(nearest)
             pairs.append((i, nearest))
-    lost = sorted(set(range(len(expected))) - {i for i, _ in pairs})
+    lowest = _LOWEST_SCORE
     if exact:
-        # What rounding may put on either side of the lowest score.
-        last = min((float(part.scores.min()) for part in (expected, found) if len(part)), default=0.0)
-        return (
-            [i for i in lost if expected.scores[i] > last + _SCORE_OF_LAST],
-            [j for j in free if found.scores[j] > last + _SCORE_OF_LAST],
-            pairs,
-        )
-    return (
-        [i for i in lost if expected.scores[i] >= 0.3],
-        [j for j in free if found.scores[j] >= 0.3],
-        [(i, j) for i, j in pairs if expected.scores[i] >= 0.3],
+        lowest = min((float(part.scores.min()) for part in (expected, found) if len(part)), default=0.0)
+        lowest += _SCORE_OF_LAST
+    missing = set(range(len(expected))) - {i for i, _ in pairs}
+    num_missing, num_surplus = (
+        int((part.scores[list(left)] >= lowest).sum()) for part, left in ((expected, missing), (found, free))
     )
+    return num_missing, num_surplus, [(i, j) for i, j in pairs if exact or expected.scores[i] >= lowest]
 
 
-def _differences(expected: InstanceData, found: InstanceData, pairs: list[tuple]) -> dict[str, float]:
+def _differences(expected: InstanceData, found: InstanceData, pairs: list[tuple[int, int]]) -> dict[str, float]:
     if not pairs:
         return {}
     left, right = (list(indices) for indices in zip(*pairs))
-    largest = {
-        key: float((expected[key][left] - found[key][right]).abs().max())
-        for key in ('bboxes', 'scores', 'mask_scores', 'mask_probs')
-    }
-    return dict(
-        boxes=largest['bboxes'],
-        scores=max(largest['scores'], largest['mask_scores']),
-        mask_probs=largest['mask_probs'],
+    boxes, scores, mask_scores, mask_probs = (
+        float((expected[name][left] - found[name][right]).abs().max())
+        for name in ('bboxes', 'scores', 'mask_scores', 'mask_probs')
     )
-
-
-def _judge(agreement: Agreement, exact: bool) -> None:
-    if exact:
-        too_far = any(getattr(agreement, name) > bound for name, bound in BOUNDS.items())
-        different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
-        failed = too_far or different > _SHARE_BY_ROUNDING * agreement.num_detections
-    else:
-        failed = agreement.num_found < 0.5 * agreement.num_detections
-    if failed:
-        raise InputError(f"the exported model disagrees with PyTorch's, so it is not kept: {agreement}")
+    return dict(boxes=boxes, scores=max(scores, mask_scores), mask_probs=mask_probs)

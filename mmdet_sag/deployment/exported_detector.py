@@ -1,30 +1,32 @@
-import zipfile
-from pathlib import Path
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType
-from mmengine.config import ConfigDict
+from mmdet.utils import ConfigType, InstanceList
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..datasets.config_datasets import dataset_meta
 from ..errors import InputError
-from ..models.roi_heads import SAGMaskHead
-from .runtime import OnnxModel, OpenVINOModel, RuntimeInputError, load_model
-from .torchscript_model import TorchScriptModel
+from ..structures.inclusive_boxes import pad_masks, to_exclusive
+from ..structures.mask import paste_masks_as_rle
+from .formats import load_exported
+from .runtime import RuntimeInputError
 
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """An exported model in the place of the detector, for what evaluates detectors.
+    """An exported model with the interface of a detector, for evaluation.
 
     Args:
         model_file: A model.onnx, model.xml or model.pt.
         data_preprocessor: Config of the data preprocessor.
-        classes: Names of the classes that the model is to have.
-        num_threads: Threads that it works with; by default as many as there are cores.
+        classes: Names of the classes that the model must have.
+        num_threads: Number of threads; 0: one per core.
 
     Raises:
         InputError: The model cannot be used, or has other classes.
@@ -38,19 +40,13 @@ class ExportedDetector(BaseModel):
         num_threads: int = 0,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.model_file = model_file
         self.model = load_exported(model_file, num_threads)
         metadata = self.model.metadata
         if classes is not None and list(classes) != metadata['classes']:
             raise InputError(
-                f'{model_file}: finds {len(metadata["classes"])} classes ({metadata["classes"][0]} ...), the data set '
+                f'{model_file}: has {len(metadata["classes"])} classes ({metadata["classes"][0]} ...), the data set '
                 f'has {len(classes)} ({classes[0]} ...); give the config that it was exported with'
             )
-        # Any head has the code that pastes masks; its layers are not used.
-        self.mask_head = SAGMaskHead(num_convs=0, in_channels=1, conv_out_channels=1, num_classes=1)
-        self.rcnn_cfg = ConfigDict(
-            mask_thr_binary=metadata['mask_thr'], rle_masks=True, inclusive_boxes=metadata['inclusive_boxes']
-        )
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
         """Detect objects and their masks.
@@ -58,64 +54,68 @@ class ExportedDetector(BaseModel):
         Args:
             inputs: Images of shape (N, 3, H, W), from the data preprocessor.
             data_samples: Data samples with the images' meta information.
-            mode: ``'predict'``; an exported model can do nothing else.
+            mode: ``'predict'``, the only mode of an exported model.
 
         Returns:
             The data samples with ``pred_instances``, as from a detector, masks as :class:`RLEMasks`.
+
+        Raises:
+            InputError: The images are too small for the model.
         """
         if mode != 'predict':
             raise NotImplementedError(f'an exported model has no mode {mode}')
-        sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
-        try:
-            outputs = self.model(inputs.cpu().numpy(), sizes.numpy())
-        except RuntimeInputError as e:
-            raise InputError(f'{self.model_file}: {e}') from e
-        outputs = {name: torch.from_numpy(array) for name, array in outputs.items()}
-        results_list, mask_probs = [], []
-        for i in range(len(data_samples)):
-            of_image = outputs['image_indices'] == i
-            results = InstanceData(
-                **{key: outputs[name][of_image] for key, name in (('bboxes', 'boxes'), ('scores', 'scores'))},
-                labels=outputs['labels'][of_image],
-            )
-            if self.model.metadata['has_mask_scores']:
-                results.mask_scores = outputs['mask_scores'][of_image]
-            results_list.append(results)
-            mask_probs.append(outputs['mask_probs'][of_image][:, None])
-        results_list = self.mask_head.predict_by_feat(
-            mask_probs,
-            results_list,
-            [sample.metainfo for sample in data_samples],
-            rcnn_test_cfg=self.rcnn_cfg,
-            rescale=True,
-            activate_map=True,
-        )
-        for sample, results in zip(data_samples, results_list):
-            if self.rcnn_cfg.inclusive_boxes:
-                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+        metadata = self.model.metadata
+        for sample, results in zip(data_samples, detect(self.model, inputs, data_samples)):
+            probs = results.pop('mask_probs')
+            if not metadata['has_mask_scores']:
+                del results.mask_scores
+            boxes = results.bboxes / results.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            results.bboxes = boxes
+            if metadata['inclusive_boxes']:
+                results.bboxes = to_exclusive(boxes)
+                probs, boxes = pad_masks(probs, boxes, value=0.0)
+            results.masks = paste_masks_as_rle(probs, boxes, *sample.ori_shape[:2], metadata['mask_thr'])
             sample.pred_instances = results
         return data_samples
 
 
-def is_exported(path: str) -> bool:
-    """Whether a file is an exported model, or would be, and not a checkpoint."""
-    if not path.endswith('.pt'):
-        return path.endswith(('.onnx', '.xml'))
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any('/code/' in name for name in archive.namelist())
+def detect(model: Callable, images: Tensor, data_samples: SampleList) -> InstanceList:
+    """Detect objects by an exported model, up to the mask probabilities.
 
+    Args:
+        model: The model, as :func:`load_exported` returns it.
+        images: Normalized images of shape (N, 3, H, W).
+        data_samples: Data samples with the images' meta information.
 
-def load_exported(path: str, num_threads: int = 0) -> OnnxModel | OpenVINOModel | TorchScriptModel:
-    """Load an exported model of any format.
+    Returns:
+        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
 
     Raises:
-        InputError: It cannot be used.
+        InputError: The images are too small for the model.
     """
     try:
-        if Path(path).suffix == '.pt' and Path(path).is_file():
-            return TorchScriptModel(Path(path), num_threads)
-        return load_model(path, num_threads)
+        arrays = model(*model_inputs(images, data_samples))
     except RuntimeInputError as e:
         raise InputError(str(e)) from e
+    outputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    image_indices = outputs.pop('image_indices')
+    outputs['bboxes'] = outputs.pop('boxes')
+    chosen = [image_indices == i for i in range(len(data_samples))]
+    return [InstanceData(**{name: output[of_image] for name, output in outputs.items()}) for of_image in chosen]
+
+
+def model_inputs(images: Tensor, data_samples: SampleList) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays that an exported model takes: images, and their sizes without padding."""
+    return images.cpu().numpy(), np.array([sample.img_shape[:2] for sample in data_samples])
+
+
+def use_exported_model(cfg: Config, model_file: str) -> None:
+    """Replace the model of a config by an exported one."""
+    cfg.model = dict(
+        type='ExportedDetector',
+        model_file=model_file,
+        data_preprocessor=cfg.model.data_preprocessor,
+        classes=dataset_meta(cfg)['classes'],
+    )
+    # Hooks such as that of EMA work on layers and weights.
+    cfg.custom_hooks = []

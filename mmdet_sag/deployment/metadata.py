@@ -5,11 +5,11 @@ import mmdet
 import numpy as np
 import torch
 from mmdet.datasets.transforms import Resize
-from mmdet.registry import DATASETS, TRANSFORMS
+from mmdet.registry import TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.innermost_dataset import innermost_dataset
+from ..datasets.config_datasets import dataset_meta, test_dataset
 from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256
@@ -18,7 +18,7 @@ from .runtime import RUNTIME_VERSION
 
 
 def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, num_classes: int) -> dict:
-    """All that a program needs to know to run an exported model, and where the model is from.
+    """Describe a model for the programs that run it.
 
     Args:
         cfg: The model's config.
@@ -28,10 +28,10 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         num_classes: Number of the model's classes.
 
     Returns:
-        What travels in the exported file, in types of JSON; docs/deployment.md lists the keys.
+        Metadata of the exported file, in types of JSON; docs/deployment.md lists the keys.
 
     Raises:
-        InputError: The config prepares images in a way that the runtime does not know, or names other classes.
+        InputError: The runtime cannot prepare images as the config does, or the config names other classes.
     """
     meta = dataset_meta(cfg)
     classes = list(meta.get('classes') or [])
@@ -40,7 +40,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
             f'the model has {num_classes} classes, but the data set of test_dataloader names {len(classes)}: set its '
             'metainfo.classes'
         )
-    # Both detectors of a semi-supervised one are alike.
+    # Teacher and student of a semi-supervised detector have the same config.
     model = cfg.model.get('detector', cfg.model)
     rcnn = model.test_cfg.rcnn
     box_cfg = model.test_cfg.get('bbox_head', rcnn)
@@ -57,21 +57,10 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         score_thr=box_cfg.get('score_thr', 0),
         max_per_img=box_cfg.max_per_img,
         mask_thr=rcnn.mask_thr_binary,
-        inclusive_boxes=bool(rcnn.get('inclusive_boxes', False)),
+        inclusive_boxes=bool(model.get('inclusive_boxes', False)),
         has_mask_scores=bool(model.roi_head.get('mask_iou_head')),
         versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
     )
-
-
-def test_dataset(cfg: Config) -> ConfigDict:
-    """Config of the data set inside whatever wraps that of the test."""
-    return innermost_dataset(cfg.test_dataloader.dataset)
-
-
-def dataset_meta(cfg: Config) -> dict:
-    """``classes`` and ``palette`` of the test's data set, as far as it has them."""
-    dataset = test_dataset(cfg)
-    return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
 
 
 def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
@@ -92,7 +81,7 @@ def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
 
 
 def _resize(pipeline: list[dict]) -> dict:
-    """What a test pipeline does with the image, beside loading it."""
+    """The one transform of a test pipeline that changes the image."""
     found = []
     for step in pipeline:
         transform: Any = TRANSFORMS.get(step['type'])

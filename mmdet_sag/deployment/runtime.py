@@ -1,19 +1,20 @@
-"""Run a model that mmdet_sag exported, on an image or on a folder of images.
+"""Run a model that mmdet_sag exported on an image or a folder of images.
 
-This file stands alone: it needs NumPy, OpenCV and, for a model.onnx, onnxruntime or, for a model.xml, openvino.
-As a module, :class:`Predictor` is its door.
+This file stands alone: it needs NumPy, OpenCV, and onnxruntime for a model.onnx or openvino for a model.xml.
+Programs import :class:`Predictor` from it.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-# Of the metadata and of what they say: a model says which one it needs.
+# A model's metadata say which version of this file it needs.
 RUNTIME_VERSION = 1
 METADATA_KEY = 'mmdet_sag'
 OUTPUTS = ('boxes', 'scores', 'labels', 'image_indices', 'mask_probs', 'mask_scores')
@@ -21,44 +22,29 @@ IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 class RuntimeInputError(ValueError):
-    """Something the user gave cannot be used; one line says what, and the remedy."""
+    """An input cannot be used; the message is one line that names it and the remedy."""
 
 
 class OnnxModel:
-    """A model.onnx in onnxruntime.
-
-    Args:
-        path: Path of the file.
-        num_threads: Threads that it works with; by default as many as there are cores.
-        device: ``CPU`` or ``GPU``, which needs onnxruntime-gpu.
-
-    Raises:
-        RuntimeInputError: onnxruntime or the file cannot be used.
-    """
+    """A model.onnx in onnxruntime, on the device ``CPU``, or ``GPU`` with onnxruntime-gpu; see :func:`load_model`."""
 
     def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
-        try:
+        with _one_line_errors(path, 'onnxruntime'):
             import onnxruntime
-        except ImportError as e:
-            raise RuntimeInputError(f'{path} needs onnxruntime: pip install onnxruntime') from e
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        # Its warnings are about the graph, which the user did not write.
-        options.log_severity_level = 3
-        providers = dict(CPU='CPUExecutionProvider', GPU='CUDAExecutionProvider')
-        if providers.get(device) not in onnxruntime.get_available_providers():
-            raise RuntimeInputError(
-                f'device {device}: this onnxruntime has no {providers.get(device, "such provider")}'
-            )
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[providers[device]])
-        except Exception as e:
-            raise _unreadable(path, f'onnxruntime {onnxruntime.__version__}', e) from e
+
+            provider = dict(CPU='CPUExecutionProvider', GPU='CUDAExecutionProvider').get(device, device)
+            if provider not in onnxruntime.get_available_providers():
+                raise RuntimeInputError(f'device {device}: this onnxruntime has no {provider}')
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = num_threads
+            # Its warnings are about the graph, which the user did not write.
+            options.log_severity_level = 3
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         texts = self.session.get_modelmeta().custom_metadata_map
         self.metadata = read_metadata(path, texts.get(METADATA_KEY), [x.name for x in self.session.get_outputs()])
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        """Detect objects; see :class:`Predictor` for what prepares the images.
+        """Detect objects; :class:`Predictor` prepares images for it.
 
         Args:
             images: Normalized images of shape (N, 3, H, W), float32.
@@ -73,51 +59,35 @@ class OnnxModel:
 
 
 class OpenVINOModel:
-    """A model.xml, and the model.bin beside it, in OpenVINO.
-
-    Args:
-        path: Path of the .xml file.
-        num_threads: Threads that it works with; by default as many as there are cores.
-        device: Name of the device, ``CPU``, ``GPU`` ....
-
-    Raises:
-        RuntimeInputError: openvino or the files cannot be used.
-    """
+    """A model.xml, and the model.bin beside it, in OpenVINO, on any of its devices; see :func:`load_model`."""
 
     def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
-        try:
+        with _one_line_errors(path, 'openvino'):
             import openvino
-        except ImportError as e:
-            raise RuntimeInputError(f'{path} needs openvino: pip install openvino') from e
-        if not path.with_suffix('.bin').is_file():
-            raise RuntimeInputError(f'{path.with_suffix(".bin")} is missing: it holds the weights of {path.name}')
-        core = openvino.Core()
-        if device not in core.available_devices:
-            raise RuntimeInputError(f'device {device}: OpenVINO finds {", ".join(core.available_devices)} here')
-        try:
+
+            if not path.with_suffix('.bin').is_file():
+                raise RuntimeInputError(f'{path.with_suffix(".bin")} is missing: it holds the weights of {path.name}')
+            core = openvino.Core()
+            if device not in core.available_devices:
+                raise RuntimeInputError(f'device {device}: OpenVINO finds {", ".join(core.available_devices)} here')
             model = core.read_model(str(path))
-        except Exception as e:
-            raise _unreadable(path, f'openvino {openvino.__version__}', e) from e
-        text = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
-        names = [name for output in model.outputs for name in output.get_names()]
-        self.metadata = read_metadata(path, text, names)
-        config = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
-        capability = dict(bf16='BF16', fp16='FP16').get(self.metadata['precision'])
-        # Without the instructions for them, half precision would be computed in single anyway.
-        if capability in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
-            config['INFERENCE_PRECISION_HINT'] = dict(BF16='bf16', FP16='f16')[capability]
-        if num_threads:
-            config['INFERENCE_NUM_THREADS'] = num_threads
-        try:
+            text = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
+            names = [name for output in model.outputs for name in output.get_names()]
+            self.metadata = read_metadata(path, text, names)
+            config = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
+            hint = dict(bf16='bf16', fp16='f16').get(self.metadata['precision'])
+            # Without the instructions for it, half precision would be computed in float32 anyway.
+            if hint and self.metadata['precision'].upper() in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
+                config['INFERENCE_PRECISION_HINT'] = hint
+            if num_threads:
+                config['INFERENCE_NUM_THREADS'] = num_threads
             self.model = core.compile_model(model, device, config)
-        except Exception as e:
-            raise _unreadable(path, f'openvino {openvino.__version__}', e) from e
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
         """Detect objects; see :meth:`OnnxModel.__call__`.
 
         Raises:
-            RuntimeInputError: The images are too small for OpenVINO's pooling, which wants more than its kernel.
+            RuntimeInputError: The images are smaller than OpenVINO's pooling kernels.
         """
         if min(images.shape[2:]) < 64:
             height, width = images.shape[2:]
@@ -126,42 +96,36 @@ class OpenVINOModel:
         return {name: results[name].copy() for name in OUTPUTS}
 
 
-def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> OnnxModel | OpenVINOModel:
+Model = OnnxModel | OpenVINOModel
+LOADERS = {'.onnx': OnnxModel, '.xml': OpenVINOModel}
+
+
+def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> Model:
     """Load an exported model.
 
     Args:
         path: A model.onnx or model.xml, or the folder of one.
-        num_threads: Threads that it works with; by default as many as there are cores.
-        device: Device that it works on.
+        num_threads: Number of threads; 0: one per core.
+        device: Device that it runs on.
 
     Raises:
-        RuntimeInputError: There is no model, it is damaged, of something else, or of another version.
+        RuntimeInputError: There is no model, its library is missing, or it is damaged or of another version.
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in ('model.onnx', 'model.xml') if (path / name).is_file()]
+        found = [file for file in (path / f'model{suffix}' for suffix in LOADERS) if file.is_file()]
         if not found:
             raise RuntimeInputError(f'{path}: holds neither model.onnx nor model.xml')
         path = found[0]
-    kind = {'.onnx': OnnxModel, '.xml': OpenVINOModel}.get(path.suffix)
-    if kind is None:
-        raise RuntimeInputError(f'{path}: is neither .onnx nor .xml, which are what this runtime can read')
+    if path.suffix not in LOADERS:
+        raise RuntimeInputError(f'{path}: is neither .onnx nor .xml, which this runtime can read')
     if not path.is_file():
         raise RuntimeInputError(f'{path} does not exist, check the path')
-    return kind(path, num_threads, device)
+    return LOADERS[path.suffix](path, num_threads, device)
 
 
 class Predictor:
-    """Finds objects and their masks in images.
-
-    Args:
-        path: A model.onnx or model.xml, or the folder of one.
-        num_threads: Threads that it works with; by default as many as there are cores.
-        device: Device that it works on.
-
-    Raises:
-        RuntimeInputError: The model cannot be used.
-    """
+    """Finds objects and their masks in images; arguments and errors are those of :func:`load_model`."""
 
     def __init__(self, path: str | Path, num_threads: int = 0, device: str = 'CPU') -> None:
         self.model = load_model(path, num_threads, device)
@@ -174,9 +138,9 @@ class Predictor:
             image: Blue, green, red, of shape (H, W, 3), uint8.
 
         Returns:
-            ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image, ``scores`` (n, ), by which they are sorted,
-            ``mask_scores`` (n, ), by which masks are to be ranked, ``labels`` (n, ), indices of the metadata's
-            ``classes``, and ``masks``, COCO's compressed run-length encodings.
+            ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
+            (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
+            compressed run-length encodings.
         """
         images, sizes, scale = self.prepare(image)
         outputs = self.model(images, sizes)
@@ -200,13 +164,15 @@ class Predictor:
             image: Blue, green, red, of shape (H, W, 3), uint8.
 
         Returns:
-            The images (1, 3, H, W) and sizes (1, 2) that the model takes, and by how much width and height grew.
+            Images (1, 3, H, W) and sizes (1, 2), the model's inputs, and the factors by which width and height grew.
         """
         settings = self.metadata['preprocessing']
         old_height, old_width = image.shape[:2]
         width, height = resized_size(old_width, old_height, settings['resize'])
-        resize = _resize_like_pillow if settings['resize']['backend'] == 'pillow' else _resize_like_cv2
-        image = resize(image, width, height)
+        if settings['resize']['backend'] == 'pillow':
+            image = _resize_like_pillow(image, width, height)
+        else:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         if settings['bgr_to_rgb']:
             image = image[..., ::-1]
         divisor = settings['pad_size_divisor']
@@ -217,13 +183,7 @@ class Predictor:
         return images, np.array([[height, width]]), (width / old_width, height / old_height)
 
     def draw(self, image: np.ndarray, result: dict, score_thr: float = 0.3) -> np.ndarray:
-        """Draw what was found into a copy of the image.
-
-        Args:
-            image: Blue, green, red, of shape (H, W, 3), uint8.
-            result: What a call returned for it.
-            score_thr: Lowest score of what is drawn.
-        """
+        """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``."""
         picture = image.copy()
         for i in np.flatnonzero(result['scores'] >= score_thr)[::-1]:
             label = int(result['labels'][i])
@@ -242,7 +202,7 @@ class Predictor:
         return picture
 
     def as_json(self, result: dict) -> list[dict]:
-        """What a call returned, in COCO's format of results, beside its ``mask_score`` and the name of its class."""
+        """The result of a call in COCO's format of results, with ``mask_score`` and the name of the class."""
         return [
             dict(
                 bbox=[float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
@@ -259,7 +219,7 @@ class Predictor:
 
 
 def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
-    """Width and height that an image gets; ``settings`` are the metadata's ``preprocessing.resize``."""
+    """Width and height of a resized image; ``settings`` are the metadata's ``preprocessing.resize``."""
     scale = settings['scale']
     if settings['mode'] == 'exact':
         return tuple(scale)
@@ -323,7 +283,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image file as blue, green, red, of shape (H, W, 3).
 
     Raises:
-        RuntimeInputError: It is no image, or damaged.
+        RuntimeInputError: It is missing, damaged or not an image.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -339,7 +299,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='model.onnx or model.xml, or its folder')
     parser.add_argument('input', help='image file, or folder of images')
-    parser.add_argument('--out', default='results', help='folder that gets the pictures and results.json')
+    parser.add_argument('--out', default='results', help='folder for the pictures and results.json')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of what is drawn')
     parser.add_argument('--threads', type=int, default=0, help='threads of the model; default: one per core')
     parser.add_argument('--device', default='CPU', help='CPU, or GPU where the runtime library has it')
@@ -375,10 +335,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_metadata(path: Path, text: str | None, outputs: Sequence[str]) -> dict:
-    """The metadata of a model.
+    """Read the metadata of a model.
 
     Raises:
-        RuntimeInputError: It has none, or is of another version.
+        RuntimeInputError: There are none, or they are of another version.
     """
     if text is None:
         raise RuntimeInputError(f'{path}: was not exported by mmdet_sag, it has no metadata; make it by export.py')
@@ -397,25 +357,32 @@ def read_metadata(path: Path, text: str | None, outputs: Sequence[str]) -> dict:
     return metadata
 
 
-def _unreadable(path: Path, library: str, error: Exception) -> RuntimeInputError:
-    reason = ' '.join(str(error).split())[:200]
-    return RuntimeInputError(f'{path}: is damaged, or {library} is too old for it; copy or export it again ({reason})')
-
-
-def _resize_like_cv2(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+@contextmanager
+def _one_line_errors(path: Path, library: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeInputError:
+        raise
+    except ImportError as e:
+        raise RuntimeInputError(f'{path} needs {library}: pip install {library}') from e
+    # The libraries can fail in every way.
+    except Exception as e:
+        reason = ' '.join(str(e).split())[:200]
+        library = f'{library} {sys.modules[library].__version__}'
+        raise RuntimeInputError(
+            f'{path}: is damaged, or {library} is too old for it; copy or export it again ({reason})'
+        ) from e
 
 
 def _resize_like_pillow(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pillow's bilinear filter: triangles over all pixels that go into one, rows before columns, in fixed point."""
-    for axis, size in ((1, width), (0, height)):
-        if image.shape[axis] != size:
-            image = _resize_axis(image, axis, size)
-    return image
+    """Pillow's bilinear filter: a triangle over all pixels that go into one, rows before columns, in fixed point."""
+    return _resize_axis(_resize_axis(image, 1, width), 0, height)
 
 
 def _resize_axis(image: np.ndarray, axis: int, size: int) -> np.ndarray:
     old_size = image.shape[axis]
+    if old_size == size:
+        return image
     scale = old_size / size
     support = max(scale, 1.0)
     centres = (np.arange(size) + 0.5) * scale
@@ -436,7 +403,7 @@ def _resize_axis(image: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 def _ringed(probs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks in a ring of zeros, and boxes of whole pixels that grew alike: those of CenterMask's first version."""
+    """Masks with a border of zeros, and boxes of whole pixels that grew with them, as CenterMask's first version."""
     height, width = probs.shape[1:]
     half = (boxes[:, 2:] - boxes[:, :2]) * np.float32(0.5) * np.float32([(width + 2) / width, (height + 2) / height])
     centre = (boxes[:, 2:] + boxes[:, :2]) * np.float32(0.5)
@@ -445,7 +412,7 @@ def _ringed(probs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _samples(low: np.float32, high: np.float32, size: int, length: int) -> tuple[int, np.ndarray]:
-    """First pixel that a mask may reach, and how much each of its samples has of each pixel (pixels, size)."""
+    """First pixel that a mask may reach, and the weights of its samples in each pixel, shape (pixels, size)."""
     first, last = max(int(np.floor(low)) - 1, 0), min(int(np.ceil(high)) + 1, length)
     pixels = np.arange(first, max(last, first), dtype=np.float32)
     weights = np.zeros((len(pixels), size), np.float32)
@@ -462,7 +429,7 @@ def _samples(low: np.float32, high: np.float32, size: int, length: int) -> tuple
 
 
 def _compress(counts: np.ndarray) -> str:
-    """COCO's text of run lengths: from the fourth on differences to the last but one, in digits of five bits."""
+    """COCO's text of run lengths: differences to the last but one from the fourth on, in digits of five bits."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
     text = bytearray()
@@ -477,7 +444,7 @@ def _compress(counts: np.ndarray) -> str:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; an error of the input is one line and exit status 2."""
+    """Run the command line; a :class:`RuntimeInputError` is one line and exit status 2."""
     try:
         main(arguments)
     except RuntimeInputError as e:

@@ -1,6 +1,6 @@
+from .checkpoint_files import allow_mmengine_checkpoints
 from .hooks import *
 from .optimizers import *
 from .runner import *
-from .safe_globals import allow_mmengine_checkpoints
 
 __all__ = ['allow_mmengine_checkpoints']

@@ -1,4 +1,4 @@
-"""What the training and the test tool share: their flags, the config, the process group and one-line errors."""
+"""Flags, config and process group of the training and the test tool."""
 
 import argparse
 import ast
@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -18,17 +18,23 @@ from mmengine.dist import barrier, is_distributed
 from mmengine.runner import Runner
 from torch import distributed as torch_dist
 
-from ..command_line import exit_interrupted, exit_with_input_error
+from ..command_line import run_command
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
+
+# The environment variables of other launchers for RANK, WORLD_SIZE and LOCAL_RANK.
+_RANKS = {
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 
 
 class ConfigOptions(DictAction):
     """``--cfg-options``: settings that replace those of the config.
 
-    Values are read as MMEngine's :class:`DictAction` reads them, which drops all spaces, except that lists, tuples and
-    dicts of Python keep those in their strings, and single values keep theirs.
+    Values are parsed as by MMEngine's :class:`DictAction`. That one drops all spaces; here single values and the
+    strings in Python lists, tuples and dicts keep theirs.
     """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
@@ -36,8 +42,8 @@ class ConfigOptions(DictAction):
         for word in values:
             try:
                 key, text = word.split('=', maxsplit=1)
-                options[key] = _option_value(text)
-            # MMEngine asserts, or recurses without end, on what it cannot take apart.
+                options[key] = _parse_option(text)
+            # MMEngine raises AssertionError or RecursionError on values that it cannot parse.
             except (AssertionError, RecursionError, ValueError) as e:
                 raise argparse.ArgumentError(
                     self,
@@ -47,7 +53,7 @@ class ConfigOptions(DictAction):
         setattr(namespace, self.dest, options)
 
 
-def _option_value(text: str) -> Any:
+def _parse_option(text: str) -> Any:
     if text[:1] in ('(', '[', '{'):
         try:
             value = ast.literal_eval(text)
@@ -58,7 +64,7 @@ def _option_value(text: str) -> Any:
     elif not set(text) & set(',()[]'):
         return DictAction._parse_int_float_bool(text.strip('\'"'))
     if re.search(r'[^\s,()\[\]]\s+[^\s,()\[\]]', text):
-        raise ValueError('spaces that would be lost')
+        raise ValueError('MMEngine would drop these spaces')
     return DictAction._parse_iterable(text)
 
 
@@ -83,14 +89,14 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config file and apply the flags of :func:`add_arguments`.
 
     Raises:
-        InputError: The file or an option of ``--cfg-options`` cannot be used.
+        InputError: The file or an option of ``--cfg-options`` is not usable.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
         raise InputError(f'config {args.config} does not exist, check the path')
     try:
         cfg = Config.fromfile(args.config)
-    # A config is a program: it can fail in every way.
+    # A config is a program, and may raise anything.
     except Exception as e:
         raise InputError(f'config {args.config} cannot be read, {_one_line(e)}') from e
     try:
@@ -106,7 +112,7 @@ def check_work_dir(cfg: Config) -> None:
     """Check that logs and checkpoints can be written into the folders of a config.
 
     Raises:
-        InputError: One of them cannot be written to.
+        InputError: A folder cannot be written to.
     """
     check_writable_folder(cfg.work_dir, '--work-dir')
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -115,7 +121,7 @@ def check_work_dir(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with a process group that fits the machine; its log names the operators."""
+    """Build the runner of a config, with a process group for its device. The log names the operators in use."""
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
@@ -124,29 +130,28 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool: an :class:`InputError` is printed as one line, and the process exits with status 2."""
-    try:
-        main()
-        barrier()
-        _end_process_group()
-    except InputError as e:
-        _end_process_group(failed=True)
-        exit_with_input_error(e)
-    except KeyboardInterrupt:
-        _end_process_group(failed=True)
-        exit_interrupted()
-    except SystemExit:
-        # PreemptionHook's: it has waited for the other processes.
-        _end_process_group()
-        raise
+def run_tool(main: Callable[[], None]) -> NoReturn:
+    """Run a tool like :func:`run_command`, and end its process group before the process exits.
 
+    Otherwise the process may abort while threads of gloo still run.
+    """
 
-def _end_process_group(failed: bool = False) -> None:
-    """End the process group before the process, which may abort while gloo's threads still run."""
-    # Other groups may wait for processes that failed elsewhere, or went on.
-    if is_distributed() and (not failed or torch_dist.get_backend() == 'gloo'):
-        torch_dist.destroy_process_group()
+    def run() -> None:
+        complete = False
+        try:
+            main()
+            barrier()
+            complete = True
+        except SystemExit:
+            # From PreemptionHook, which has waited for the other processes.
+            complete = True
+            raise
+        finally:
+            # Backends other than gloo may wait for processes that failed elsewhere or go on.
+            if is_distributed() and (complete or torch_dist.get_backend() == 'gloo'):
+                torch_dist.destroy_process_group()
+
+    run_command(run)
 
 
 def _one_line(error: Exception) -> str:
@@ -154,23 +159,17 @@ def _one_line(error: Exception) -> str:
 
 
 def _use_gloo(cfg: Config) -> None:
-    """Make a process group without an accelerator: MMEngine would call CUDA, and give DDP the number of a GPU."""
+    """Create a process group for the CPU. MMEngine would call CUDA, and pass the index of a GPU to DDP."""
     env = os.environ
-    if cfg.launcher == 'slurm':
-        env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])
-        if 'MASTER_ADDR' not in env:
-            hosts = subprocess.run(
-                ['scontrol', 'show', 'hostname', env['SLURM_NODELIST']], check=True, capture_output=True, text=True
-            )
-            env['MASTER_ADDR'] = hosts.stdout.split()[0]
-    elif cfg.launcher == 'mpi':
+    if cfg.launcher in _RANKS:
         env.update(
-            RANK=env['OMPI_COMM_WORLD_RANK'],
-            WORLD_SIZE=env['OMPI_COMM_WORLD_SIZE'],
-            LOCAL_RANK=env['OMPI_COMM_WORLD_LOCAL_RANK'],
+            {name: env[theirs] for name, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _RANKS[cfg.launcher])}
         )
-        if 'MASTER_ADDR' not in env:
-            raise InputError('set the environment variable MASTER_ADDR to the name of the host of rank 0')
+    if 'MASTER_ADDR' not in env and cfg.launcher == 'slurm':
+        command = ['scontrol', 'show', 'hostname', env['SLURM_NODELIST']]
+        env['MASTER_ADDR'] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    elif 'MASTER_ADDR' not in env and cfg.launcher == 'mpi':
+        raise InputError('set the environment variable MASTER_ADDR to the host name of rank 0')
     env.setdefault('MASTER_PORT', '29500')
     if not is_distributed():
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)

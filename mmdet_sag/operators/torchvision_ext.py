@@ -1,7 +1,8 @@
-"""What mmcv's Python code finds in ``mmcv._ext``, made of torchvision's operators.
+"""Stands in for ``mmcv._ext``, mmcv's compiled operators, with torchvision's operators.
 
 It is loaded under that name, by file (see ``mmdet_sag_operators.py``): ``mmdet_sag`` itself imports ``mmcv.ops``, which
-imports this. Every function has the signature of its namesake in mmcv, and writes into the tensors that mmcv passes.
+imports this. Every function is called like its namesake in mmcv and writes into the tensors that mmcv passes; mmcv
+passes the ``options`` of a deformable convolution by name.
 """
 
 import math
@@ -13,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MMCV_BUILD = 'build mmcv (tools/setup_env.sh with MMDET_SAG_OPERATORS=mmcv, or docs/install.md)'
+_MMCV_BUILD = 'install mmcv with compiled operators (docs/install.md)'
 
 try:
     import torchvision
 except Exception as e:
-    # What a pair that does not fit raises depends on the versions: an ImportError, an OSError or a RuntimeError.
+    # A pair that does not fit raises an ImportError, an OSError or a RuntimeError, depending on the versions.
     _reason = str(e).splitlines()[0] if str(e) else type(e).__name__
     raise ImportError(
         f"torchvision's operators, which stand in for mmcv's compiled ones, cannot be loaded ({_reason}): install the "
@@ -36,7 +37,7 @@ _ops = torch.ops.torchvision
 
 
 def __getattr__(name: str) -> Callable:
-    """Stands for an operator that torchvision has no counterpart of: it can be had, but not called."""
+    """A function for an operator that torchvision lacks: it can be imported, but raises when it is called."""
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
@@ -93,14 +94,7 @@ def roi_align_backward(
     grad_output, rois = _computable(grad_output, rois)
     with _nondeterminism_allowed():
         grad = _ops._roi_align_backward(
-            grad_output,
-            rois,
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
+            grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned
         )
     grad_input.copy_(grad)
 
@@ -155,8 +149,7 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    # mmcv hands over tensors of the CPU, whatever device they came from. Every box that is taken changes the scores of
-    # those that are left: they can only be taken one by one.
+    # mmcv passes CPU tensors. Each selected box changes the scores of the others, so boxes are selected one by one.
     indices = torch.arange(len(boxes))
     boxes, scores = _computable(boxes, scores)
     areas = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
@@ -181,26 +174,9 @@ def softnms(
 
 
 def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **options: int
 ) -> None:
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_deform_conv(input, weight, offset, None, None, geometry))
+    output.copy_(_deform_conv(options, input, weight, offset, None, None))
 
 
 def deform_conv_backward_input(
@@ -211,25 +187,14 @@ def deform_conv_backward_input(
     gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **options: int,
 ) -> None:
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grad_input, grad_weight, grad_offset, _, _ = _deform_conv_backward(
-        gradOutput, input, weight, offset, None, None, geometry
+        options, gradOutput, input, weight, offset, None, None
     )
     gradInput.copy_(grad_input)
     gradOffset.copy_(grad_offset)
-    # mmcv hands the same buffer to the next function, which would have to compute all of this again.
+    # mmcv passes this buffer to the next function, which need not compute it again.
     columns.resize_(grad_weight.shape).copy_(grad_weight)
 
 
@@ -240,23 +205,13 @@ def deform_conv_backward_parameters(
     gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
+    *,
     scale: float,
-    im2col_step: int,
+    **options: int,
 ) -> None:
     grad_weight = columns
     if columns.shape != gradWeight.shape:
-        geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-        _, grad_weight, _, _, _ = _deform_conv_backward(gradOutput, input, gradWeight, offset, None, None, geometry)
+        _, grad_weight, _, _, _ = _deform_conv_backward(options, gradOutput, input, gradWeight, offset, None, None)
     gradWeight.add_(grad_weight, alpha=scale)
 
 
@@ -269,20 +224,11 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **options: int,
 ) -> None:
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    output.copy_(_deform_conv(input, weight, offset, mask, bias if with_bias else None, geometry))
+    output.copy_(_deform_conv(options, input, weight, offset, mask, bias if with_bias else None))
 
 
 def modulated_deform_conv_backward(
@@ -299,21 +245,12 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
+    *,
     with_bias: bool,
+    **options: int,
 ) -> None:
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     bias = bias if with_bias else None
-    grads = _deform_conv_backward(grad_output, input, weight, offset, mask, bias, geometry)
+    grads = _deform_conv_backward(options, grad_output, input, weight, offset, mask, bias)
     for target, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
         target.copy_(grad)
     if with_bias:
@@ -347,13 +284,13 @@ def sigmoid_focal_loss_backward(
 
 
 def _computable(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Half precision as float32, as torchvision does under autocast: not every kernel of it knows both half types."""
+    """Convert half precision to float32, as torchvision does under autocast: some kernels lack a half type."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
 
 @contextmanager
 def _nondeterminism_allowed() -> Iterator[None]:
-    """On CUDA, torchvision's backward passes stop a deterministic run; mmcv's, equally random, go on."""
+    """On CUDA, torchvision's backward passes raise in deterministic mode; mmcv's, no more deterministic, do not."""
     if not torch.are_deterministic_algorithms_enabled() or torch.is_deterministic_algorithms_warn_only_enabled():
         yield
         return
@@ -386,9 +323,9 @@ def _bins(rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: fl
     (x, y), shape = edges, (len(rois), pooled_height, pooled_width)
     corners = [x[:, None, :-1].floor(), y[:, :-1, None].floor(), x[:, None, 1:].ceil() - 1, y[:, 1:, None].ceil() - 1]
     bins = torch.stack([edge.expand(shape) for edge in (rois[:, 0, None, None], *corners)], dim=-1)
-    # An RoI without extent pools nothing, like one beside the features.
-    beside = bins.new_tensor([width, height, width, height])
-    bins[..., 1:] = torch.where((sizes > 0).all(dim=1)[:, None, None, None], bins[..., 1:], beside)
+    # An empty RoI pools nothing, like one outside the features.
+    outside = bins.new_tensor([width, height, width, height])
+    bins[..., 1:] = torch.where((sizes > 0).all(dim=1)[:, None, None, None], bins[..., 1:], outside)
     return bins.flatten(0, 2).to(features.dtype)
 
 
@@ -401,26 +338,24 @@ def _from_bins(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.view(num_rois, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _deform_conv(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: tuple
-) -> Tensor:
-    tensors = _deform_conv_tensors(input, weight, offset, mask, bias)
-    return _ops.deform_conv2d(*tensors, *geometry, mask is not None)
+def _geometry(options: dict[str, int]) -> list[int]:
+    """Strides, paddings, dilations and groups in torchvision's order, from either of mmcv's spellings."""
+    first = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW')
+    modulated = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w')
+    names = first if 'dH' in options else modulated
+    return [options[name] for name in (*names, 'group', 'deformable_group')]
 
 
-def _deform_conv_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    geometry: tuple,
-) -> tuple[Tensor, ...]:
+def _deform_conv(options: dict[str, int], *tensors: Tensor | None) -> Tensor:
+    """Output, from input, weight, offset, mask and bias."""
+    return _ops.deform_conv2d(*_deform_conv_tensors(*tensors), *_geometry(options), tensors[3] is not None)
+
+
+def _deform_conv_backward(options: dict[str, int], grad_output: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
-    tensors = _deform_conv_tensors(input, weight, offset, mask, bias)
+    tensors, modulated = (*_computable(grad_output), *_deform_conv_tensors(*tensors)), tensors[3] is not None
     with _nondeterminism_allowed():
-        return _ops._deform_conv2d_backward(*_computable(grad_output), *tensors, *geometry, mask is not None)
+        return _ops._deform_conv2d_backward(*tensors, *_geometry(options), modulated)
 
 
 def _deform_conv_tensors(
@@ -436,7 +371,7 @@ def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def _log_sigmoid(logits: Tensor) -> Tensor:
-    """As mmcv's, not smaller than the logarithm of the smallest float."""
+    """At least the logarithm of the smallest float, as in mmcv."""
     return F.logsigmoid(logits).clamp(min=math.log(torch.finfo(torch.float32).tiny))
 
 

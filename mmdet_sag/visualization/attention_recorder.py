@@ -14,10 +14,10 @@ from ..models.roi_heads import SAGMaskHead
 
 
 class AttentionRecorder:
-    """Keeps where a SAG mask head looks in forwards that happen anyway.
+    """Records the attention of a SAG mask head during the model's forwards.
 
-    The attention maps are pasted into the image at their RoIs, each stretched to its own range, for what counts is
-    where in an object the head looks; where RoIs overlap, the highest attention is shown.
+    The attention maps are pasted into the image at their RoIs, each scaled to [0, 1]. Where RoIs overlap, the highest
+    attention is shown.
 
     Args:
         model: The model, wrapped or not.
@@ -35,27 +35,27 @@ class AttentionRecorder:
                 f'{type(model).__name__} has no SAGMaskHead with a mask_roi_extractor, whose attention could be drawn; '
                 "set mask_head.type to 'SAGMaskHead'"
             )
-        # The last stage of a cascade is the one whose masks are seen.
+        # The last stage of a cascade predicts the masks.
         self._extractor, self._gate = extractors[-1], heads[-1].spatial_attention.gate
         self._handles: list = []
         self._calls: list[list[Tensor]] = []
 
     def start(self) -> None:
-        """Start to listen to the model."""
+        """Start recording."""
         self._handles = [
             self._extractor.register_forward_hook(self._keep_rois),
             self._gate.register_forward_hook(self._keep_attention),
         ]
 
     def stop(self) -> None:
-        """Stop to listen, and forget."""
+        """Stop recording, and delete the records."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self.forget()
 
     def forget(self) -> None:
-        """Forget the forwards so far: to be called after each batch."""
+        """Delete the records; to be called after each batch."""
         self._calls = []
 
     def __enter__(self) -> 'AttentionRecorder':
@@ -72,37 +72,28 @@ class AttentionRecorder:
 
     @property
     def last(self) -> tuple[Tensor, Tensor] | None:
-        """RoIs and attention maps of the only forward since :meth:`forget`, for :func:`paste_attention`."""
+        """RoIs and attention maps for :func:`paste_attention`, if there was one forward since :meth:`forget`."""
         return tuple(self._calls[0]) if len(self._calls) == 1 else None
 
     def heat(self, views: Sequence[DetDataSample], sample: DetDataSample, score_thr: float) -> np.ndarray:
-        """Attention of an image's detections at their places in it.
+        """Return the attention of an image's detections.
 
         Args:
-            views: What the data pipeline says of the image: one sample, or several of test-time augmentation, of which
-                the first is drawn.
+            views: Inputs of the model: one sample, or those of test-time augmentation, the first of which is drawn.
             sample: The prediction.
             score_thr: Lowest score of the detections that are drawn.
 
         Returns:
-            Attention in [0, 1], shape (H, W) of the original image; zero where no detection is.
+            Attention in [0, 1], shape (H, W) of the original image; zero without a detection.
         """
-        # A view in which nothing was found may have no forward: the others cannot be told apart then.
+        # Views without detections may have no forward, and then the forwards cannot be assigned.
         if len(self._calls) != len(views):
             return np.zeros(sample.ori_shape, dtype=np.float32)
         return paste_attention(*self._calls[0], views[0], sample, score_thr)
 
     @staticmethod
     def overlay(heat: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Lay attention over the image.
-
-        Args:
-            heat: Result of :meth:`heat`.
-            image: The image, RGB, (H, W, 3).
-
-        Returns:
-            The picture, RGB, (H, W, 3).
-        """
+        """Draw the result of :meth:`heat` over an image, RGB, (H, W, 3)."""
         return Visualizer.draw_featmap(torch.from_numpy(heat)[None], image, channel_reduction='squeeze_mean', alpha=0.4)
 
     def _keep_rois(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -124,9 +115,9 @@ def paste_attention(
     """Paste the attention of a batch's first image into that image.
 
     Args:
-        rois: RoIs of the mask head, (n, 5), of which the first column is the image's place in the batch.
-        attention: Its attention maps, (n, 1, H', W').
-        view: What the data pipeline says of the image.
+        rois: RoIs of the mask head, (n, 5); the first column is the index of the image in the batch.
+        attention: Attention maps of the RoIs, (n, 1, H', W').
+        view: Input sample of the image.
         sample: The prediction.
         score_thr: Lowest score of the detections that are drawn.
 
@@ -134,7 +125,7 @@ def paste_attention(
         Attention in [0, 1], shape (H, W) of the original image.
     """
     height, width = sample.ori_shape
-    # RoIs are in the order of their scores.
+    # RoIs are sorted by score.
     drawn = int((sample.pred_instances.scores >= score_thr).sum())
     mine = (rois[:, 0] == 0).nonzero().squeeze(1)[:drawn]
     if len(mine) == 0:

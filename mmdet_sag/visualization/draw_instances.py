@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
-# Smaller pictures are enlarged to this shorter side, so that names fit, but not beyond this longer one.
+# Small images are enlarged to this shorter side, so that names fit, up to this longer side.
 _SHORT, _LONG = 480, 1600
 _FONT = str(Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans-Bold.ttf'))
 
@@ -26,23 +26,23 @@ def draw_instances(
     max_names: int = 25,
     strip: bool = True,
 ) -> np.ndarray:
-    """Draw detections: outlines filled with the colours of their classes, names and scores where there is room.
+    """Draw detections as filled outlines in the colours of their classes, with names and scores.
 
-    It takes a hundredth of the time of MMDetection's visualizer, enlarges small images, and stays legible with many
-    objects: of more than ``max_names``, the names stand once in a strip below instead of at each object. What has no
-    mask, or an empty one, is drawn as its box.
+    This takes a hundredth of the time of MMDetection's visualizer, and enlarges small images. With more than
+    ``max_names`` detections, a strip below the image names the classes instead. Detections without a mask, or with an
+    empty one, are drawn as boxes.
 
     Args:
         image: The image, BGR, (H, W, 3).
-        instances: Detections with ``bboxes``, ``labels``, ``scores`` and, where there are any, ``masks``, as a tensor
-            of bitmaps or :class:`RLEMasks`.
+        instances: Detections with ``bboxes``, ``labels``, ``scores`` and optional ``masks``, as a tensor of bitmaps or
+            :class:`RLEMasks`.
         classes: Class names.
-        colours: RGB colours of the classes; without them, or with the name of a palette, hues far apart.
-        max_names: Number of detections up to which each is named.
-        strip: Whether there may be a strip; frames of a video need one size.
+        colours: RGB colours of the classes; None, or the name of a palette: hues far apart.
+        max_names: Largest number of detections that are named one by one.
+        strip: Whether to allow a strip; frames of a video need one size.
 
     Returns:
-        The picture, BGR; larger than a small image, and with a strip below where there are many detections.
+        The picture, BGR, enlarged if the image is small, with a strip below if there are many detections.
     """
     instances = instances.cpu()
     zoom = int(np.clip(min(_SHORT / min(image.shape[:2]), _LONG / max(image.shape[:2])), 1, 8))
@@ -73,7 +73,7 @@ def draw_instances(
 
 
 def _font_file(texts: Iterable[str]) -> str:
-    """An installed font for texts: the usual one, unless it lacks some of their characters."""
+    """Return the default font, or if it lacks characters of the texts, an installed font that has them."""
     return _font_with(frozenset(''.join(texts)) - _characters(_FONT))
 
 
@@ -88,11 +88,11 @@ def _font_with(characters: frozenset[str]) -> str:
             if characters | set(string.ascii_letters + string.digits) <= _characters(file):
                 return file
         except (OSError, RuntimeError):
-            # The list is a cache: fonts may be gone, or be of a kind that cannot be read.
+            # The list is a cache: fonts may be deleted or unreadable.
             continue
     print_log(
-        f'no installed font has {"".join(sorted(characters))}, of class names: boxes stand in. Install a font that has '
-        f'them, such as Noto Sans CJK, and delete the list of fonts in {matplotlib.get_cachedir()}',
+        f'no installed font has the characters {"".join(sorted(characters))} of class names, which are drawn as boxes: '
+        f'install a font such as Noto Sans CJK, and delete the list of fonts in {matplotlib.get_cachedir()}',
         'current',
         logging.WARNING,
     )
@@ -105,7 +105,7 @@ def _characters(font_file: str) -> frozenset[str]:
 
 
 def _colour(label: int, colours) -> tuple[int, int, int]:
-    """BGR colour of a class."""
+    """Return the BGR colour of a class."""
     if isinstance(colours, (list, tuple)) and label < len(colours):
         return tuple(int(c) for c in reversed(colours[label]))
     # The golden angle: neighbours differ, and no number of classes repeats a hue.
@@ -138,7 +138,7 @@ def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -
         width, height = draw.textlength(name, font) + 4, size + 4
         x = max(min(x1, canvas.width - width), 0)
         first = y = max(min(y1 - height, canvas.height - height), 0)
-        # Below the names that are there already; in a full picture, over them.
+        # Names go below others; in a full picture, over them.
         while any(abs(y - b) < height and x < a + c and a < x + width for a, b, c in taken):
             y += 2
             if y > canvas.height - height:
@@ -150,7 +150,7 @@ def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -
 
 
 def _with_strip(picture: np.ndarray, entries: list, size: int) -> np.ndarray:
-    """The picture above a strip that says which colour is which class, and how many there are of it."""
+    """Add a strip with the colour, name and number of each class below the picture."""
     font = ImageFont.truetype(_font_file(name for name, *_ in entries), size)
     rows: list[list] = [[]]
     left = size

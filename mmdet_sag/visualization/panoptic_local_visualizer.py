@@ -7,7 +7,7 @@ from mmengine.structures import PixelData
 
 @VISUALIZERS.register_module()
 class PanopticLocalVisualizer(DetLocalVisualizer):
-    """Draws the panoptic segmentation alone where a sample has one, and not the instances below it as well."""
+    """Draws the panoptic segmentation of a sample without its instances."""
 
     def add_datasample(self, name: str, image: np.ndarray, data_sample: DetDataSample | None = None, **kwargs) -> None:
         """Draw a data sample. Arguments are those of ``DetLocalVisualizer``."""

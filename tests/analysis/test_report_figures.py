@@ -20,7 +20,7 @@ from mmdet_sag.analysis import (
     confusion_matrix,
     load_results,
 )
-from mmdet_sag.analysis.score_thresholds import THRESHOLDS
+from mmdet_sag.analysis.coco_accuracy import THRESHOLDS
 
 SIZE = 100
 
@@ -172,7 +172,7 @@ def test_what_looks_wrong_in_a_data_set_is_said(tmp_path):
     truth = write_truth(tmp_path / 'truth.json', [(0, A), (0, A), (1, (5, 5, 7, 7))])
     remarks = ' '.join(DataStatistics(truth).remarks(training=DataStatistics(truth)))
     assert 'uncertain: a (2), b (1).' in remarks
-    assert 'nothing can be said: c.' in remarks
+    assert 'there are no figures: c.' in remarks
     assert '1 objects are annotated twice' in remarks
     assert '1 images are missing' in remarks
     assert '1 objects cover fewer than 16 pixels' in remarks
@@ -184,7 +184,7 @@ def test_a_detection_with_an_empty_mask_is_shown_as_its_box(tmp_path):
     result = result_of([(0, 0.9, A), (1, 0.8, B)])
     result.masks[1] = mask_of((0, 0, 0, 0))
     html = ReportPage(truth, [result], ['red', 'green', 'blue'], score_thr=0.5).render('page', {})
-    note = 'b, score 0.80: nothing of the kind is annotated there; its mask is empty, this is its box'
+    note = 'b, score 0.80: no such object is annotated there; its mask is empty, this is its box'
     # A page of 380 pixels shows the image of 100.
     outline = re.search(rf'<title>{note}</title><path d="(.*?)"', html)[1]
     points = np.array(re.findall(r'([\d.]+) ([\d.]+)', outline), dtype=float) / 3.8

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmdet_sag.checkpoints.reading import read_weights
-from mmdet_sag.engine.safe_globals import LOADS_SAFELY
+from mmdet_sag.engine.checkpoint_files import LOADS_SAFELY
 from mmdet_sag.errors import InputError
 
 NDARRAY, DTYPE = b'cnumpy\nndarray\n', b'cnumpy\ndtype\n'

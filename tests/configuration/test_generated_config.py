@@ -10,8 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from support.tiny_training import write_rectangles
 
-from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
-from mmdet_sag.datasets.config_checks import check_class_count, check_pretrained
+from mmdet_sag.checkpoints.zoo import find_zoo_config
+from mmdet_sag.checks.checkpoint import check_pretrained
+from mmdet_sag.checks.model import check_class_counts
+from mmdet_sag.configuration import GeneratedConfig, TrainingDataSummary
 from mmdet_sag.errors import InputError
 
 # Every kind of backbone in every family: the others differ in depth and width.
@@ -55,7 +57,7 @@ def change_training(root, change):
 def generate(data, model, **options):
     path = data.parent / 'my.py'
     options.setdefault('weights', 'random')
-    made = GeneratedConfig(DataStatistics.of_folder(data), find_zoo_config(model), **options)
+    made = GeneratedConfig(TrainingDataSummary.of_folder(data), find_zoo_config(model), **options)
     path.write_text(made.text(path))
     return Config.fromfile(path), made, path.read_text()
 
@@ -70,7 +72,7 @@ def test_a_config_of_every_kind_of_model_fits_the_data_and_trains_all_of_its_bac
     init_default_scope('mmdet')
     assert len(text.splitlines()) < 80
     check_pretrained(config.model)
-    check_class_count(config.model, ('green', 'blue'), 'train_dataloader.dataset')
+    check_class_counts(config.model, dict(num_classes=2), 'train_dataloader.dataset')
     with torch.device('meta'):
         built = MODELS.build(config.model)
     backbone = built.backbone
@@ -99,10 +101,10 @@ def test_the_data_sets_of_a_config_give_samples_from_any_folder(model, data, mon
 
 def test_the_number_of_images_decides_the_schedule(data):
     few = generate(data, 'centermask-lite_v39')[1]
-    statistics = DataStatistics.of_folder(data)
+    statistics = TrainingDataSummary.of_folder(data)
     epochs = {}
     for count in (10, 100, 1000, 10_000, 100_000):
-        many = DataStatistics(**{**vars(statistics), 'num_images': count})
+        many = TrainingDataSummary(**{**vars(statistics), 'num_images': count})
         made = GeneratedConfig(many, find_zoo_config('centermask-lite_v39'), weights='random')
         epochs[count] = made.epochs
         assert made.max_iters == pytest.approx(made.epochs * count / made.batch_size, rel=0.2)
@@ -137,10 +139,10 @@ def test_the_learning_rate_follows_the_images_of_a_step(data, tmp_path):
 
 
 def test_the_sizes_of_the_images_decide_theirs(data):
-    statistics = DataStatistics.of_folder(data)
+    statistics = TrainingDataSummary.of_folder(data)
 
     def sizes(width, height, model='centermask-lite_v39'):
-        many = DataStatistics(**{**vars(statistics), 'sizes': np.full((9, 2), (width, height), float)})
+        many = TrainingDataSummary(**{**vars(statistics), 'sizes': np.full((9, 2), (width, height), float)})
         made = GeneratedConfig(many, find_zoo_config(model), weights='random')
         return made.short_side, made.long_side
 
@@ -179,7 +181,7 @@ def test_rare_classes_and_images_without_objects_are_mentioned(data):
 
     change_training(data, remove)
     notes = [item.value for item in generate(data, 'centermask-lite_v39')[1].choices if item.what == 'note']
-    assert '1 images without objects are not learnt' in notes
+    assert '1 images without objects are not used' in notes
     assert "class 'green' has 3 objects" in notes
 
 
@@ -212,15 +214,15 @@ def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data
 
 def test_what_the_data_lack_is_named(data, tmp_path):
     with pytest.raises(InputError, match='does not exist'):
-        DataStatistics.of_folder(tmp_path / 'absent')
+        TrainingDataSummary.of_folder(tmp_path / 'absent')
     (data / 'annotations/instances_val.json').unlink()
     with pytest.raises(InputError, match='no annotations/instances_val.json: make it with'):
-        DataStatistics.of_folder(data)
+        TrainingDataSummary.of_folder(data)
 
 
 def test_a_config_inside_the_clone_inherits_by_a_path_that_moves_with_it(data):
     base = find_zoo_config('centermask-lite_v39')
-    made = GeneratedConfig(DataStatistics.of_folder(data), base, weights='random')
+    made = GeneratedConfig(TrainingDataSummary.of_folder(data), base, weights='random')
     inside = made.text(base.parents[2] / 'configs/mine/my.py')
     assert inside.startswith(f"_base_ = '../centermask_lite/{base.name}'")
     assert made.text(data / 'my.py').startswith(f"_base_ = '{base}'")

@@ -5,7 +5,7 @@ import pytest
 from mmdet.registry import DATASETS
 from support.tiny_panoptic import shapes_config, write_shapes
 
-from mmdet_sag.datasets.panoptic import read_segment_ids
+from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb, read_segment_ids, rgb_to_id
 from mmdet_sag.errors import InputError
 
 
@@ -84,5 +84,16 @@ def test_an_image_that_the_panoptic_file_lacks_is_named(root):
 
 def test_a_category_that_is_not_listed_is_named(root):
     edit(root, 'panoptic', lambda content: content['annotations'][1]['segments_info'][0].update(category_id=77))
-    with pytest.raises(InputError, match='of image 2 is of category 77'):
+    with pytest.raises(InputError, match='of image 2 has category 77'):
         build(root)
+
+
+def test_a_colour_is_a_number_of_three_digits():
+    np.testing.assert_array_equal(
+        id_to_rgb(np.array([[0, 255, 256, 8345037]]))[0], [[0] * 3, [255, 0, 0], [0, 1, 0], [205, 85, 127]]
+    )
+
+
+def test_ids_survive_the_way_through_colours():
+    ids = np.random.default_rng(0).integers(0, 256**3, (20, 30))
+    np.testing.assert_array_equal(rgb_to_id(id_to_rgb(ids)), ids)

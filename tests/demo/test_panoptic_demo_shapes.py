@@ -6,7 +6,7 @@ import pytest
 from demo_shapes import PanopticShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
 
-from mmdet_sag.datasets.panoptic import read_segment_ids
+from mmdet_sag.datasets.coco_instance_panoptic import read_segment_ids
 from mmdet_sag.errors import InputError
 
 NUM_TRAIN = 30

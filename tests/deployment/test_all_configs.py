@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdet_sag.deployment.exporting import build_graph
+from mmdet_sag.deployment.graphs import build_graph
 from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.runtime import resized_size
 

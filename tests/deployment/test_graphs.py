@@ -1,4 +1,4 @@
-"""What an export writes computes what the detector does, before any export."""
+"""The graph that is exported computes the same as the detector."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from mmdet.structures import DetDataSample
 from support.tiny_export import lively_tiny, lively_two_stage
 from support.tiny_panoptic import build_tiny
 
-from mmdet_sag.deployment.exporting import build_graph
-from mmdet_sag.deployment.reference_detector import ReferenceDetector
+from mmdet_sag.deployment.comparison import detect_with_pytorch
+from mmdet_sag.deployment.graphs import build_graph
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def check(detector: torch.nn.Module, batch: torch.Tensor) -> int:
         )
         for size in map(tuple, SIZES.tolist())
     ]
-    expected = ReferenceDetector(detector)(batch, samples)
+    expected = detect_with_pytorch(detector, batch, samples)
     with torch.inference_mode():
         outputs = build_graph(detector)(batch, SIZES)
     assert outputs.image_indices.tolist() == [i for i, results in enumerate(expected) for _ in range(len(results))]

@@ -1,4 +1,4 @@
-"""The runtime's own image operations are those of the libraries that it does without."""
+"""The runtime's own image operations equal those of the libraries that it replaces."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ from mmdet_sag.deployment import runtime
 from mmdet_sag.structures.mask import paste_masks_as_rle
 
 
-def test_it_imports_numpy_opencv_and_a_runtime_alone():
+def test_it_imports_only_numpy_opencv_and_a_runtime():
     tree = ast.parse(Path(runtime.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -36,7 +36,7 @@ def test_images_are_resized_like_pillow_does():
 
 
 @pytest.mark.parametrize('shape', [(480, 640), (427, 640), (640, 360), (100, 900)])
-def test_images_get_the_size_that_the_pipelines_give(shape):
+def test_images_are_resized_to_the_same_size_as_by_the_pipelines(shape):
     settings = dict(mode='keep_ratio', scale=[1333, 800])
     expected, _ = mmcv.imrescale(np.zeros((*shape, 3), np.uint8), (1333, 800), return_scale=True)
     assert runtime.resized_size(*shape[::-1], settings) == expected.shape[1::-1]

@@ -1,11 +1,17 @@
+import io
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer
 
-from mmdet_sag.engine.checkpoint_files import newest_checkpoint
+from mmdet_sag.engine.checkpoint_files import LOADS_SAFELY, newest_checkpoint
 from mmdet_sag.errors import InputError
+
+SAFE = pytest.mark.skipif(not LOADS_SAFELY, reason='this PyTorch does not load safely by default')
 
 
 def write(path: Path, iteration: int = 0, epoch: int = 0, saved_into: str = '/runs/mine', **content) -> str:
@@ -70,3 +76,46 @@ def test_checkpoints_on_another_storage_are_never_overwritten_by_a_new_start(tmp
         newest_checkpoint('runs/mine', hook)
     with pytest.raises(InputError, match='cannot be listed .PermissionError: no key'):
         newest_checkpoint('runs/mine', dict(out_dir='stored://closed'))
+
+
+def load(content: object) -> object:
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+@SAFE
+def test_a_log_and_numpy_numbers_are_loaded_safely():
+    log = HistoryBuffer()
+    log.update(1.5)
+    log.update(2)
+    loaded = load(dict(log=log, eta=np.float64(3), flags=np.array([True]), best=np.float32(0.25)))
+    assert loaded['log'].mean() == 1.75
+    assert loaded['log'].statistics('max') == 2
+    assert loaded['eta'] == 3
+    assert loaded['best'] == np.float32(0.25)
+
+
+@SAFE
+def test_numpys_names_before_and_after_version_2_are_known():
+    names = {item[1] for item in torch.serialization.get_safe_globals() if isinstance(item, tuple)}
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        assert {f'{module}.scalar', f'{module}._reconstruct'} <= names
+
+
+class Attribute:
+    """Pickled as the read of an attribute, as an attack would do it."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.pair = (owner, name)
+
+    def __reduce__(self) -> tuple:
+        return getattr, self.pair
+
+
+@SAFE
+@pytest.mark.parametrize('attribute', [Attribute(HistoryBuffer, '__init__'), Attribute(np.ndarray, 'tofile')])
+def test_no_other_attribute_can_be_reached_from_a_file(attribute):
+    with pytest.raises(pickle.UnpicklingError, match='not allowed'):
+        load(attribute)

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from support.reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
 from support.which_operators import OPERATORS, put_behind_mmcv
 
-from mmdet_sag.checkpoints.centermask2 import rename_key
+from mmdet_sag.checkpoints.centermask_names import rename_key
 from mmdet_sag.engine.fast_training import speed_up_training
 
 

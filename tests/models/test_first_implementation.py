@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from support.reference import CONFIGS, make_batch
 from support.tiny import build_tiny, tiny_config
 
+from mmdet_sag.errors import InputError
 from mmdet_sag.structures.mask import RLEMasks
 
 FOLDER = CONFIGS / 'centermask_first'
@@ -53,10 +54,10 @@ def test_every_config_has_all_that_the_first_implementation_computes_differently
     assert not model.bbox_head.norm_on_bbox
     roi_layer = model.roi_head.mask_roi_extractor.roi_layer
     assert (roi_layer.sampling_ratio, roi_layer.aligned) == (2, False)
-    assert model.roi_head.mask_roi_extractor.inclusive_boxes and model.test_cfg.rcnn.inclusive_boxes
+    assert model.inclusive_boxes
     for cfg in (model.test_cfg.bbox_head, model.train_cfg.proposal):
         assert (cfg.score_thr, cfg.nms.offset) == (0.03, 1)
-        assert cfg.clip_boxes and cfg.inclusive_boxes and not cfg.sqrt_score
+        assert cfg.clip_boxes and not cfg.sqrt_score
     lite = 'lite' in path.stem
     resize = config.test_dataloader.dataset.pipeline[1]
     assert resize == dict(type='ShortSideResize', scale=(1000, 600) if lite else (1333, 800), backend='pillow')
@@ -132,23 +133,22 @@ def test_masks_are_pasted_into_whole_pixels(rescale, rle_masks):
     boxes[1] = torch.tensor([20.0, 20.0, 20.0, 20.0])
     boxes[2] = torch.tensor([20.0, 20.0, 20.4, 55.0])
     probs = torch.rand(40, 1, 28, 28, generator=generator)
-    head = build_tiny(path=WITHOUT_MASK_IOU).roi_head.mask_head
-    head.class_agnostic = True
+    roi_head = build_tiny(path=WITHOUT_MASK_IOU, **{'test_cfg.rcnn.rle_masks': rle_masks}).roi_head
+    roi_head.mask_head.class_agnostic = True
     scale = (0.5, 0.75)
     img_meta = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
     if rescale:
-        img_meta.update(img_shape=(45, 45), scale_factor=scale)
+        img_meta.update(img_shape=(46, 46), scale_factor=scale)
     results = InstanceData(
         bboxes=boxes * torch.tensor(scale * 2) if rescale else boxes.clone(), labels=torch.zeros(40, dtype=torch.long)
     )
-    cfg = ConfigDict(mask_thr_binary=0.5, inclusive_boxes=True, rle_masks=rle_masks)
-    (results,) = head.predict_by_feat([probs.logit()], [results], [img_meta], cfg, rescale=rescale)
+    (results,) = roi_head.predict_by_feat(probs.logit(), None, [results], [img_meta], rescale=rescale)
     assert isinstance(results.masks, RLEMasks) == rle_masks
     masks = results.masks.to_tensor() if rle_masks else results.masks
     for mask, prob, box in zip(masks, probs[:, 0], boxes, strict=True):
         # Resizing and sampling round differently: a pixel at the threshold may go either way.
         assert (mask != pasted(prob, box, height, width)).sum() <= 1
-    torch.testing.assert_close(results.bboxes, boxes)
+    torch.testing.assert_close(results.bboxes, boxes + torch.tensor([0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize('path', [WITH_MASK_IOU, WITHOUT_MASK_IOU], ids=['MaskIoU head', 'no MaskIoU head'])
@@ -167,6 +167,13 @@ def test_encoded_masks_are_the_bitmaps_bit_by_bit(path, rescale):
     assert len(plain) > 20 and plain.masks.any()
     assert list(encoded.masks) == encode_mask_results(plain.masks.numpy())
     torch.testing.assert_close(encoded.bboxes, plain.bboxes)
+
+
+@pytest.mark.parametrize('place', ['train_cfg', 'train_cfg.proposal', 'test_cfg.bbox_head', 'test_cfg.rcnn'])
+def test_the_option_in_its_former_places_is_an_error_that_names_the_new_one(place):
+    with pytest.raises(InputError, match='set model.inclusive_boxes=True'):
+        build_tiny(**{f'{place}.inclusive_boxes': True})
+    assert build_tiny(**{f'{place}.inclusive_boxes': True, 'inclusive_boxes': True}).inclusive_boxes
 
 
 def test_results_end_one_pixel_after_the_last_one():

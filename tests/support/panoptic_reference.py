@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-from mmdet_sag.checkpoints.centermask2 import rename_state_dict
+from mmdet_sag.checkpoints.centermask_names import rename_state_dict
 
 from .reference import CONFIGS, DATA, Case, make_batch, read_image, synthetic_weight
 

@@ -17,8 +17,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mmdet_sag.checkpoints import zoo
-from mmdet_sag.checkpoints.centermask2 import rename_state_dict
-from mmdet_sag.checkpoints.first_centermask import rename_to_centermask2
+from mmdet_sag.checkpoints.centermask_names import rename_state_dict, rename_to_centermask2
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DATA = Path(__file__).parents[1] / 'data' / 'golden'

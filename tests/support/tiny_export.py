@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from .tiny import CONFIG, tiny_config
 from .tiny_training import rectangles_config, write_rectangles
 
-SAG_CONFIGS = Path(__file__).parents[3] / 'configs/sag_mask'
+SAG_CONFIGS = Path(__file__).parents[2] / 'configs/sag_mask'
 
 
 def write_tiny(folder: Path) -> tuple[Path, Path]:

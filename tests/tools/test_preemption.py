@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder, processes):
     assert_nothing_is_lost(folder, 'SIGINT')
     log = (folder / 'log').read_text()
     assert 'Traceback' not in log, log[-3000:]
-    assert 'Go on with --resume' in log
+    assert 'Continue with --resume' in log
 
 
 @pytest.mark.parametrize('processes', [1, 2])

@@ -45,7 +45,7 @@ from mmengine.structures import InstanceData
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.innermost_dataset import innermost_dataset
+from mmdet_sag.datasets.data_sources import innermost_dataset
 from mmdet_sag.engine.fast_inference import speed_up
 from mmdet_sag.engine.fast_training import speed_up_training
 from mmdet_sag.engine.stage_timer import StageTimer

@@ -1,7 +1,7 @@
-"""Write a page on a model: how good it is, where it fails, which score threshold to use, and whether the data is sane.
+"""Write a page on a model: its accuracy, its errors, the best score threshold, and problems of the data.
 
-The page is one HTML file that needs no other. It takes a checkpoint, which is evaluated, or predictions that
-tools/test.py --out wrote; it works for any instance segmentation model of MMDetection on data in COCO's format.
+The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions that tools/test.py --out wrote,
+of any instance segmentation model of MMDetection on data in COCO's format.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+# Before mmdet: it registers the operators that mmdet imports.
 import mmdet_sag
 
 # isort: split
@@ -33,8 +33,8 @@ from mmdet_sag.analysis import (
     load_results,
     read_scalars,
 )
+from mmdet_sag.checks import check_inputs
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets import check_inputs
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
@@ -70,14 +70,9 @@ def main() -> None:
     check_writable_file(out, '--out', makes_folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     has_results = args.model.endswith(('.pkl', '.pickle'))
-    runner = None
-    if has_results:
-        truth = GroundTruth.of_config(cfg)
-        results = load_results(args.model)
-    else:
-        runner = evaluate(cfg, args.model, out.with_suffix('.pkl'))
-        truth = GroundTruth.of_config(cfg)
-        results = load_results(out.with_suffix('.pkl'))
+    runner = None if has_results else evaluate(cfg, args.model, out.with_suffix('.pkl'))
+    truth = GroundTruth.of_config(cfg)
+    results = load_results(args.model if has_results else out.with_suffix('.pkl'))
     check_results(results, truth, args.model)
 
     metainfo = cfg.test_dataloader.dataset.get('metainfo') or {}
@@ -112,14 +107,14 @@ def main() -> None:
 
 
 def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:
-    """Predict the test images; the predictions go to a file beside the page, from which it can be made again."""
+    """Predict the test images into a file beside the page, from which the page can be made again."""
     cfg.load_from = checkpoint_file
     checkpoint = load_checkpoint_file(checkpoint_file)
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks', []) if hook.get('type') != 'AttentionVisualizationHook'
     ] + [dict(type='FastInferenceHook')]
     check_inputs(cfg, 'test')
-    # The page evaluates.
+    # The page computes the metrics.
     cfg.test_evaluator = [dict(type='DumpRLEResults', out_file_path=str(out))]
     runner = build_runner(cfg)
     check_checkpoint_fits(checkpoint, checkpoint_file, runner.model)
@@ -150,7 +145,7 @@ def check_results(results: Sequence[ImageResult], truth: GroundTruth, source: st
 
 
 def attention_pictures(runner: Runner, image_ids: Sequence, truth: GroundTruth, score_thr: float) -> dict:
-    """Where the mask head looks in some images: a picture, BGR, of each."""
+    """Return pictures, BGR, of the mask head's attention in some images."""
     recorder = AttentionRecorder(runner.model)
     dataset = runner.test_dataloader.dataset
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
@@ -167,7 +162,7 @@ def attention_pictures(runner: Runner, image_ids: Sequence, truth: GroundTruth, 
 
 
 def training_data(cfg: Config) -> DataStatistics | None:
-    """What the model learnt from, if that is still there."""
+    """Return the statistics of the training data, if the files exist."""
     try:
         return DataStatistics(GroundTruth.of_config(cfg, 'train'))
     except InputError:
@@ -175,7 +170,7 @@ def training_data(cfg: Config) -> DataStatistics | None:
 
 
 def facts(args: argparse.Namespace, cfg: Config, truth: GroundTruth) -> dict[str, str]:
-    """What the page was made of."""
+    """Return what the page was made from."""
     return {
         'config': str(Path(args.config).resolve()),
         'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve()),

@@ -23,10 +23,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.deployment.comparison import config_images, measure_speed
-from mmdet_sag.deployment.export import build_detector
-from mmdet_sag.deployment.exported_detector import load_exported
-from mmdet_sag.deployment.metadata import test_dataset
+from mmdet_sag.datasets.config_datasets import config_images, test_dataset
+from mmdet_sag.deployment.comparison import measure_speed
+from mmdet_sag.deployment.formats import load_exported
+from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 

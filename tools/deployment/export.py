@@ -1,7 +1,7 @@
 """Export a trained model to ONNX, OpenVINO or TorchScript: from the image tensor to boxes and mask probabilities.
 
 The folder --out gets the model, the runtime that runs it without PyTorch, and report.json. The model is compared with
-PyTorch's on images of the config's test data; if they disagree, there will be no folder. docs/deployment.md has more.
+PyTorch's on images of the config's test data; if they disagree, no folder is written. docs/deployment.md has more.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import mmdet_sag  # noqa: F401
 
 # isort: split
 from mmdet_sag.command_line import run_command
-from mmdet_sag.deployment.export import export
-from mmdet_sag.deployment.export_settings import ExportSettings
-from mmdet_sag.deployment.exporting import FILES
+from mmdet_sag.deployment.formats import FORMATS
+from mmdet_sag.deployment.model_export import ExportSettings, export
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 
@@ -24,8 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--format', choices=sorted(FILES), default='onnx', help='format of the model')
-    parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16', 'int8'), default='fp32', help='its numbers')
+    parser.add_argument('--format', choices=sorted(FORMATS), default='onnx', help='format of the model')
+    precisions = sorted({precision for model_format in FORMATS.values() for precision in model_format.precisions})
+    parser.add_argument('--precision', choices=precisions, default='fp32', help='type of its numbers')
     parser.add_argument('--out', required=True, help='folder to write; a previous export there is replaced')
     parser.add_argument('--images', type=int, default=20, help='test images that are compared; 0: do not compare')
     parser.add_argument('--calibration-images', type=int, default=300, help='training images for int8')

@@ -9,8 +9,8 @@ import os
 
 from terminaltables import AsciiTable
 
+from mmdet_sag.checks import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.command_line import ExitStatus, run_command
-from mmdet_sag.datasets.full_check import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file

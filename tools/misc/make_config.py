@@ -1,12 +1,13 @@
-"""Write a short config for your own data, which tools/train.py trains as it is: it inherits one of the zoo, and states
-classes, paths, image size, schedule, learning rate and the weights to start from. It says what it chose, and why.
+"""Write a short config for your own data. It inherits a config of the zoo, and sets classes, paths, image size,
+schedule, learning rate and starting weights. The tool prints what it chose, and why. Train with tools/train.py.
 """
 
 import argparse
 from pathlib import Path
 
+from mmdet_sag.checkpoints.zoo import find_zoo_config
 from mmdet_sag.command_line import run_command
-from mmdet_sag.configuration import DataStatistics, GeneratedConfig, find_zoo_config
+from mmdet_sag.configuration import GeneratedConfig, TrainingDataSummary
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
 
@@ -21,14 +22,13 @@ def parse_args() -> argparse.Namespace:
         '--weights',
         choices=['auto', 'imagenet', 'random'],
         default='auto',
-        help="start of the backbone without --load-from: ImageNet's if they are there, downloaded, or random weights",
+        help="weights of the backbone without --load-from: ImageNet's if they are on this machine and random ones "
+        "otherwise, ImageNet's (downloaded), or random ones; default: auto",
     )
-    parser.add_argument('--batch-size', type=int, metavar='N', help='images of a step on each process; default: 4')
+    parser.add_argument('--batch-size', type=int, metavar='N', help='images per step and process; default: 4')
     parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1')
-    parser.add_argument(
-        '--epochs', type=int, metavar='N', help='how often each image is seen; default: by their number'
-    )
-    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='size of the images; default: by their sizes')
+    parser.add_argument('--epochs', type=int, metavar='N', help='number of epochs; default: by the number of images')
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='shorter side of the images; default: by data')
     parser.add_argument('--overwrite', action='store_true', help='replace FILE.py if it exists')
     return parser.parse_args()
 
@@ -46,7 +46,7 @@ def main() -> None:
     check_out(args.out, args.overwrite)
     base = find_zoo_config(args.model)
     config = GeneratedConfig(
-        DataStatistics.of_folder(args.data),
+        TrainingDataSummary.of_folder(args.data),
         base,
         load_from=args.load_from,
         weights=args.weights,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.coco import load_coco
+from mmdet_sag.datasets.coco_file import load_coco
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_folder
 

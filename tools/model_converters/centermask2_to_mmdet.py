@@ -10,7 +10,7 @@ def parse_args() -> argparse.Namespace:
         description='Convert a checkpoint of CenterMask2, of the first CenterMask, or ImageNet weights of the authors '
         'or of timm, to MMDetection'
     )
-    parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); nothing in it is run')
+    parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); no code in it is run')
     parser.add_argument('dst', help='checkpoint to write')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     for name, default in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)):

@@ -1,15 +1,15 @@
 _base_ = './coco_instance_ms-first.py'
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].update(scale=[(1000, 580), (1000, 600)])
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].update(scale=(1000, 600))
+train_resize = [
+    dict(type='RandomResize', scale=[(1000, 580), (1000, 600)], resize_type='ShortSideResize', backend='pillow')
+]
+test_resize = [dict(type='ShortSideResize', scale=(1000, 600), backend='pillow')]
 
+train_pipeline = [*_base_.load, *_base_.load_annotations, *train_resize, *_base_.flip, *_base_.train_pack]
+test_pipeline = [*_base_.load, *test_resize, *_base_.load_annotations, *_base_.test_pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1]['transforms'][0] = [
-    dict(type='ShortSideResize', scale=(2000, side), backend='pillow') for side in (400, 500, 600, 700, 800)
-]
+tta_resize = [dict(type='ShortSideResize', scale=(2000, side), backend='pillow') for side in (400, 500, 600, 700, 800)]
+tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]

@@ -24,19 +24,18 @@ pack = dict(
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'),
 )
 
+load_no_annotations = [dict(type='LoadEmptyAnnotations')]
+labelled_branches = [
+    dict(type='MultiBranch', branch_field=branch_field, sup_weak=[pack], sup_strong=[*strong_steps, pack])
+]
+unlabelled_branches = [
+    dict(type='MultiBranch', branch_field=branch_field, unsup_teacher=[pack], unsup_student=[*strong_steps, pack])
+]
+
 # Resize and flip come before the branches, which share them: pseudo-labels are used as they are.
-_geometry = _base_.train_pipeline[2:4]
-labelled_pipeline = [
-    *_base_.train_pipeline[:2],
-    *_geometry,
-    dict(type='MultiBranch', branch_field=branch_field, sup_weak=[pack], sup_strong=[*strong_steps, pack]),
-]
-unlabelled_pipeline = [
-    _base_.train_pipeline[0],
-    dict(type='LoadEmptyAnnotations'),
-    *_geometry,
-    dict(type='MultiBranch', branch_field=branch_field, unsup_teacher=[pack], unsup_student=[*strong_steps, pack]),
-]
+geometry = [*_base_.train_resize, *_base_.flip]
+labelled_pipeline = [*_base_.load, *_base_.load_annotations, *geometry, *labelled_branches]
+unlabelled_pipeline = [*_base_.load, *load_no_annotations, *geometry, *unlabelled_branches]
 
 labelled_dataset = dict(
     type='CocoDataset',

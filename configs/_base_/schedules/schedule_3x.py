@@ -2,8 +2,9 @@ train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=270000, val_in
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
+warmup = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    warmup,
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=270000, milestones=[210000, 250000], gamma=0.1),
 ]
 optim_wrapper = dict(

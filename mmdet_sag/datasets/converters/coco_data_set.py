@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import InputError
 from ...fileio import atomic_folder
-from ..coco import load_coco
-from ..coco.annotation_checks import box_problems, category_problems, is_usable_image, polygon_problem
+from ..annotation_problems import box_problems, category_problems, is_usable_image, polygon_problem
+from ..coco_file import load_coco
 from .image_header import without_exif
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import box_and_area

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from ..coco.coco_file import has_yolo_labels
+from ..coco_file import has_yolo_labels
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import clipped
 from .source_files import (

@@ -2,7 +2,7 @@ import numpy as np
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import TRANSFORMS
 
-from ..panoptic import read_segment_ids
+from ..coco_instance_panoptic import read_segment_ids
 
 
 @TRANSFORMS.register_module()

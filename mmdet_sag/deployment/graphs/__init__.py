@@ -1,5 +1,32 @@
+import torch
+from mmdet.models.detectors import TwoStageDetector
+from torch import nn
+
+from ...errors import InputError
+from ...models.detectors import CenterMask, PanopticCenterMask
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph, Outputs
 from .two_stage_graph import TwoStageGraph
 
-__all__ = ['CenterMaskGraph', 'DetectionGraph', 'Outputs', 'TwoStageGraph']
+__all__ = ['CenterMaskGraph', 'DetectionGraph', 'Outputs', 'TwoStageGraph', 'build_graph']
+
+
+def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> DetectionGraph:
+    """Build the graph of a detector, from the image tensor to mask probabilities.
+
+    Args:
+        detector: The detector, its weights loaded.
+        dtype: Type in which the layers compute.
+
+    Raises:
+        InputError: The detector has no instance masks, or a part that cannot be exported.
+    """
+    if isinstance(detector, PanopticCenterMask):
+        raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
+    if not getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
+        raise InputError(f'{type(detector).__name__} predicts no instance masks: only models with them are exported')
+    if isinstance(detector, CenterMask):
+        return CenterMaskGraph(detector, dtype)
+    if isinstance(detector, TwoStageDetector) and detector.with_rpn:
+        return TwoStageGraph(detector, dtype)
+    raise InputError(f'{type(detector).__name__} cannot be exported, only CenterMask and two-stage detectors can')

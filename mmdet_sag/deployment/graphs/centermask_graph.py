@@ -4,7 +4,8 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.detectors import CenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
-from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
+from ...structures.inclusive_boxes import clip_boxes, not_empty
+from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
 
 class CenterMaskGraph(DetectionGraph):
@@ -31,7 +32,7 @@ class CenterMaskGraph(DetectionGraph):
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """See :meth:`DetectionGraph.forward`."""
         detector = self.detector
-        cfg, rcnn_cfg = detector.test_cfg.bbox_head, detector.test_cfg.rcnn
+        cfg, inclusive = detector.test_cfg.bbox_head, detector.inclusive_boxes
         feats = detector.instance_feats(detector.extract_feat(images.to(self.dtype)))
         candidates = self._candidates(feats, image_sizes)
         order, best = keep_best(
@@ -42,10 +43,9 @@ class CenterMaskGraph(DetectionGraph):
             cfg.nms.get('offset', 0),
             cfg.get('keep_ties', True),
         )
-        extent = float(rcnn_cfg.get('inclusive_boxes', False))
         boxes = take(candidates.boxes, order)
-        clipped = clip(boxes, image_sizes[:, None], extent)
-        chosen = (best > 0) & (clipped[..., 2:] + extent > clipped[..., :2]).all(dim=-1)
+        clipped = clip_boxes(boxes, image_sizes[:, None], inclusive)
+        chosen = (best > 0) & not_empty(clipped, inclusive)
         image, rank = chosen.nonzero().unbind(1)
         labels = candidates.labels.gather(1, order)[image, rank]
         scores = best[image, rank]
@@ -78,13 +78,10 @@ class CenterMaskGraph(DetectionGraph):
         for cls_score, bbox_pred, centerness, stride in zip(*head(feats), head.strides):
             # In float32, as the points of what is predicted in half precision have to be.
             cls_score = cls_score.float().permute(0, 2, 3, 1).flatten(1, 2)
-            cls_score = cls_score.sigmoid() if head.use_sigmoid_cls else cls_score.softmax(-1)[..., :-1]
-            joint = cls_score * centerness.float().flatten(1)[..., None].sigmoid()
-            rank = joint if cfg.get('rank_by_centerness', True) else cls_score
-            rank = torch.where(cls_score > cfg.get('score_thr', 0), rank, -1.0).flatten(1)
-            best, index = top_scores(rank, cfg.nms_pre)
+            joint, rank = head.rank_candidates(cls_score, centerness.flatten(1)[..., None], cfg)
+            best, index = top_scores(rank.flatten(1), cfg.nms_pre)
             place = index.div(head.num_classes, rounding_mode='floor')
-            scores = torch.where(best > -1, joint.flatten(1).gather(1, index), 0.0)
+            joint = torch.where(best > -1, joint.flatten(1).gather(1, index), 0.0)
             distances = take(bbox_pred.float().flatten(2).transpose(1, 2), place)
             if head.norm_on_bbox:
                 distances = distances * stride
@@ -92,9 +89,6 @@ class CenterMaskGraph(DetectionGraph):
             row = place.div(width, rounding_mode='floor')
             points = torch.stack([place - row * width, row], dim=-1)
             points = (points.to(distances.dtype) + head.prior_generator.offset) * stride
-            boxes = torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
-            levels.append((boxes, scores, index % head.num_classes))
-        boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
-        if cfg.get('clip_boxes', False):
-            boxes = clip(boxes, image_sizes[:, None], float(cfg.get('inclusive_boxes', False)))
-        return Candidates(boxes, scores.sqrt() if cfg.get('sqrt_score', True) else scores, labels)
+            levels.append((points, distances, joint, index % head.num_classes))
+        points, distances, joint, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
+        return Candidates(*head.decode_candidates(points, distances, joint, image_sizes[:, None], cfg), labels)

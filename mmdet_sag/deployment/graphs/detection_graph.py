@@ -8,18 +8,16 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
-from ..exportable_deform_conv import ExportableDeformConv
-from ..exportable_roi_extractor import ExportableRoIExtractor
-from ..operators import non_max_suppression
+from ..onnx_operators import ExportableDeformConv, ExportableRoIExtractor, non_max_suppression
 
 
 class Candidates(NamedTuple):
-    """Boxes among which NMS chooses; those whose score is not above 0 only fill up.
+    """Boxes among which NMS chooses; those with a score of 0 or less are padding.
 
     Attributes:
         boxes: x1, y1, x2, y2 in pixels of the network's input, shape (N, M, 4).
         scores: Scores of shape (N, M).
-        labels: Classes, or whatever NMS is to tell apart, shape (N, M).
+        labels: Classes, or other groups that NMS separates, shape (N, M).
     """
 
     boxes: Tensor
@@ -28,15 +26,15 @@ class Candidates(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What an exported model gives; the names are those of the outputs in its file.
+    """Outputs of an exported model, by their names in its file.
 
     Attributes:
         boxes: x1, y1, x2, y2 in pixels of the network's input, clipped to the image, shape (n, 4).
         scores: Scores of shape (n, ).
         labels: Classes of shape (n, ), int64.
-        image_indices: Place of each detection's image in the batch, shape (n, ), int64, ascending.
+        image_indices: Index of each detection's image in the batch, shape (n, ), int64, ascending.
         mask_probs: Mask probabilities of the class, shape (n, h, w).
-        mask_scores: Scores by which masks are ranked, shape (n, ); the scores again in a model without MaskIoU head.
+        mask_scores: Scores that rank the masks, shape (n, ); equal to ``scores`` without a MaskIoU head.
     """
 
     boxes: Tensor
@@ -50,12 +48,12 @@ class Outputs(NamedTuple):
 class DetectionGraph(nn.Module):
     """A detector from the image tensor to the mask probabilities, as one graph without control flow.
 
-    Detections of all images of a batch stand in one list, of whatever length they have. The detector is copied, and
-    its batch norms are folded into the convs.
+    The detections of all images of a batch are one list of any length. The detector is copied, and its batch norms are
+    folded into the convs.
 
     Args:
         detector: A detector, its weights loaded.
-        dtype: Type that the layers compute in. Boxes, scores and everything that ranks them stay float32.
+        dtype: Type in which the layers compute. Boxes, scores and their ranking stay float32.
     """
 
     def __init__(self, detector: BaseDetector, dtype: torch.dtype = torch.float32) -> None:
@@ -87,15 +85,15 @@ def keep_best(
     offset: float = 0,
     keep_ties: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run NMS and rank what it keeps.
+    """Run NMS and rank the candidates that it keeps.
 
     Args:
         candidates: Candidates.
         num_labels: Number of different labels.
-        iou_threshold: IoU above which the box of the lower score goes.
-        max_per_img: Most candidates that are kept of an image.
-        offset: What is added to the extents of boxes.
-        keep_ties: Whether those are kept that tie with the last.
+        iou_threshold: IoU above which the box with the lower score is dropped.
+        max_per_img: Most candidates to keep per image.
+        offset: Pixels that are added to the extents of boxes.
+        keep_ties: Whether candidates that tie with the last are kept too.
 
     Returns:
         Index of each image's best candidates, by descending score, and their scores, 0 or less where there are fewer,
@@ -127,14 +125,8 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return best, index * (best > -1)
 
 
-def clip(boxes: Tensor, image_sizes: Tensor, extent: float = 0) -> Tensor:
-    """Clip boxes (..., 4) to images of sizes (..., 2), which end ``extent`` pixels earlier."""
-    limits = (image_sizes.to(boxes.dtype) - extent).flip(-1)
-    return torch.minimum(boxes.clamp(min=0), torch.cat([limits, limits], dim=-1))
-
-
 def with_filler(rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """RoIs (n, 5) and labels (n, ) with one more behind: OpenVINO's pooling cannot do with none."""
+    """Append a RoI to RoIs (n, 5) and labels (n, ): OpenVINO's pooling needs at least one."""
     filler = rois.new_tensor([[0.0, 0.0, 0.0, 8.0, 8.0]])
     return torch.cat([rois, filler]), torch.cat([labels, labels.new_zeros(1)])
 

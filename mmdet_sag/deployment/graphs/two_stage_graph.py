@@ -7,21 +7,22 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
-from ..operators import non_max_suppression
-from .detection_graph import Candidates, DetectionGraph, Outputs, clip, keep_best, take, top_scores, with_filler
+from ...structures.inclusive_boxes import clip_boxes
+from ..onnx_operators import non_max_suppression
+from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
 
 class TwoStageGraph(DetectionGraph):
     """Mask R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph; see :class:`DetectionGraph`.
 
-    Every image has as many proposals as ``test_cfg.rpn.max_per_img`` says; those that fill up detect nothing.
+    Every image has ``test_cfg.rpn.max_per_img`` proposals; those that only fill the list detect nothing.
 
     Args:
         detector: A detector, its weights loaded.
         dtype: See :class:`DetectionGraph`.
 
     Raises:
-        InputError: It has a RoI head, or its ``test_cfg`` asks for something, that a graph cannot do.
+        InputError: Its RoI head or an option of its ``test_cfg`` cannot be exported.
     """
 
     roi_heads = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead)
@@ -55,7 +56,7 @@ class TwoStageGraph(DetectionGraph):
         return Outputs(boxes, scores, labels, image, probs[:-1], scores)
 
     def _context(self, feats: tuple[Tensor, ...]) -> dict:
-        """What the branches of HTC and SCNet get beside RoI features."""
+        """Features that the branches of HTC and SCNet take besides RoI features."""
         roi_head, context = self.detector.roi_head, {}
         if getattr(roi_head, 'with_semantic', False):
             context['semantic_feat'] = roi_head.semantic_head(feats)[1]
@@ -77,7 +78,7 @@ class TwoStageGraph(DetectionGraph):
             boxes = _decode(head.bbox_coder, level_priors[index], take(deltas, index))
             levels.append((boxes, best, torch.full_like(index, level)))
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
-        boxes = clip(boxes, image_sizes[:, None])
+        boxes = clip_boxes(boxes, image_sizes[:, None])
         large = (boxes[..., 2:] - boxes[..., :2] > cfg.get('min_bbox_size', -1)).all(dim=-1)
         candidates = Candidates(boxes, torch.where(large, scores, 0.0), labels)
         order, best = keep_best(candidates, len(levels), cfg.nms.iou_threshold, cfg.max_per_img)
@@ -104,16 +105,16 @@ class TwoStageGraph(DetectionGraph):
             count = deltas.shape[2] // 4
             priors = boxes[:, :, None].expand(-1, -1, count, -1)
             decoded = _decode(head.bbox_coder, priors, deltas.unflatten(2, (count, 4)))
-            boxes = clip(decoded, image_sizes[:, None, None]).flatten(2)
+            boxes = clip_boxes(decoded, image_sizes[:, None, None]).flatten(2)
         return boxes, (sum(scores) / len(scores)).softmax(dim=-1)[..., :-1]
 
     def _detections(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        """Boxes (n, 4), scores, labels and images (n, ) that NMS class by class keeps."""
+        """Boxes (n, 4), scores, labels and images (n, ) after NMS in each class."""
         cfg = self.detector.test_cfg.rcnn
         num_images, num_boxes, num_classes = scores.shape
         scores = torch.where(scores > cfg.score_thr, scores, 0.0).transpose(1, 2)
         boxes = boxes.unflatten(2, (-1, 4)).expand(-1, -1, num_classes, -1).transpose(1, 2)
-        # Each class has its own boxes: a class of an image stands where ONNX has an image.
+        # Each class has its own boxes, so a class of an image takes the place of ONNX's image.
         kept = non_max_suppression(
             boxes.flatten(0, 1), scores.reshape(-1, 1, num_boxes), cfg.max_per_img, cfg.nms.iou_threshold
         )

@@ -17,21 +17,19 @@ from ...visualization import AttentionRecorder
 
 @HOOKS.register_module()
 class AttentionVisualizationHook(Hook):
-    """Draw where a SAG mask head looks, beside what it predicts.
+    """Draws the attention of a SAG mask head beside its predictions, during validation and test.
 
-    The attention is that of the forward that validates or tests anyway, see :class:`AttentionRecorder`. The picture,
-    predictions left and attention right, goes to all backends of the visualizer under the name ``attention``. In a
-    distributed run, rank 0 draws of its share of the images.
-
-    With test-time augmentation, the attention is that of the first view, put back into the original image.
+    No extra forward pass is needed, see :class:`AttentionRecorder`. The image (predictions left, attention right) goes
+    to all backends of the visualizer under the name ``attention``. In a distributed run, rank 0 draws images of its
+    share. With test-time augmentation, the attention is that of the first view, mapped to the original image.
 
     Args:
-        interval: Every how many batches the first image is drawn.
-        score_thr: Lowest score of the detections that are drawn.
+        interval: The first image of every ``interval``-th batch is drawn.
+        score_thr: Lowest score of the drawn detections.
         backend_args: Arguments of the file backend that reads the images.
 
     Raises:
-        InputError: When a run starts with a model that has no SAG mask head.
+        InputError: At the start of a run, if the model has no SAG mask head.
     """
 
     priority = 'LOW'
@@ -42,16 +40,16 @@ class AttentionVisualizationHook(Hook):
         self.backend_args = backend_args
 
     def before_run(self, runner: Runner) -> None:
-        """Find the modules to listen to."""
+        """Find the attention modules."""
         self._recorder = AttentionRecorder(runner.model)
 
     def before_val(self, runner: Runner) -> None:
-        """Start to listen to the model."""
+        """Start recording."""
         if is_main_process():
             self._recorder.start()
 
     def after_val(self, runner: Runner) -> None:
-        """Stop to listen."""
+        """Stop recording."""
         self._recorder.stop()
 
     before_test = before_val
@@ -64,7 +62,7 @@ class AttentionVisualizationHook(Hook):
         if batch_idx % self.interval == 0 and self._recorder.num_forwards:
             samples = data_batch['data_samples']
             views = [view[0] for view in samples] if isinstance(samples[0], (list, tuple)) else samples[:1]
-            # A view in which nothing was found may have none: the others cannot be told apart then.
+            # A view without detections may have no forward: then views and forwards cannot be matched.
             if self._recorder.num_forwards == len(views):
                 heat = self._recorder.heat(views, outputs[0], self.score_thr)
                 picture = self._draw(runner.visualizer, outputs[0], heat)
@@ -76,7 +74,7 @@ class AttentionVisualizationHook(Hook):
     def _draw(self, visualizer: Visualizer, sample: DetDataSample, heat: np.ndarray) -> np.ndarray:
         image = mmcv.imfrombytes(get(sample.img_path, backend_args=self.backend_args), channel_order='rgb')
         with tempfile.TemporaryDirectory() as folder:
-            # With a file to write to, the visualizer does not send the picture to its backends by itself.
+            # With an output file, the visualizer does not send the image to its backends.
             visualizer.add_datasample(
                 'prediction',
                 image,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
+from ...models.model_config import unfreezing_options
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 
@@ -21,28 +22,27 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook
 class LossGuardHook(Hook):
     """Stops training before a step that would make the weights NaN or infinite.
 
-    Before each step of an optimizer, the gradients that it is about to apply are looked at, and the losses of all
-    iterations since the last step. With gradient accumulation these are several. If one of them is not finite, the
-    state after the last step is saved as a checkpoint: the weights, the statistics of batch normalisation and the
-    schedule as they were then; an average of the weights (EMA) has seen them once more for each iteration since. The
-    message names the losses with the image files of their iteration, or, where all losses are finite, the parameters
-    whose gradients are not.
+    Before each step of an optimizer, its gradients and the losses of all iterations since the last step are checked
+    (several iterations with gradient accumulation). If a value is not finite, the state after the last step is saved as
+    a checkpoint: weights, statistics of batch normalization and schedule. An average of the weights (EMA) includes the
+    iterations since. The error names the losses with the image files of their iteration or, if all losses are finite,
+    the parameters whose gradients are not.
 
-    Under mixed precision with loss scaling, the scaler leaves out steps whose gradients overflow; that is part of its
-    work, so only a series of such steps stops training. What they leave in the statistics is undone.
+    With loss scaling (mixed precision), the scaler skips steps whose gradients overflow. Only a series of such steps
+    stops training. Their effect on the statistics is undone.
 
     A step costs one reduction of the gradients and one value that the host waits for.
 
     Args:
-        patience: Number of steps in a row that the loss scaler may leave out.
+        patience: Number of consecutive steps that the loss scaler may skip.
     """
 
-    # Before hooks that average the weights, wherever they stand: a step that was left out is undone first.
+    # Before hooks that average the weights: first undo a skipped step.
     priority = 'HIGH'
 
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
-        self._num_left_out = 0
+        self._num_skipped = 0
         # Since the last step: the images of each iteration, and the iteration, names and values of the losses.
         self._images: list[list[str]] = []
         self._losses: list[tuple[int, list[str], Tensor]] = []
@@ -51,77 +51,73 @@ class LossGuardHook(Hook):
         self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the model's losses and the optimizer's steps."""
+        """Observe the model's losses and the optimizer's steps."""
         self._runner = runner
         self._checkpoint_hook = AtomicCheckpointHook.of(runner)
         self._undo = [runner.model.register_forward_hook(self._keep_losses).remove]
         if not self._wrappers():
-            runner.logger.warning(f'LossGuardHook cannot see the steps of {type(runner.optim_wrapper).__name__}.')
+            runner.logger.warning(f'LossGuardHook cannot observe the steps of {type(runner.optim_wrapper).__name__}.')
         for wrapper in self._wrappers():
             before_step = functools.partial(self._before_step, wrapper)
             self._undo.append(wrapper.optimizer.register_step_pre_hook(before_step).remove)
             if wrapper.clip_grad_kwargs:
-                # Clipping spreads a NaN over all gradients: those that it came from can be named before only.
+                # Clipping spreads a NaN over all gradients: look for its source before.
                 self._undo.append(functools.partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
                 wrapper.clip_func = functools.partial(self._clip, wrapper, wrapper.clip_func)
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of them."""
+        """Stop observing."""
         for undo in self._undo:
             undo()
         self._undo = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Remember the images, and after a step what will change until the next one."""
+        """Note the images, and after a step also the state that will change until the next one."""
         if self._stepped:
             self._stepped = False
             self._images, self._losses, self._largest = [], [], {}
-            self._remember()
+            self._note_state()
         self._images.append(_image_paths(data_batch.get('data_samples', ())) if isinstance(data_batch, dict) else [])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Count the steps that the loss scaler left out.
+        """Count the steps that the loss scaler skipped.
 
         Raises:
             InputError: There were too many in a row.
         """
         if self._stepped:
-            self._num_left_out = 0
+            self._num_skipped = 0
         elif any(_scales(wrapper) and wrapper.should_update() for wrapper in self._wrappers()):
-            self._num_left_out += 1
+            self._num_skipped += 1
             self._restore_statistics()
-            if self._num_left_out >= self.patience:
+            if self._num_skipped >= self.patience:
                 self._stop()
             self._stepped = True
 
     def _wrappers(self) -> list[OptimWrapper]:
         wrapper = self._runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        # DeepSpeed's and ColossalAI's step by themselves.
+        # The wrappers of DeepSpeed and ColossalAI step by themselves.
         return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
 
-    def _schedulers(self) -> Iterable:
-        schedulers = self._runner.param_schedulers or []
-        return itertools.chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers
-
-    def _remember(self) -> None:
-        """Keep what a forward pass changes, and, if more than one comes before the step, what hooks change then."""
+    def _note_state(self) -> None:
+        """Note what a forward pass changes and, if several precede the step, what hooks change meanwhile."""
         runner = self._runner
-        self._at = runner.epoch, runner.iter
+        self._position = runner.epoch, runner.iter
         statistics = _statistics(module for module in runner.model.modules() if module.training)
-        self._schedule, self._groups = [], []
+        self._restore: list[Callable[[], Any]] = []
         if not all(wrapper.should_sync() for wrapper in self._wrappers()):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     statistics += _statistics(hook.ema_model.modules())
-            self._schedule = [(scheduler, scheduler.state_dict()) for scheduler in self._schedulers()]
-            self._groups = [
-                (group, {key: value for key, value in group.items() if key != 'params'})
-                for wrapper in self._wrappers()
-                for group in wrapper.param_groups
-            ]
+            schedulers = runner.param_schedulers or []
+            for scheduler in itertools.chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers:
+                self._restore.append(functools.partial(scheduler.load_state_dict, scheduler.state_dict()))
+            for group in itertools.chain(*(wrapper.param_groups for wrapper in self._wrappers())):
+                values = {key: value for key, value in group.items() if key != 'params'}
+                self._restore.append(functools.partial(group.update, values))
         self._before = [(buffer, buffer.clone()) for buffer in statistics]
 
     @torch.no_grad()
@@ -145,27 +141,25 @@ class LossGuardHook(Hook):
                 parameter for group in wrapper.optimizer.param_groups for parameter in group['params']
             )
         _, largest = self._largest[wrapper]
-        values = [largest] if largest is not None else []
-        values += [losses for _, _, losses in self._losses]
-        if not values:
-            self._stepped = True
-            return
-        finite = torch.cat(values).isfinite().all().int()
-        all_reduce(finite, 'min')
-        if finite:
-            self._stepped = True
-        elif not _scales(wrapper):
-            self._stop()
+        values = [losses for _, _, losses in self._losses]
+        if largest is not None:
+            values.append(largest)
+        if values:
+            finite = torch.cat(values).isfinite().all().int()
+            all_reduce(finite, 'min')
+            if not finite:
+                if not _scales(wrapper):
+                    self._stop()
+                return
+        self._stepped = True
 
     def _stop(self) -> NoReturn:
         runner = self._runner
         self._restore_statistics()
-        for scheduler, state in self._schedule:
-            scheduler.load_state_dict(state)
-        for group, values in self._groups:
-            group.update(values)
+        for restore in self._restore:
+            restore()
         try:
-            state = f'The state before it is saved in {self._checkpoint_hook.save_now(runner, *self._at)}'
+            state = f'The state before it is saved in {self._checkpoint_hook.save_now(runner, *self._position)}'
         except InputError as e:
             state = f'The state before it is not saved: {e}'
         causes, parameters, images = zip(
@@ -183,25 +177,25 @@ class LossGuardHook(Hook):
                 f'{", ".join(names[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} '
                 f'on {", ".join(itertools.chain(*images))}'
             )
-        if self._num_left_out:
-            what = f'the loss scaler left out {self._num_left_out} steps in a row, {what}'
+        if self._num_skipped:
+            what = f'the loss scaler skipped {self._num_skipped} steps in a row, {what}'
         if _has_untrained_norms(runner.model):
+            options = unfreezing_options(runner.cfg.get('model') or {})
             raise InputError(
                 f'{what}. {state}, but cannot go far: the batch norms that are frozen were never trained, so '
                 'the weights around them are random. Name pretrained weights (load_from, or init_cfg of the '
-                'backbone), or train all of it with --cfg-options model.backbone.norm_cfg.requires_grad=True '
-                'model.backbone.norm_eval=False model.backbone.frozen_stages=-1, from the beginning'
+                f'backbone), or train all of it from the beginning{" with --cfg-options " * bool(options)}{options}'
             )
         raise InputError(
             f'{what}. {state}: look at the annotations of these images, lower the learning rate or clip the gradients '
-            '(optim_wrapper.clip_grad), then go on with --resume'
+            '(optim_wrapper.clip_grad), then continue with --resume'
         )
 
     def _bad_losses(self) -> list[tuple[int, str]]:
-        """Iterations since the last step with losses that are not finite, and what to look at."""
+        """Iterations since the last step with losses that are not finite, with these losses and the images."""
         return [
             (
-                self._at[1] + i + 1,
+                self._position[1] + i + 1,
                 ', '.join(f'{key}={value:.4g}' for key, value in zip(names, losses.tolist()))
                 + f' on {", ".join(self._images[i])}',
             )
@@ -210,7 +204,7 @@ class LossGuardHook(Hook):
         ]
 
     def _bad_gradients(self) -> list[str]:
-        """Parameters whose gradients are not finite, those nearest to the losses first."""
+        """Parameters whose gradients are not finite, the last layers first."""
         bad = {
             id(parameter)
             for parameters, largest in self._largest.values()
@@ -230,16 +224,16 @@ def _total(loss: Tensor | Iterable[Tensor]) -> Tensor:
 
 
 def _largest(parameters: Iterable[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-    """Parameters that have gradients, and the largest value of each gradient, which a NaN in it makes NaN."""
+    """Parameters that have gradients, and the maximum norm of each gradient, which propagates NaN."""
     parameters = [parameter for parameter in parameters if parameter.grad is not None and parameter.grad.numel() > 0]
     if not parameters:
         return [], None
     gradients = [parameter.grad for parameter in parameters]
-    # Not the usual norm, whose squares overflow before the gradient does.
+    # The squares in the Euclidean norm overflow before the gradient does.
     if gradients[0].is_cuda:
         values = torch._foreach_norm(gradients, math.inf)
     else:
-        # What is one kernel there takes several times as long here.
+        # On a CPU, _foreach_norm takes several times as long.
         values = [torch.maximum(-low, high) for low, high in (gradient.aminmax() for gradient in gradients)]
     return parameters, torch.stack([value.float() for value in values])
 
@@ -268,9 +262,9 @@ def _is_as_made(norm: _BatchNorm) -> bool:
 
 
 def _image_paths(data_samples: dict | Sequence) -> list[str]:
-    """Paths of the images of a batch, or of several in one."""
+    """Paths of the images of a batch, or of the branches of semi-supervised training."""
     if isinstance(data_samples, dict):
         data_samples = itertools.chain(*data_samples.values())
-    # A branch of semi-supervised training has None for the images of others; two may be views of one image.
+    # A branch has None for the images of others, and two branches may have views of one image.
     paths = [str(sample.get('img_path')) for sample in data_samples if sample is not None]
     return list(dict.fromkeys(paths))

@@ -11,38 +11,36 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ...command_line import is_main_process_of_node
-from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook, weights_changed
 
-# A launcher hands Ctrl-C on to processes that the terminal has sent it to already.
+# Seconds within which two signals are one Ctrl-C: a launcher forwards it to processes that the terminal has signalled.
 _SAME_INTERRUPT = 1.0
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves a checkpoint and ends the process when a scheduler, or a person with Ctrl-C, asks it to.
+    """Saves a checkpoint and ends the process on a scheduler's signal or Ctrl-C.
 
-    After one of the signals, the iteration that runs is finished, a checkpoint is saved, and the process exits with
-    status 128 + number of the signal: 143 after SIGTERM, 138 after SIGUSR1 (on Linux), 130 after SIGINT, which is
-    Ctrl-C. ``--resume`` goes on from there. With gradient accumulation, the iteration is the one that updates the
-    weights.
+    After a signal, the current iteration is finished, a checkpoint is saved, and the process exits with status
+    128 + number of the signal: 143 for SIGTERM, 138 for SIGUSR1 (on Linux), 130 for SIGINT (Ctrl-C). ``--resume``
+    continues from there. With gradient accumulation, the next iteration that updates the weights is finished.
 
-    In a distributed run, all processes stay until the checkpoint is complete: a launcher ends the others as soon as one
-    leaves. Further signals of a scheduler change nothing until then; a second Ctrl-C, more than a second after the
-    first, ends the process at once. When the training ends, by an error too, the signals mean again what they meant
-    before it.
+    In a distributed run, all processes stay until the checkpoint is complete, because a launcher ends the others as
+    soon as one leaves. Until then, more signals of a scheduler have no effect. A second Ctrl-C, more than a second
+    after the first, ends the process at once. When the training ends, also by an error, the previous signal handlers
+    are restored.
 
     Args:
-        signals: Names of the signals. Those that the system does not have are left out.
-        sync_interval: Number of iterations after which the processes of a distributed run compare notes, so that all
-            of them stop at the same one.
+        signals: Names of the signals. Those that the system does not have are ignored.
+        sync_interval: Number of iterations after which the processes of a distributed run share the signals that they
+            received, so that all stop at the same iteration.
     """
 
-    # After everything that changes the state, and after the checkpoint of this iteration if it has one.
+    # After everything that changes the state, and after this iteration's own checkpoint.
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT'), sync_interval: int = 10) -> None:
@@ -54,45 +52,43 @@ class PreemptionHook(Hook):
         self._at_epoch_end = False
 
     def before_run(self, runner: Runner) -> None:
-        """Take over the signals for as long as the training loop runs."""
-        # No hook is called when a training fails, so the loop's own run is what can be put between two brackets.
+        """Handle the signals while the training loop runs."""
+        # No hook is called when a training fails, so the loop's own run is wrapped.
         loop = runner._train_loop
         if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
             loop.run = functools.partial(self._run, runner, loop.run)
 
     def before_train(self, runner: Runner) -> None:
-        """Find the hook that saves."""
+        """Find the checkpoint hook."""
         self._checkpoint_hook = AtomicCheckpointHook.of(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Stop if a signal came."""
+        """Stop if there was a signal."""
         if get_world_size() == 1:
             self._agreed = self._received
         elif self.every_n_train_iters(runner, self.sync_interval):
             received = torch.tensor(self._received)
             all_reduce(received, 'max')
             self._agreed = int(received)
-        if not self._agreed or runner.iter + 1 >= runner.max_iters:
-            return
-        if isinstance(runner.optim_wrapper, OptimWrapper) and not runner.optim_wrapper.should_update():
+        if not self._agreed or runner.iter + 1 >= runner.max_iters or not weights_changed(runner):
             return
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and batch_idx + 1 == len(runner.train_dataloader):
-            # What happens at the end of an epoch belongs to the state.
+            # Hooks at the end of an epoch change the state.
             self._at_epoch_end = True
             return
         self._stop(runner, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Stop if a signal came in the last iteration of the epoch."""
+        """Stop if there was a signal in the last iteration of the epoch."""
         if self._at_epoch_end:
             self._stop(runner, runner.epoch + 1, runner.iter)
 
     def _run(self, runner: Runner, run: Callable[[], nn.Module]) -> nn.Module:
         del runner.train_loop.run
         if threading.current_thread() is not threading.main_thread():
-            runner.logger.warning('Training outside of the main thread: signals of a scheduler are not handled.')
+            runner.logger.warning('Training outside of the main thread: signals are not handled.')
             return run()
         self._pid = os.getpid()
         previous = {number: signal.signal(number, self._receive) for number in self.signals}
@@ -100,18 +96,18 @@ class PreemptionHook(Hook):
             return run()
         finally:
             for number, handler in previous.items():
-                # None: it was not set from Python.
+                # None: the handler was not set from Python.
                 signal.signal(number, handler or signal.SIG_DFL)
 
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._pid:
-            # A worker that was forked with this handler: as if it had none. Only the terminal sends SIGINT to workers
-            # too, which the training needs until it has stopped by itself.
+            # A forked worker acts as if it had no handler. The terminal sends SIGINT to workers too, but the training
+            # needs them until it has stopped by itself.
             if number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        # torchrun hands a second Ctrl-C on as SIGTERM.
+        # torchrun forwards a second Ctrl-C as SIGTERM.
         if number == signal.SIGINT or (self._interrupted_at is not None and 'TORCHELASTIC_RUN_ID' in os.environ):
             self._interrupt()
         else:
@@ -122,16 +118,16 @@ class PreemptionHook(Hook):
         if self._interrupted_at is None:
             self._interrupted_at = now
             self._received = self._received or signal.SIGINT
-            _say('Ctrl-C: a checkpoint is saved after the step or the validation that runs; once more stops at once')
+            _say('Ctrl-C: saving a checkpoint after the current step or validation; press again to stop at once')
         elif now - self._interrupted_at > _SAME_INTERRUPT:
-            _say('Ctrl-C: stopped at once; --resume goes on from the newest checkpoint')
+            _say('Ctrl-C: stopped at once; --resume continues from the newest checkpoint')
             os._exit(128 + signal.SIGINT)
 
     def _stop(self, runner: Runner, epoch: int, iteration: int) -> NoReturn:
-        # No process comes back from it before the file is complete.
+        # Returns in all processes when the file is complete.
         path = self._checkpoint_hook.save_now(runner, epoch, iteration)
         runner.logger.info(
-            f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Go on with --resume, from '
+            f'{signal.Signals(self._agreed).name}: stopped after iteration {iteration}. Continue with --resume, from '
             f'{path}.'
         )
         barrier()
@@ -139,6 +135,6 @@ class PreemptionHook(Hook):
 
 
 def _say(text: str) -> None:
-    # Not through print or a logger: the signal may have interrupted one that holds its lock.
+    # The signal may have interrupted print or a logger, which hold locks.
     if is_main_process_of_node():
         os.write(2, f'\n{text}\n'.encode())

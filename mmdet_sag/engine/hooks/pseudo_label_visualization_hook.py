@@ -11,17 +11,17 @@ from ...errors import InputError
 
 @HOOKS.register_module()
 class PseudoLabelVisualizationHook(Hook):
-    """Draw what the teacher of a Polite Teacher labels: kept boxes, and of these the masks that are learnt.
+    """Draws the pseudo-labels of a Polite Teacher: the kept boxes, and the masks that are trained on.
 
-    The picture is the strong view of an unlabelled image, as the student sees it. It goes to all backends of the
-    visualizer under the name ``pseudo_labels``: every kept box is drawn, filled where its mask is learnt. The teacher
-    is asked once more for this, which changes nothing of the training; in a distributed run, rank 0 draws.
+    The image is the strong view of an unlabelled image, as the student sees it. It goes to all backends of the
+    visualizer under the name ``pseudo_labels``. The teacher predicts once more for it, which does not change the
+    training. In a distributed run, rank 0 draws.
 
     Args:
-        interval: Every how many iterations the first unlabelled image of the batch is drawn.
+        interval: The first unlabelled image of every ``interval``-th iteration is drawn.
 
     Raises:
-        InputError: When a training starts with another model.
+        InputError: At the start of a training, if the model makes no pseudo-labels.
     """
 
     priority = 'LOW'
@@ -30,7 +30,7 @@ class PseudoLabelVisualizationHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        """Check that there are pseudo-labels."""
+        """Check the model."""
         if not hasattr(_unwrapped(runner.model), 'get_pseudo_instances'):
             raise InputError(
                 f'PseudoLabelVisualizationHook: {type(_unwrapped(runner.model)).__name__} makes no pseudo-labels: '

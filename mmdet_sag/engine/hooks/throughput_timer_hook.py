@@ -15,10 +15,10 @@ except ImportError:  # Windows
 
 @HOOKS.register_module()
 class ThroughputTimerHook(IterTimerHook):
-    """Adds throughput to the log of training, and on the CPU the memory that MMEngine logs for accelerators alone.
+    """Logs the training throughput, and on the CPU the memory, which MMEngine logs for accelerators only.
 
-    ``images_per_s`` counts the images of all processes over the whole step, loading included; ``ram_mb`` is the peak
-    resident memory of the process in megabytes, without its data loader's workers.
+    ``images_per_s`` counts the images of all processes per second of a step, loading included. ``ram_mb`` is the peak
+    resident memory of the process in MB, without the workers of its data loader.
     """
 
     def _after_iter(
@@ -35,7 +35,7 @@ class ThroughputTimerHook(IterTimerHook):
         hub = runner.message_hub
         data_samples = data_batch['data_samples']
         if isinstance(data_samples, dict):
-            # Each branch of semi-supervised training has an entry for every image of the batch.
+            # In semi-supervised training, each branch has an entry for every image of the batch.
             data_samples = next(iter(data_samples.values()))
         num_images = len(data_samples) * get_world_size()
         hub.update_scalar('train/images_per_s', num_images / hub.get_scalar('train/time').current())

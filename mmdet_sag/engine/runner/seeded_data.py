@@ -1,4 +1,4 @@
-"""Batches whose content depends on the seed and on their place in the training alone."""
+"""Batches whose content depends only on the seed and on their position in the training."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 
 
 def seed_generators(*numbers: int) -> None:
-    """Seed the generators of Python, NumPy and PyTorch by several non-negative integers."""
+    """Seed the random generators of Python, NumPy and PyTorch with a tuple of non-negative integers."""
     words = np.random.SeedSequence(numbers).generate_state(3).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
@@ -27,7 +27,7 @@ def seed_generators(*numbers: int) -> None:
 
 
 class SeededDataset:
-    """Stands for a data set, and seeds the generators before a sample is loaded if it is asked to.
+    """Wraps a data set to seed the random generators before a sample is loaded.
 
     Args:
         dataset: The data set. Its attributes are read and set through this object.
@@ -47,7 +47,7 @@ class SeededDataset:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        # Unpickling asks for special names before there is a data set.
+        # Unpickling reads special names before the data set is there.
         if name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -57,9 +57,9 @@ class SeededDataset:
 
 
 class SeededBatchSampler(Sampler):
-    """Gives every sample of a batch a seed, and can start at any batch of the training without loading those before.
+    """Adds a seed to every sample of a batch, and can start at any batch of the training without loading the others.
 
-    Until :meth:`start_at` it is empty, so that nothing is drawn before the place in the training is known.
+    Until :meth:`start_at` it is empty, so that nothing is drawn before the position in the training is known.
 
     Args:
         batch_sampler: The sampler of batches of indices.
@@ -84,17 +84,17 @@ class SeededBatchSampler(Sampler):
 
     @property
     def is_infinite(self) -> bool:
-        """Whether there is one pass that never ends."""
+        """Whether one pass over the data never ends."""
         return isinstance(self.sampler, (InfiniteSampler, MultiSourceSampler))
 
     def start_at(self, position: int, seed: int, sampler_seed: int | None, num_skipped: int | None = None) -> None:
-        """Make the first iterator begin with a certain batch.
+        """Set the batch with which the first iterator begins.
 
         Args:
             position: Number of batches of the training before it.
-            seed: The seed of the training, which may be another one after a checkpoint was loaded.
-            sampler_seed: Seed of the order of the data; None: as it is.
-            num_skipped: Number of batches of its pass before it; None: all passes were as long as this one.
+            seed: The seed of the training. Loading a checkpoint may have changed it.
+            sampler_seed: Seed of the order of the data. None: unchanged.
+            num_skipped: Number of batches before it in its pass. None: all passes had the length of this one.
         """
         self.seed = seed
         self._position = position
@@ -117,47 +117,24 @@ class SeededBatchSampler(Sampler):
 
 
 def build_seeded_dataloader(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
-    """Build a data loader of seeded batches.
-
-    Args:
-        runner: The runner.
-        dataloader: A data loader, or its config.
-    """
+    """Build a data loader of seeded batches from a data loader or its config."""
     if isinstance(dataloader, dict):
         diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
         dataloader = runner.build_dataloader(dataloader, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+    same = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'multiprocessing_context', 'generator')
+    same += ('prefetch_factor', 'persistent_workers')
     return DataLoader(
         SeededDataset(dataloader.dataset),
         batch_sampler=SeededBatchSampler(dataloader.batch_sampler, runner.seed),
-        num_workers=dataloader.num_workers,
-        collate_fn=dataloader.collate_fn,
-        pin_memory=dataloader.pin_memory,
-        timeout=dataloader.timeout,
         worker_init_fn=functools.partial(_init_worker, dataloader.worker_init_fn),
-        multiprocessing_context=dataloader.multiprocessing_context,
-        generator=dataloader.generator,
-        prefetch_factor=dataloader.prefetch_factor,
-        persistent_workers=dataloader.persistent_workers,
+        **{name: getattr(dataloader, name) for name in same},
     )
 
 
-def start_after(runner: Runner, num_iters: int, num_skipped: int | None = None) -> None:
-    """Make the runner's seeded data loader begin after a number of iterations.
-
-    Args:
-        runner: The runner.
-        num_iters: Number of finished iterations.
-        num_skipped: Number of those in this pass over the data; None: all passes were as long as this one.
-    """
-    # With a seed per process, MMEngine draws the seed of the order anew, and does not keep it.
-    sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed', False) else runner.seed
-    runner.train_dataloader.batch_sampler.start_at(num_iters, runner.seed, sampler_seed, num_skipped)
-
-
 def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
-    # Ctrl-C reaches all processes of a terminal.
+    # A terminal sends Ctrl-C to all its processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # macOS has no sigwaitinfo: workers stop there as soon as they are asked to.
+    # macOS has no sigwaitinfo: a worker stops there at the first signal.
     if hasattr(signal, 'sigwaitinfo'):
         signals = {signal.SIGTERM, signal.SIGUSR1}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)

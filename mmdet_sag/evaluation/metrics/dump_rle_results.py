@@ -8,18 +8,13 @@ from ...structures.mask import RLEMasks
 
 @METRICS.register_module()
 class DumpRLEResults(DumpDetResults):
-    """Dump predictions as :class:`mmdet.evaluation.DumpDetResults` does, without decoding :class:`RLEMasks`.
+    """Dump predictions like :class:`mmdet.evaluation.DumpDetResults`, without decoding :class:`RLEMasks`.
 
     The file has the same content: masks are plain dicts of ``size`` and ``counts``.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Collect the predictions of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Data samples as dicts.
-        """
+        """Collect the predictions of a batch, ``data_samples``."""
         encoded = {}
         samples = []
         for i, sample in enumerate(data_samples):

@@ -10,17 +10,16 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import dump, get_local_path, load
 from mmengine.logging import MMLogger
 
-from ...datasets.panoptic import id_to_rgb, read_segment_ids
+from ...datasets.coco_instance_panoptic import id_to_rgb, read_segment_ids
 from ...errors import InputError
 
 
 @METRICS.register_module()
 class StandaloneCocoPanopticMetric(BaseMetric):
-    """Panoptic quality (PQ, SQ, RQ; all classes, things, stuff) as COCO's script computes it.
+    """COCO's panoptic quality (PQ, SQ, RQ of all classes, things and stuff).
 
-    The numbers are those of :class:`mmdet.evaluation.CocoPanopticMetric`, in percent, under the same keys. That class
-    needs ``panopticapi``, which is not on PyPI, and writes each prediction to a file to read it again; this one needs
-    nothing else and computes in memory.
+    Values and keys equal those of :class:`mmdet.evaluation.CocoPanopticMetric`, which needs ``panopticapi`` (not on
+    PyPI) and writes each prediction to a file. This class works in memory without it.
 
     Source: `Panoptic Segmentation <https://arxiv.org/abs/1801.00868>`_, Section 4.
 
@@ -30,13 +29,13 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         classwise: Whether to log each class.
         format_only: Whether to write results without evaluating them.
         outfile_prefix: If given, results are written to ``<prefix>.panoptic/`` and ``<prefix>.panoptic.json`` in
-            COCO's format. With several machines it has to be on storage that they share.
+            COCO's format. Several machines must share this storage.
         backend_args: Storage backend of the annotations.
         collect_device: As in ``BaseMetric``.
         prefix: As in ``BaseMetric``.
 
     Raises:
-        InputError: If results are to be written and no place is named.
+        InputError: ``format_only`` is set without ``outfile_prefix``.
     """
 
     default_prefix = 'coco_panoptic'
@@ -54,19 +53,16 @@ class StandaloneCocoPanopticMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and not outfile_prefix:
-            raise InputError('format_only=True writes results, but no outfile_prefix says where: set it')
-        self.seg_prefix = Path(seg_prefix)
-        self.classwise = classwise
-        self.format_only = format_only
-        self.outfile_prefix = outfile_prefix
-        self.backend_args = backend_args
+            raise InputError('format_only=True writes results, but outfile_prefix is not set: set it')
+        self.seg_prefix, self.backend_args = Path(seg_prefix), backend_args
+        self.classwise, self.format_only, self.outfile_prefix = classwise, format_only, outfile_prefix
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = load(path)
         self.categories = {category['id']: category for category in content['categories']}
         self.annotations = {annotation['image_id']: annotation for annotation in content.get('annotations', [])}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Compare each image's prediction with the truth.
+        """Compare each image's prediction with the ground truth.
 
         Args:
             data_batch: Not used.
@@ -76,7 +72,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         ids_by_name = {category['name']: category_id for category_id, category in self.categories.items()}
         for sample in data_samples:
             ids = sample['pred_panoptic_seg']['sem_seg'][0].cpu().numpy().astype(np.int32)
-            # No segment is 0 in COCO's files, and the number of classes in MMDetection's results.
+            # Pixels without a segment are 0 in COCO's files, and the number of classes in MMDetection's results.
             ids[ids % INSTANCE_OFFSET >= len(classes)] = 0
             segments = [
                 dict(id=int(i), category_id=ids_by_name[classes[i % INSTANCE_OFFSET]], area=int(area))
@@ -108,7 +104,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
             logger.info(f'results are written to {self.outfile_prefix}.panoptic.json and the folder beside it')
             return {}
         iou, tp, fp, fn = np.sum(counts, axis=0).T
-        # A class that is neither there nor predicted does not count.
+        # Classes that are neither annotated nor predicted do not count.
         counted = tp + fp + fn > 0
         found = np.maximum(tp + 0.5 * fp + 0.5 * fn, 0.5)
         quality = dict(pq=iou / found, sq=iou / np.maximum(tp, 1), rq=tp / found)
@@ -124,7 +120,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         return parse_pq_results(averages)
 
     def _compare(self, pred_ids: np.ndarray, pred_segments: list[dict], annotation: dict) -> np.ndarray:
-        """Sum of IoUs, true positives, false positives and false negatives of an image, (num_categories, 4)."""
+        """Return IoU sum, true positives, false positives and false negatives of an image, (num_categories, 4)."""
         gt_ids = read_segment_ids(str(self.seg_prefix / annotation['file_name']), self.backend_args)
         if gt_ids.shape != pred_ids.shape:
             raise InputError(
@@ -138,28 +134,24 @@ class StandaloneCocoPanopticMetric(BaseMetric):
 
         row = {category_id: i for i, category_id in enumerate(self.categories)}
         counts = np.zeros((len(row), 4))
-        matched = set()
         for (gt_id, pred_id), overlap in overlaps.items():
             truth, pred = truths.get(gt_id), preds.get(pred_id)
             if truth is None or pred is None or truth.get('iscrowd', 0) or truth['category_id'] != pred['category_id']:
                 continue
-            # Predicted pixels where nothing is annotated do not count against the prediction.
+            # Predicted pixels without annotation do not count against the prediction.
             union = pred['area'] + truth['area'] - overlap - overlaps.get((0, pred_id), 0)
             if overlap / union > 0.5:
                 counts[row[truth['category_id']]] += (overlap / union, 1, 0, 0)
-                matched |= {('truth', gt_id), ('pred', pred_id)}
+                # No other IoU of either segment can exceed 0.5.
+                del truths[gt_id], preds[pred_id]
 
         crowds = {}
         for gt_id, truth in truths.items():
-            if ('truth', gt_id) in matched:
-                continue
             if truth.get('iscrowd', 0):
                 crowds[truth['category_id']] = gt_id
             else:
                 counts[row[truth['category_id']], 3] += 1
         for pred_id, pred in preds.items():
-            if ('pred', pred_id) in matched:
-                continue
             excused = overlaps.get((0, pred_id), 0) + overlaps.get((crowds.get(pred['category_id']), pred_id), 0)
             if excused / pred['area'] <= 0.5:
                 counts[row[pred['category_id']], 2] += 1

@@ -14,9 +14,9 @@ STATS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 class UnroundedCocoMetric(CocoMetric):
     """COCO's box and mask AP in full precision.
 
-    :class:`mmdet.evaluation.CocoMetric` rounds AP to three digits, in which a fine-tuning run's small gains and a
-    comparison with other evaluators are lost. Keys and arguments are the same. Masks are ranked by ``mask_scores``
-    where a model has them. What that class offers beyond (``classwise``, ``metric_items``, proposals) is still its.
+    :class:`mmdet.evaluation.CocoMetric` rounds AP to three digits, which hides small gains of fine-tuning. Keys and
+    arguments are the same. Masks are ranked by ``mask_scores`` if the model has them. With ``classwise``,
+    ``metric_items`` or proposals, that class does the work.
     """
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -26,7 +26,7 @@ class UnroundedCocoMetric(CocoMetric):
             results: (ground truth, prediction) of each image, as ``process`` collects them.
 
         Returns:
-            ``bbox_mAP``, ``segm_mAP_50`` etc., in [0, 1], or -1 where there is nothing to find.
+            ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects.
         """
         if self.format_only or self.classwise or self.metric_items or not set(self.metrics) <= {'bbox', 'segm'}:
             return super().compute_metrics(results)
@@ -49,7 +49,7 @@ class UnroundedCocoMetric(CocoMetric):
                     metrics.update({f'{metric}_{name}': 0.0 for name in STATS})
                     continue
                 if metric == 'segm':
-                    # With a box, pycocotools takes its area for the mask's.
+                    # With a box, pycocotools uses its area as the mask's.
                     for detection in detections:
                         detection.pop('bbox')
                 evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), metric)

@@ -8,8 +8,9 @@ from mmdet.utils import ConfigType, InstanceList
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torchvision.ops import nms
 
-from ..layers import class_by_class_nms
+from ...structures.inclusive_boxes import clip_boxes
 
 
 @MODELS.register_module()
@@ -31,11 +32,9 @@ class CenterMaskFCOSHead(FCOSHead):
                                       centerness; ``False``: by class score alone
       ``sqrt_score``         True     the score is the square root of class score times centerness
       ``clip_boxes``         False    boxes are clipped to the image before NMS
-      ``inclusive_boxes``    False    boxes end at their last pixel, so they are clipped to width - 1, height - 1;
-                                      ``nms.offset=1`` belongs to it
       ``keep_ties``          True     detections that tie with the last of ``max_per_img`` are kept
-      ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS class by class is one call, not one per
-                                      class with a synchronisation each; by default, where that costs: not on a CPU
+      ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS runs on all classes in one call instead of
+                                      one call and synchronisation per class; None: on accelerators only
       =====================  =======  ===================================================================
 
     Source: `FCOS <https://arxiv.org/abs/1904.01355>`_ and `CenterMask <https://arxiv.org/abs/1911.06667>`_.
@@ -47,6 +46,7 @@ class CenterMaskFCOSHead(FCOSHead):
         norm_on_bbox: Whether distances are ReLU-ed strides; if not, they are exponentials in pixels of the network's
             input, as in CenterMask's first implementation.
         loss_bbox: Config of the box loss. It gets boxes in strides, or in pixels if ``norm_on_bbox`` is False.
+        inclusive_boxes: As in :class:`CenterMask`, which sets it; ``test_cfg.nms.offset=1`` belongs to it.
         **kwargs: As in ``FCOSHead``.
     """
 
@@ -57,6 +57,7 @@ class CenterMaskFCOSHead(FCOSHead):
         conv_bias: bool = True,
         norm_on_bbox: bool = True,
         loss_bbox: ConfigType = dict(type='SmoothedGIoULoss', loss_weight=1.0),
+        inclusive_boxes: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(
@@ -68,6 +69,7 @@ class CenterMaskFCOSHead(FCOSHead):
             loss_bbox=loss_bbox,
             **kwargs,
         )
+        self.inclusive_boxes = inclusive_boxes
 
     def forward_single(self, x: Tensor, scale: Scale, stride: int) -> tuple[Tensor, Tensor, Tensor]:
         """Predict on one FPN level.
@@ -89,11 +91,49 @@ class CenterMaskFCOSHead(FCOSHead):
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs) -> InstanceList:
         """Turn the outputs of :meth:`forward` into detections. Arguments and results are those of ``FCOSHead``."""
-        # The points get the type of the logits, and those of bfloat16 are pixels away from where they should be.
+        # The points get the type of the logits, and bfloat16 would round them by whole pixels.
         cls_scores = [cls_score.float() for cls_score in cls_scores]
         if self.norm_on_bbox:
             bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
+
+    def rank_candidates(self, cls_logits: Tensor, centernesses: Tensor, cfg: ConfigDict) -> tuple[Tensor, Tensor]:
+        """Score every point and class of a level.
+
+        Args:
+            cls_logits: Class logits of shape (..., num_points, cls_out_channels), float32.
+            centernesses: Centerness logits of shape (..., num_points, 1).
+            cfg: The test config.
+
+        Returns:
+            Class scores times centerness, and the values by which the best ``nms_pre`` are chosen, -1 where the class
+            score is not above ``score_thr``. Both have the shape (..., num_points, num_classes).
+        """
+        # The last channel of a softmax is the background.
+        cls_scores = cls_logits.sigmoid() if self.use_sigmoid_cls else cls_logits.softmax(-1)[..., :-1]
+        joint = cls_scores * centernesses.float().sigmoid()
+        ranks = joint if cfg.get('rank_by_centerness', True) else cls_scores
+        return joint, torch.where(cls_scores > cfg.get('score_thr', 0), ranks, -1.0)
+
+    def decode_candidates(
+        self, points: Tensor, distances: Tensor, joint: Tensor, image_sizes: Tensor, cfg: ConfigDict
+    ) -> tuple[Tensor, Tensor]:
+        """Turn chosen points into boxes and scores.
+
+        Args:
+            points: x, y in pixels of the network's input, shape (..., n, 2).
+            distances: Distances to left, top, right, bottom in the same pixels, shape (..., n, 4).
+            joint: Class scores times centerness, shape (..., n).
+            image_sizes: Height and width of the images without padding, to be broadcast to (..., n, 2).
+            cfg: The test config.
+
+        Returns:
+            Boxes (..., n, 4) and scores (..., n).
+        """
+        boxes = self.bbox_coder.decode(points, distances)
+        if cfg.get('clip_boxes', False):
+            boxes = clip_boxes(boxes, image_sizes, self.inclusive_boxes)
+        return boxes, joint.sqrt() if cfg.get('sqrt_score', True) else joint
 
     def _predict_by_feat_single(
         self,
@@ -112,31 +152,17 @@ class CenterMaskFCOSHead(FCOSHead):
             cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors
         ):
             cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
-            # The last channel of a softmax is the background.
-            cls_score = cls_score.sigmoid() if self.use_sigmoid_cls else cls_score.softmax(-1)[:, :-1]
-            joint = cls_score * centerness.reshape(-1, 1).float().sigmoid()
-            rank = joint if cfg.get('rank_by_centerness', True) else cls_score
-            # The threshold is one of the class score, whatever ranks: the rest goes below all ranks.
-            rank = rank.masked_fill(cls_score <= cfg.get('score_thr', 0), -1)
+            joint, rank = self.rank_candidates(cls_score, centerness.reshape(-1, 1), cfg)
             bbox_pred = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
-            _, labels, points, kept = filter_scores_and_topk(
+            _, labels, index, kept = filter_scores_and_topk(
                 rank, -0.5, cfg.get('nms_pre', rank.numel()), dict(bbox_pred=bbox_pred, priors=priors)
             )
-            kept.update(labels=labels, scores=joint[points, labels])
-            levels.append(kept)
+            levels.append((kept['priors'], kept['bbox_pred'], joint[index, labels], labels))
 
-        priors, bbox_pred, labels, scores = (
-            torch.cat([level[key] for level in levels]) for key in ('priors', 'bbox_pred', 'labels', 'scores')
-        )
-        max_shape = None
-        if cfg.get('clip_boxes', False):
-            extent = int(cfg.get('inclusive_boxes', False))
-            max_shape = tuple(side - extent for side in img_meta['img_shape'][:2])
-        results = InstanceData(
-            bboxes=self.bbox_coder.decode(priors, bbox_pred, max_shape=max_shape),
-            scores=scores.sqrt() if cfg.get('sqrt_score', True) else scores,
-            labels=labels,
-        )
+        priors, bbox_pred, joint, labels = (torch.cat(parts) for parts in zip(*levels))
+        image_size = torch.tensor(img_meta['img_shape'][:2])
+        bboxes, scores = self.decode_candidates(priors, bbox_pred, joint, image_size, cfg)
+        results = InstanceData(bboxes=bboxes, scores=scores, labels=labels)
         return self._bbox_post_process(results, cfg, rescale=rescale, with_nms=with_nms, img_meta=img_meta)
 
     def _bbox_post_process(
@@ -149,8 +175,7 @@ class CenterMaskFCOSHead(FCOSHead):
             results = super()._bbox_post_process(results, cfg, with_nms=False, **kwargs)
             results = results[class_by_class_nms(results.bboxes, results.scores, results.labels, cfg.nms.iou_threshold)]
         else:
-            cfg_of_all = ConfigDict(cfg, max_per_img=len(results))
-            results = super()._bbox_post_process(results, cfg_of_all, with_nms=True, **kwargs)
+            results = super()._bbox_post_process(results, ConfigDict(cfg, max_per_img=len(results)), **kwargs)
         if not cfg.get('keep_ties', True):
             return results[:max_per_img]
         if len(results) > max_per_img:
@@ -159,9 +184,31 @@ class CenterMaskFCOSHead(FCOSHead):
 
     @staticmethod
     def _nms_in_one_pass(cfg: ConfigDict, device: torch.device) -> bool:
-        nms = cfg.get('nms') or {}
+        nms_cfg = cfg.get('nms') or {}
         one_pass = cfg.get('one_pass_nms')
         if one_pass is None:
             one_pass = device.type != 'cpu'
-        plain = nms.get('type', 'nms') == 'nms' and nms.keys() <= {'type', 'iou_threshold', 'split_thr'}
-        return one_pass and plain and nms.get('split_thr') == 0
+        plain = nms_cfg.get('type', 'nms') == 'nms' and nms_cfg.keys() <= {'type', 'iou_threshold', 'split_thr'}
+        return one_pass and plain and nms_cfg.get('split_thr') == 0
+
+
+def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Run NMS within each class, all classes in one call.
+
+    Equal to :func:`mmcv.ops.batched_nms` with ``split_thr=0``, which needs a call and a synchronisation per class.
+    Boxes of different classes are moved apart by more than their common extent, in float64 so that no digit is lost.
+
+    Args:
+        boxes: x1, y1, x2, y2 of shape (n, 4).
+        scores: Scores of shape (n, ).
+        labels: Classes of shape (n, ).
+        iou_threshold: IoU above which the box of the lower score is removed.
+
+    Returns:
+        Indices of the kept boxes, by descending score.
+    """
+    if len(boxes) == 0:
+        return torch.zeros_like(labels)
+    boxes = boxes.double()
+    extent = boxes.max() - boxes.min() + 1
+    return nms(boxes + (labels * extent)[:, None], scores.double(), iou_threshold)

@@ -1,16 +1,18 @@
 import logging
 from pathlib import Path
 
-import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor
 
 from ...errors import InputError
 from ...fileio import is_remote
+from ...structures.inclusive_boxes import to_inclusive
+from ..model_config import random_weights_remedy
 
 
 @MODELS.register_module()
@@ -19,21 +21,24 @@ class CenterMask(SingleStageDetector):
 
     Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
 
-    A checkpoint of another class count may be loaded, though not strictly: the ``class_layers``, which have one output
-    per class, keep their initial weights, which a warning says, and the rest is loaded.
+    A checkpoint with another number of classes can be loaded non-strictly: the ``class_layers``, which have one output
+    per class, keep their initial weights, with a warning.
 
     Args:
         backbone: Config of the backbone.
         neck: Config of the neck.
         bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
-        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``,
-            the training config of the RoI branch, and maybe ``inclusive_boxes`` (default False): whether the model's
-            boxes end at their last pixel, and so do those that it learns from, as in CenterMask's first
-            implementation.
+        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, and ``rcnn``, the
+            training config of the RoI branch.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: Initialization config.
+        inclusive_boxes: Whether boxes end at their last pixel throughout the model, as in CenterMask's first
+            implementation. Ground truth and results are MMDetection's boxes nevertheless.
+
+    Raises:
+        InputError: ``inclusive_boxes`` is set in ``train_cfg`` or ``test_cfg``, where older configs have it.
     """
 
     class_layers = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
@@ -48,7 +53,12 @@ class CenterMask(SingleStageDetector):
         test_cfg: OptConfigType = None,
         data_preprocessor: OptConfigType = None,
         init_cfg: OptMultiConfig = None,
+        inclusive_boxes: bool = False,
     ) -> None:
+        if inclusive_boxes:
+            bbox_head, roi_head = (ConfigDict(head, inclusive_boxes=True) for head in (bbox_head, roi_head))
+        else:
+            _check_no_old_option(train_cfg, test_cfg)
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -59,8 +69,10 @@ class CenterMask(SingleStageDetector):
         )
         roi_head.update(train_cfg=train_cfg.rcnn if train_cfg else None, test_cfg=test_cfg.rcnn if test_cfg else None)
         self.roi_head = MODELS.build(roi_head)
+        self.inclusive_boxes = inclusive_boxes
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
+        self.backbone_cfg = backbone
 
     def init_weights(self) -> None:
         """Initialize the weights.
@@ -73,10 +85,8 @@ class CenterMask(SingleStageDetector):
             path = init_cfg.get('checkpoint')
             if path and not is_remote(path) and not Path(path).expanduser().is_file():
                 raise InputError(
-                    f'pretrained weights {path} of the backbone do not exist; make the file as docs/checkpoints.md '
-                    'says, or train all of it from random weights with model.backbone.init_cfg=None '
-                    'model.backbone.norm_cfg.requires_grad=True model.backbone.norm_eval=False '
-                    'model.backbone.frozen_stages=-1'
+                    f"pretrained weights '{path}' of the backbone do not exist: make them as docs/checkpoints.md says, "
+                    f'or {random_weights_remedy(self.backbone_cfg, "model.backbone", "backbone")}'
                 )
         super().init_weights()
 
@@ -99,7 +109,7 @@ class CenterMask(SingleStageDetector):
 
     def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
         """Compute the losses of :meth:`loss` from FPN features."""
-        if self.train_cfg.get('inclusive_boxes', False):
+        if self.inclusive_boxes:
             batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
         losses, results_list = self.bbox_head.loss_and_predict(
             x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
@@ -161,12 +171,18 @@ class CenterMask(SingleStageDetector):
 
 
 def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
-    """A data sample whose ground-truth boxes end one pixel of the original image earlier."""
-    bboxes = data_sample.gt_instances.bboxes
-    pixel = bboxes.new_tensor(data_sample.get('scale_factor', (1.0, 1.0)))
     data_sample = data_sample.clone()
-    data_sample.gt_instances = data_sample.gt_instances.clone()
-    data_sample.gt_instances.bboxes = torch.cat(
-        [bboxes[:, :2], torch.maximum(bboxes[:, 2:] - pixel, bboxes[:, :2])], dim=1
-    )
+    gt_instances = data_sample.gt_instances.clone()
+    gt_instances.bboxes = to_inclusive(gt_instances.bboxes, data_sample.get('scale_factor', (1.0, 1.0)))
+    data_sample.gt_instances = gt_instances
     return data_sample
+
+
+def _check_no_old_option(train_cfg: OptConfigType, test_cfg: OptConfigType) -> None:
+    for name, cfg in (('train_cfg', train_cfg or {}), ('test_cfg', test_cfg or {})):
+        for place in (cfg, *(part for part in cfg.values() if isinstance(part, dict))):
+            if place.get('inclusive_boxes', False):
+                raise InputError(
+                    f'model.{name} has inclusive_boxes, which is now an option of the detector: set '
+                    'model.inclusive_boxes=True, and remove it from model.train_cfg and model.test_cfg'
+                )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
+from ..roi_heads.centermask_roi_head import of_class
 from .centermask import CenterMask
 from .panoptic_centermask import PanopticCenterMask
 
@@ -97,7 +98,7 @@ class PoliteTeacher(SemiBaseDetector):
                 'model.detector has no mask_iou_head, whose IoU chooses the pseudo-masks: give it one, or set '
                 'model.semi_train_cfg.mask_pseudo_thr=None to learn all of them'
             )
-        if self.student.train_cfg.get('inclusive_boxes', False):
+        if self.student.inclusive_boxes:
             raise InputError(
                 "model.detector: PoliteTeacher does not train CenterMask's first implementation (inclusive_boxes=True):"
                 ' choose a detector of configs/centermask or configs/centermask_lite'
@@ -250,7 +251,7 @@ class PoliteTeacher(SemiBaseDetector):
         if threshold is None:
             weights = torch.ones_like(labels, dtype=torch.float32)
         else:
-            weights = (roi_head._of_class(ious, labels) > threshold).float()
+            weights = (of_class(ious, labels) > threshold).float()
         test_cfg = ConfigDict(roi_head.test_cfg, mask_thr_binary=self.semi_train_cfg.mask_thr_binary)
         # Copies: pasting scales boxes in place. The image of the pseudo-labels is the network's input.
         drawn = roi_head.mask_head.predict_by_feat(

@@ -1,5 +1,4 @@
 from .bagged_roi_align import bagged_roi_align
-from .bbox_nms import class_by_class_nms
 from .frozen_batch_norm import FrozenBatchNorm
 from .plain_cpu import is_cpu_inference, is_plain_cpu
 from .spatial_attention import SpatialAttention
@@ -10,7 +9,6 @@ __all__ = [
     'SpatialAttention',
     'WinogradConv',
     'bagged_roi_align',
-    'class_by_class_nms',
     'is_cpu_inference',
     'is_plain_cpu',
 ]

@@ -3,21 +3,23 @@ from collections.abc import Sequence
 import torch
 from mmdet.models.roi_heads import MaskScoringRoIHead
 from mmdet.models.task_modules import SamplingResult
-from mmdet.models.utils import empty_instances, unpack_gt_instances
+from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
-from mmdet.utils import InstanceList, OptConfigType
+from mmdet.utils import ConfigType, InstanceList, OptConfigType
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .mask_heads.sag_mask_head import SAGMaskHead, encode_empty_masks
+from ...structures.inclusive_boxes import clip_boxes, not_empty, pad_masks, to_exclusive
+from .mask_heads import SAGMaskHead
 from .roi_extractors import ScaleAdaptiveRoIExtractor
 
 
 @MODELS.register_module()
 class CenterMaskRoIHead(MaskScoringRoIHead):
-    """RoI branch of CenterMask: masks and their IoU for the detections of a box head, which it leaves as they are.
+    """RoI branch of CenterMask: predicts masks and their IoU for the detections of the box head.
 
     Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.
 
@@ -25,18 +27,26 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         mask_roi_extractor: Config of the RoI extractor. A :class:`ScaleAdaptiveRoIExtractor` also gets the images'
             sizes.
         mask_head: Config of the mask head.
-        mask_iou_head: Config of the MaskIoU head; None for a model without, whose masks are ranked by the box scores.
-        train_cfg: ``assigner``, ``sampler``, and what the heads read.
-        test_cfg: What the mask head reads (``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``), and
-            maybe ``inclusive_boxes`` (default False): whether the detections' boxes end at their last pixel, as in
-            CenterMask's first implementation. The results end one further, as MMDetection's boxes do.
+        mask_iou_head: Config of the MaskIoU head; None: none, masks are ranked by the box scores.
+        inclusive_boxes: As in :class:`CenterMask`, which sets it.
+        train_cfg: ``assigner``, ``sampler``, and the options of the heads.
+        test_cfg: Options of the mask head: ``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``.
         init_cfg: Initialization config.
     """
 
-    def __init__(self, mask_iou_head: OptConfigType, **kwargs) -> None:
-        # Past the parent's, which cannot do without a MaskIoU head.
-        super(MaskScoringRoIHead, self).__init__(**kwargs)
+    def __init__(
+        self,
+        mask_roi_extractor: ConfigType,
+        mask_iou_head: OptConfigType,
+        inclusive_boxes: bool = False,
+        **kwargs,
+    ) -> None:
+        if inclusive_boxes:
+            mask_roi_extractor = ConfigDict(mask_roi_extractor, inclusive_boxes=True)
+        # Skips the parent's, which requires a MaskIoU head.
+        super(MaskScoringRoIHead, self).__init__(mask_roi_extractor=mask_roi_extractor, **kwargs)
         self.mask_iou_head = None if mask_iou_head is None else MODELS.build(mask_iou_head)
+        self.inclusive_boxes = inclusive_boxes
 
     def forward(
         self,
@@ -51,7 +61,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             x: FPN features.
             results_list: Detections of each image.
             batch_data_samples: Data samples with ``img_shape``.
-            of_class: Whether only the mask logits of each detection's class are wanted, which takes less time.
+            of_class: Whether to compute the mask logits of each detection's class only, which is faster.
 
         Returns:
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
@@ -76,7 +86,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             ``loss_mask`` and, with a MaskIoU head, ``loss_mask_iou``.
         """
         batch_gt_instances, batch_gt_instances_ignore, batch_img_metas = unpack_gt_instances(batch_data_samples)
-        sampling_results = []
+        sampling_results: list[SamplingResult] = []
         for results, gt_instances, gt_instances_ignore in zip(
             results_list, batch_gt_instances, batch_gt_instances_ignore
         ):
@@ -84,48 +94,24 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             assign_result = self.bbox_assigner.assign(proposals, gt_instances, gt_instances_ignore)
             sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
         img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
-        return self.mask_loss(x, sampling_results, None, batch_gt_instances, img_shapes)['loss_mask']
-
-    def mask_loss(
-        self,
-        x: tuple[Tensor, ...],
-        sampling_results: list[SamplingResult],
-        bbox_feats: None,
-        batch_gt_instances: InstanceList,
-        img_shapes: Sequence[tuple[int, int]],
-    ) -> dict:
-        """Compute the losses of the positive RoIs.
-
-        Args:
-            x: FPN features.
-            sampling_results: Sampling result of each image.
-            bbox_feats: Not used, there is no RoI box head to share features with.
-            batch_gt_instances: Ground truth of each image.
-            img_shapes: (height, width) of each image without padding.
-
-        Returns:
-            What ``_mask_forward`` returns, and ``loss_mask``, a dict of losses.
-        """
         rois = bbox2roi([result.pos_priors for result in sampling_results])
         labels = torch.cat([result.pos_gt_labels for result in sampling_results])
         mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
         targets = self.mask_head.loss_and_target(
             mask_results['mask_preds'], sampling_results, batch_gt_instances, self.train_cfg
         )
-        mask_results['loss_mask'] = targets['loss_mask']
         if self.mask_iou_head is None:
-            return mask_results
+            return targets['loss_mask']
         mask_iou_preds = self._mask_iou_forward(mask_results, labels)
         loss_mask_iou = self.mask_iou_head.loss_and_target(
-            self._of_class(mask_iou_preds, labels),
-            self._of_class(mask_results['mask_preds'], labels),
+            of_class(mask_iou_preds, labels),
+            of_class(mask_results['mask_preds'], labels),
             targets['mask_targets'],
             sampling_results,
             batch_gt_instances,
             self.train_cfg,
         )
-        mask_results['loss_mask'] = dict(**targets['loss_mask'], **loss_mask_iou)
-        return mask_results
+        return dict(**targets['loss_mask'], **loss_mask_iou)
 
     def predict(
         self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, rescale: bool = False
@@ -143,19 +129,11 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
-        if sum(len(results) for results in results_list) == 0:
-            if self.mask_iou_head is not None:
-                for results in results_list:
-                    results.mask_scores = results.scores
-            results_list = empty_instances(
-                batch_img_metas,
-                x[0].device,
-                task_type='mask',
-                instance_results=results_list,
-                mask_thr_binary=self.test_cfg.mask_thr_binary,
-            )
-            return encode_empty_masks(results_list, self.test_cfg)
-        mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
+        if any(len(results) for results in results_list):
+            mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
+        else:
+            mask_preds = x[0].new_zeros(0, 1, 1, 1)
+            mask_iou_preds = None if self.mask_iou_head is None else x[0].new_zeros(0, 1)
         return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 
     def predict_by_feat(
@@ -183,20 +161,46 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         num_per_img = [len(results) for results in results_list]
         if mask_iou_preds is not None:
             results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds.split(num_per_img), results_list)
-        extent = int(self.test_cfg.get('inclusive_boxes', False))
         kept_mask_preds = []
         for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_preds.split(num_per_img))):
-            bboxes = _clip_boxes(results_list[i].bboxes, [side - extent for side in img_meta['img_shape'][:2]])
-            keep = (bboxes[:, 2] + extent > bboxes[:, 0]) & (bboxes[:, 3] + extent > bboxes[:, 1])
-            results_list[i].bboxes = bboxes
+            img_shape = torch.tensor(img_meta['img_shape'][:2])
+            results_list[i].bboxes = clip_boxes(results_list[i].bboxes, img_shape, self.inclusive_boxes)
+            keep = not_empty(results_list[i].bboxes, self.inclusive_boxes)
             results_list[i] = results_list[i][keep]
             kept_mask_preds.append(logits[keep])
+        return self.paste_masks(kept_mask_preds, results_list, batch_img_metas, rescale=rescale)
+
+    def paste_masks(
+        self, mask_preds: list[Tensor], results_list: InstanceList, batch_img_metas: list[dict], rescale: bool = False
+    ) -> InstanceList:
+        """Paste masks into the images, and turn boxes into MMDetection's if they are inclusive.
+
+        Args:
+            mask_preds: Mask logits of each image, shape (n, num_classes or 1, h, w).
+            results_list: Detections of each image, clipped to it.
+            batch_img_metas: See :meth:`predict_by_feat`.
+            rescale: See :meth:`predict_by_feat`.
+
+        Returns:
+            See :meth:`predict`.
+        """
+        if not self.inclusive_boxes:
+            return self.mask_head.predict_by_feat(
+                mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
+            )
+        final_bboxes, paste_metas = [], []
+        for i, (results, img_meta) in enumerate(zip(results_list, batch_img_metas)):
+            bboxes = results.bboxes
+            if rescale:
+                bboxes = bboxes / bboxes.new_tensor(img_meta['scale_factor']).repeat(2)
+            final_bboxes.append(to_exclusive(bboxes))
+            mask_preds[i], results.bboxes = pad_masks(mask_preds[i], bboxes, value=-float('inf'))
+            paste_metas.append(dict(ori_shape=img_meta['ori_shape' if rescale else 'img_shape'], scale_factor=(1, 1)))
         results_list = self.mask_head.predict_by_feat(
-            kept_mask_preds, results_list, batch_img_metas, rcnn_test_cfg=self.test_cfg, rescale=rescale
+            mask_preds, results_list, paste_metas, rcnn_test_cfg=self.test_cfg, rescale=False
         )
-        if extent:
-            for results in results_list:
-                results.bboxes = results.bboxes + results.bboxes.new_tensor([0, 0, 1, 1])
+        for results, bboxes in zip(results_list, final_bboxes):
+            results.bboxes = bboxes
         return results_list
 
     def _mask_forward(
@@ -217,15 +221,10 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         return dict(mask_preds=mask_preds, mask_feats=mask_feats)
 
     def _mask_iou_forward(self, mask_results: dict, labels: Tensor) -> Tensor:
-        return self.mask_iou_head(mask_results['mask_feats'], self._of_class(mask_results['mask_preds'], labels))
-
-    @staticmethod
-    def _of_class(preds: Tensor, labels: Tensor) -> Tensor:
-        """Pick each row's entry of its class; a class-agnostic prediction has but one."""
-        index = torch.arange(len(labels), device=labels.device)
-        return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]
+        return self.mask_iou_head(mask_results['mask_feats'], of_class(mask_results['mask_preds'], labels))
 
 
-def _clip_boxes(bboxes: Tensor, img_shape: Sequence[int]) -> Tensor:
-    height, width = img_shape[:2]
-    return torch.minimum(bboxes.clamp(min=0), bboxes.new_tensor([width, height, width, height]))
+def of_class(preds: Tensor, labels: Tensor) -> Tensor:
+    """Select each row's entry of its class from predictions (n, num_classes, ...), or the only one of (n, 1, ...)."""
+    index = torch.arange(len(labels), device=labels.device)
+    return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]

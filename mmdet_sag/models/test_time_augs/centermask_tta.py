@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
@@ -41,8 +39,3 @@ class CenterMaskTTAModel(MaskTTAModel):
         return self.module.roi_head.predict_by_feat(
             mask_preds, *(mask_iou_preds or (None,)), results_list, batch_img_metas, rescale=True
         )
-
-    def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
-        # Coordinates of pixels, of inclusive boxes, lie between 0 and side - 1.
-        extent = int(self.module.test_cfg.rcnn.get('inclusive_boxes', False))
-        return tuple(side - extent for side in shape[:2])

@@ -139,5 +139,6 @@ class MaskTTAModel(DetTTAModel):
         return torch.cat(upright), *others
 
     def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Height and width that flip the boxes of an image of this shape."""
-        return tuple(shape[:2])
+        """Height and width that flip the boxes of an image of this shape: inclusive boxes end at side - 1."""
+        inclusive = getattr(self.module, 'inclusive_boxes', False)
+        return tuple(side - int(inclusive) for side in shape[:2])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .rle_masks import RLEMasks
+from .run_lengths import encode_changes
 
 # Columns of cells, and pixels, that are worked on at once: what fits into a core's cache, and what keeps a GPU busy.
 _BUDGETS = dict(cpu=3 << 13, other=1 << 22)
@@ -108,7 +109,7 @@ def paste_masks_as_rle(
             width,
             budget,
         )
-        masks += _encode(changes.cpu().numpy(), group.stop - group.start, height, width)
+        masks += encode_changes(changes.cpu().numpy(), group.stop - group.start, height, width)
     return RLEMasks(masks, height, width)
 
 
@@ -272,46 +273,3 @@ def _sample(probs: Tensor, boxes: Tensor, mask: Tensor, column: Tensor, row: Ten
     points = probs.new_zeros(len(of_mask), 1, length, 2)
     points[line, 0, place] = torch.stack(grid, dim=1).to(points)
     return F.grid_sample(probs[of_mask, None], points, align_corners=False)[line, 0, 0, place]
-
-
-def _encode(changes: np.ndarray, num_masks: int, height: int, width: int) -> list[dict]:
-    """Write changes as COCO's compressed run lengths."""
-    changes.sort()
-    new = np.ones(len(changes), bool)
-    np.not_equal(changes[1:], changes[:-1], out=new[1:])
-    firsts = np.flatnonzero(new)
-    times = np.diff(firsts, append=len(changes))
-    changes = changes[firsts[times & 1 == 1]]
-
-    pixels = height * width
-    mask, position = np.divmod(changes, pixels + 1)
-    mask, position = mask[position < pixels], position[position < pixels]
-    ends = np.searchsorted(mask, np.arange(num_masks), side='right')
-    # Each mask's changes between 0 and the number of pixels: their differences are its run lengths.
-    bounds = np.insert(position, np.repeat(ends, 2), np.tile([pixels, 0], num_masks))[:-1]
-    counts = np.diff(bounds, prepend=0)
-    counts = np.delete(counts, ends[:-1] + 2 * np.arange(num_masks - 1) + 1)
-    ends = ends + np.arange(1, num_masks + 1)
-    starts = np.concatenate([[0], ends[:-1]])
-
-    # From the fourth on, the difference to the last but one is written, in digits of five bits.
-    rank = np.arange(len(counts)) - np.repeat(starts, ends - starts)
-    values = counts.copy()
-    values[rank > 2] -= counts[np.flatnonzero(rank > 2) - 2]
-    lengths = np.ones(len(values), np.int64)
-    half = 16
-    while (longer := (values >= half) | (values < -half)).any():
-        lengths += longer
-        half *= 32
-    text_ends = lengths.cumsum()
-    text = np.empty(text_ends[-1], np.uint8)
-    for digit in range(lengths.max()):
-        longer = lengths > digit
-        more = (lengths[longer] > digit + 1) * 32
-        text[(text_ends - lengths)[longer] + digit] = ((values[longer] >> 5 * digit) & 31) + more + 48
-    text = text.tobytes()
-    text_ends = text_ends[ends - 1]
-    return [
-        dict(size=[height, width], counts=text[start:end])
-        for start, end in zip(np.concatenate([[0], text_ends[:-1]]), text_ends)
-    ]

@@ -63,6 +63,20 @@ def test_colours_of_cvat_are_read_through_its_labelmap(source):
         read_pascal_voc(source, ReadOptions(class_names=['a', 'b']))
 
 
+def test_the_border_between_coloured_objects_is_not_an_object(source):
+    expected = read_pascal_voc(source, ReadOptions()).images[0].objects
+    colours = {0: (0, 0, 0), 1: (0, 10, 200), 2: (200, 10, 0), 3: (200, 10, 9), 255: (224, 224, 192)}
+    for name in 'ab':
+        path = source / f'SegmentationObject/{name}.png'
+        values = np.asarray(Image.open(path))
+        picture = np.zeros((*values.shape, 3), np.uint8)
+        for value, colour in colours.items():
+            picture[values == value] = colour
+        Image.fromarray(picture).save(path)
+    found = read_pascal_voc(source, ReadOptions()).images[0].objects
+    assert [(item.name, item.segmentation) for item in found] == [(item.name, item.segmentation) for item in expected]
+
+
 def test_what_does_not_fit_is_named(source):
     with pytest.raises(InputError, match='class without a name'):
         read_pascal_voc(source, ReadOptions(class_names=['insulator']))

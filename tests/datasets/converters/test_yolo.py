@@ -91,6 +91,7 @@ def test_images_may_lie_elsewhere(tmp_path):
         ('0 0.5 0.5 0.2 0.2 0.1 0.1 0.3', 'has 7 coordinates'),
         ('0 0.5 0.5 nan 0.2 0.1 0.1', 'NaN or infinite'),
         ('0 10 10 200 10 10 200', '200 is not a fraction'),
+        ('0 -10 0.1 0.9 0.1 0.5 0.9', 'line 2: -10 is not'),
         ('2 0.1 0.1 0.9 0.1 0.5 0.9', 'class 2 has no name, there are 2'),
         ('-1 0.1 0.1 0.9 0.1 0.5 0.9', 'class -1 has no name'),
         ('insulator 0.1 0.1 0.9 0.1 0.5 0.9', 'word that is not a number'),

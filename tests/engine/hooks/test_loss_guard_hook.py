@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import OPTIM_WRAPPERS
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from support.tiny_training import HOOKS, FewWeights, few_weights_runner
@@ -178,7 +179,7 @@ def test_the_loss_scaler_may_leave_out_a_step_but_not_many_in_a_row(tmp_path):
 
     hooks = {**HOOKS, 'loss_guard': dict(type='LossGuardHook', patience=3)}
     series = dict(type='CpuAmpOptimWrapper', optimizer=SGD, init_scale=1024.0)
-    with pytest.raises(InputError, match='the loss scaler left out 3 steps in a row'):
+    with pytest.raises(InputError, match='the loss scaler skipped 3 steps in a row'):
         train(tmp_path / 'series', 12, BigGradients, optim_wrapper=series, default_hooks=hooks, custom_hooks=[EMA])
     assert saved(tmp_path / 'series')['meta']['iter'] == 2
 
@@ -214,8 +215,11 @@ class PretrainedNorms(FrozenNorms):
 
 def test_norms_frozen_on_random_weights_are_named_as_the_cause(tmp_path):
     images = images_of(tmp_path)
-    with pytest.raises(InputError, match=r'never trained.*norm_cfg\.requires_grad=True.*norm_eval=False'):
-        train(tmp_path / 'random', 12, FrozenNorms, images[4][0])
+    backbone = dict(type='ResNet', norm_cfg=dict(type='BN', requires_grad=False), frozen_stages=2)
+    config = Config(dict(model=dict(detector=dict(backbone=backbone))))
+    options = r'model\.detector\.backbone\.norm_cfg\.requires_grad=True .*norm_eval=False .*frozen_stages=-1$'
+    with pytest.raises(InputError, match=rf'never trained.*from the beginning with --cfg-options {options}'):
+        train(tmp_path / 'random', 12, FrozenNorms, images[4][0], cfg=config)
     with pytest.raises(InputError, match='look at the annotations'):
         train(tmp_path / 'pretrained', 12, PretrainedNorms, images[4][0])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmdet.registry import METRICS
 
-from mmdet_sag.datasets.panoptic import id_to_rgb
+from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
 from mmdet_sag.errors import InputError
 
 CATEGORIES = [

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from mmcv.ops import batched_nms
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from support.tiny import build_tiny
+
+from mmdet_sag.models.dense_heads.centermask_fcos_head import class_by_class_nms
 
 STRIDES = [8, 16, 32, 64, 128]
 TEST_CFG = dict(score_thr=0.05, nms_pre=1000, nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_per_img=50)
@@ -179,3 +182,29 @@ def test_nms_in_one_pass_gives_the_same_detections():
         assert len(plain) == 50
         for key in ('bboxes', 'scores', 'labels'):
             torch.testing.assert_close(in_one_pass[key], plain[key])
+
+
+def random_boxes(generator, count=600, extent=1400.0):
+    """Boxes that overlap a lot, many of them off the image on every side."""
+    centres = torch.rand(count, 2, generator=generator) * extent - 0.2 * extent
+    centres = (
+        centres[torch.randint(count // 600, (count,), generator=generator)]
+        + torch.randn(count, 2, generator=generator) * 8
+    )
+    sides = torch.rand(count, 2, generator=generator) * 80 + 1
+    return torch.cat([centres - sides, centres + sides], dim=1)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_nms_in_one_pass_equals_nms_of_each_class(seed):
+    generator = torch.Generator().manual_seed(seed)
+    boxes = random_boxes(generator)
+    scores = torch.rand(len(boxes), generator=generator)
+    labels = torch.randint(20 if seed % 2 else 3, (len(boxes),), generator=generator)
+    _, expected = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.6, split_thr=0))
+    torch.testing.assert_close(class_by_class_nms(boxes, scores, labels, 0.6), expected)
+    assert 0 < len(expected) < len(boxes)
+
+
+def test_nms_in_one_pass_accepts_no_boxes():
+    assert len(class_by_class_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.6)) == 0

@@ -10,6 +10,7 @@ from support.cpu_autocast import cpu_autocast
 from support.reference import make_batch
 from support.tiny import build_tiny
 
+from mmdet_sag.errors import InputError
 from mmdet_sag.structures.mask import RLEMasks
 
 EMPTY = (np.zeros((0, 4)), [], [])
@@ -238,3 +239,9 @@ def test_its_pieces_are_found_under_mmdets_scope():
     assert type(model).__name__ == 'CenterMask'
     assert model.with_bbox and model.with_mask
     assert isinstance(make_batch(images((8, 8)))['data_samples'][0], DetDataSample)
+
+
+def test_missing_weights_of_the_backbone_are_named_with_a_remedy_that_trains_all_of_it():
+    missing = dict(_delete_=True, type='Pretrained', checkpoint='nowhere.pth')
+    with pytest.raises(InputError, match=r"'nowhere\.pth'.* model\.backbone\.init_cfg=None .*norm_eval=False"):
+        build_tiny(**{'backbone.init_cfg': missing})

@@ -14,8 +14,8 @@ from torch import Tensor
 class CenterMaskIoUHead(MaskIoUHead):
     """MaskIoU head of CenterMask.
 
-    As in :class:`mmdet.models.roi_heads.mask_heads.MaskIoUHead`, but box scores stay what they are: the product of
-    score and predicted IoU is a result of its own, ``mask_scores``, by which masks are ranked.
+    As :class:`mmdet.models.roi_heads.mask_heads.MaskIoUHead`, except that box scores are unchanged: the product of
+    score and predicted IoU is a separate result, ``mask_scores``, by which masks are ranked.
     Source: `Mask Scoring R-CNN <https://arxiv.org/abs/1903.00241>`_.
 
     ``train_cfg.rcnn.mask_thr_binary`` binarises mask logits, not probabilities: CenterMask's configs set it to 0.

@@ -23,8 +23,7 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         roi_layer: Config of the RoI layer, e.g. ``dict(type='RoIAlign', output_size=14, sampling_ratio=0)``.
         out_channels: Channels of the FPN levels.
         featmap_strides: Strides of the FPN levels, ascending; the last is level :math:`k_{max}`.
-        inclusive_boxes: Whether RoIs end at their last pixel, so that their sides are one longer, as in CenterMask's
-            first implementation.
+        inclusive_boxes: As in :class:`CenterMask`, which sets it.
         eps: Added to the ratio of the areas.
         init_cfg: Initialization config.
     """

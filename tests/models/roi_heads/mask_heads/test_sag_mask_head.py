@@ -231,8 +231,8 @@ def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name):
     [
         ('htc/htc_r50_fpn_1x_coco.py', "no option with_conv_res; .*write type='SAGHTCMaskHead'"),
         ('scnet/scnet_r50_fpn_1x_coco.py', "no option conv_to_res; .*write type='SAGSCNetMaskHead'"),
-        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'CoarseMaskHead .* is no FCN head'),
-        ('queryinst/queryinst_r50_fpn_1x_coco.py', 'DynamicMaskHead .* is no FCN head'),
+        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'CoarseMaskHead, .* not an FCN head'),
+        ('queryinst/queryinst_r50_fpn_1x_coco.py', 'DynamicMaskHead, .* not an FCN head'),
     ],
 )
 def test_where_it_cannot_be_the_mask_head_the_build_says_what_to_write(name, message):
@@ -244,7 +244,7 @@ def test_where_it_cannot_be_the_mask_head_the_build_says_what_to_write(name, mes
         MODELS.build(config)
 
 
-def test_a_roi_head_that_gives_more_than_features_is_told_the_class_to_write():
+def test_a_roi_head_that_passes_more_than_features_is_told_the_class_to_write():
     with pytest.raises(InputError, match="write type='SAGHTCMaskHead'"):
         build()(torch.randn(1, 8, 14, 14), None, return_logits=False)
 

@@ -1,0 +1,191 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.apis import DetInferencer
+from mmdet.evaluation import INSTANCE_OFFSET
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+
+from ..datasets.coco_instance_panoptic import id_to_rgb
+from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from ..errors import InputError
+from ..visualization import draw_instances
+from .tiles import Tile, make_tiles, merge_tiles
+
+
+class PanopticInferencer(DetInferencer):
+    """``DetInferencer`` that also saves panoptic results, without the package ``panopticapi``."""
+
+    def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
+        """Convert a prediction to a dict and, with ``pred_out_dir``, save it.
+
+        Args:
+            data_sample: Prediction of the model.
+            pred_out_dir: Folder for ``preds/<image>.json`` and ``preds/<image>_panoptic_seg.png``. In the latter,
+                R + 256 G + 65536 B = label + 1000 x instance number, or 0 without a segment.
+
+        Returns:
+            The dict of ``DetInferencer``, with ``panoptic_seg_path`` or, if nothing is saved, the image
+            ``panoptic_seg`` (H, W, 3).
+        """
+        if 'pred_panoptic_seg' not in data_sample:
+            return super().pred2dict(data_sample, pred_out_dir)
+        panoptic = data_sample.pred_panoptic_seg
+        del data_sample.pred_panoptic_seg
+        number = self.num_predicted_imgs
+        result = super().pred2dict(data_sample, pred_out_dir)
+        ids = panoptic.sem_seg[0].cpu().numpy().astype(np.int32)
+        ids[ids % INSTANCE_OFFSET >= len(self.model.dataset_meta['classes'])] = 0
+        image = id_to_rgb(ids)
+        if pred_out_dir:
+            name = Path(data_sample.img_path).stem if 'img_path' in data_sample else number
+            result['panoptic_seg_path'] = str(Path(pred_out_dir, 'preds', f'{name}_panoptic_seg.png'))
+            mmcv.imwrite(image[..., ::-1], result['panoptic_seg_path'])
+        else:
+            result['panoptic_seg'] = image
+        return result
+
+
+class ImagePredictor:
+    """Predicts images, also in tiles, and draws the predictions.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file with all weights of the model.
+        device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
+        score_thr: Lowest score of a detection that is drawn.
+        classes: Names of the classes to keep; None: all.
+        batch_size: Number of images, or tiles, per forward.
+        tile_size: Side of the tiles that are predicted besides the full image; None: no tiles.
+        tile_overlap: Overlap of neighbouring tiles, as a share of a tile.
+
+    Raises:
+        InputError: The config, the checkpoint, the device or an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        checkpoint: str,
+        device: str | None = None,
+        score_thr: float = 0.3,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 1,
+        tile_size: int | None = None,
+        tile_overlap: float = 0.25,
+    ) -> None:
+        for option, value, is_valid, remedy in (
+            ('--score-thr', score_thr, 0 <= score_thr <= 1, 'scores are between 0 and 1'),
+            ('--batch-size', batch_size, batch_size >= 1, 'give 1 or more'),
+            (
+                '--tiles',
+                tile_size,
+                tile_size is None or tile_size >= 32,
+                'give the side of a tile, 32 or more pixels',
+            ),
+            ('--tile-overlap', tile_overlap, 0 <= tile_overlap < 0.9, 'give a share of a tile, 0 to 0.9'),
+        ):
+            if not is_valid:
+                raise InputError(f'{option} {value}: {remedy}')
+        self.score_thr, self.batch_size = score_thr, batch_size
+        self.tile_size, self.tile_overlap = tile_size, tile_overlap
+        if not Path(config).is_file():
+            raise InputError(f'config {config} does not exist, check the path')
+        try:
+            cfg = Config.fromfile(config)
+        # A config is a program: it can raise any exception.
+        except Exception as e:
+            raise InputError(f'config {config} cannot be read, {type(e).__name__}: {" ".join(str(e).split())}') from e
+        weights = load_checkpoint_file(checkpoint)
+        self._check_device(device)
+        self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)
+        check_checkpoint_fits(weights, checkpoint, self.inferencer.model)
+        meta = self.inferencer.model.dataset_meta
+        named = (cfg.test_dataloader.dataset.get('metainfo') or {}).get('classes')
+        if 'dataset_meta' not in weights.get('meta', {}) and named:
+            # Without names in the checkpoint, MMDetection takes those of COCO.
+            meta['classes'] = tuple(named)
+        self.classes: tuple[str, ...] = tuple(meta['classes'])
+        if unknown := [name for name in classes or () if name not in self.classes]:
+            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
+        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
+
+    @property
+    def shows_some_classes(self) -> bool:
+        """Whether some classes are left out."""
+        return self._labels is not None
+
+    @staticmethod
+    def _check_device(device: str | None) -> None:
+        if device is None:
+            return
+        try:
+            torch.empty(0, device=device)
+        # PyTorch raises RuntimeError, AssertionError or an error of the device.
+        except Exception as e:
+            raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
+        """Predict images.
+
+        Args:
+            images: Images, BGR, each (H, W, 3).
+
+        Returns:
+            The predictions; ``pred_instances`` has the chosen classes only.
+        """
+        tiled = self.tile_size is not None
+        samples = [self._predict_tiles(image) for image in images] if tiled else self._forward(images)
+        return [self._of_classes(sample) for sample in samples]
+
+    def _forward(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
+        samples = []
+        for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
+            samples += self.inferencer.forward(data)
+        return samples
+
+    def _predict_tiles(self, image: np.ndarray) -> DetDataSample:
+        height, width = image.shape[:2]
+        tiles = make_tiles(height, width, self.tile_size, self.tile_overlap)
+        whole = Tile(0, 0, width, height)
+        if tiles == [whole]:
+            return self._forward([image])[0]
+        # Objects larger than a tile are only complete in the full image.
+        tiles.append(whole)
+        samples = self._forward([image[t.y : t.y + t.height, t.x : t.x + t.width] for t in tiles])
+        if any('pred_panoptic_seg' in sample for sample in samples):
+            raise InputError('--tiles: a panoptic segmentation cannot be joined from tiles; leave the option out')
+        return merge_tiles(tiles, samples, height, width)
+
+    def _of_classes(self, sample: DetDataSample) -> DetDataSample:
+        if self._labels is not None and 'pred_instances' in sample:
+            pred = sample.pred_instances
+            sample.pred_instances = pred[torch.isin(pred.labels, pred.labels.new_tensor(self._labels))]
+        return sample
+
+    def draw(
+        self, image: np.ndarray, sample: DetDataSample, score_thr: float | None = None, strip: bool = True
+    ) -> np.ndarray:
+        """Draw a prediction over its image, BGR, (H, W, 3), as :func:`draw_instances` does.
+
+        ``score_thr`` is the lowest score of a detection that is drawn, by default the predictor's.
+        """
+        if 'pred_panoptic_seg' not in sample:
+            pred = sample.pred_instances
+            pred = pred[pred.scores >= (self.score_thr if score_thr is None else score_thr)]
+            palette = self.inferencer.model.dataset_meta.get('palette')
+            return draw_instances(image, pred, self.classes, palette, strip=strip)
+        visualizer = self.inferencer.visualizer
+        visualizer.add_datasample('prediction', np.ascontiguousarray(image[..., ::-1]), sample, draw_gt=False)
+        return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+    def best_score(self, sample: DetDataSample) -> tuple[float, str] | None:
+        """Return the highest score of a prediction and its class, or None without detections."""
+        pred = sample.get('pred_instances')
+        if pred is None or len(pred) == 0:
+            return None
+        best = int(pred.scores.argmax())
+        return float(pred.scores[best]), self.classes[int(pred.labels[best])]

@@ -1,0 +1,111 @@
+"""Checks of evaluators against the data that they measure."""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mmdet.evaluation import CocoMetric, CocoPanopticMetric
+from mmdet.registry import METRICS
+
+from ..datasets.annotation_problems import is_usable_image
+from ..datasets.data_sources import CocoSource, PanopticSource
+from ..errors import InputError
+from ..evaluation import StandaloneCocoPanopticMetric
+from ..fileio import is_remote
+
+_PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
+
+
+class MetricConfig(NamedTuple):
+    """A metric in a config: its place, its config and its class."""
+
+    option: str
+    cfg: dict
+    kind: type
+
+    @property
+    def measures_instances(self) -> bool:
+        """Whether it compares detections with ground truth."""
+        return issubclass(self.kind, CocoMetric) and not self.cfg.get('format_only', False)
+
+    @property
+    def measures_masks(self) -> bool:
+        """Whether it compares instance masks with ground truth."""
+        return self.measures_instances and 'segm' in self.cfg.get('metric', 'bbox')
+
+
+def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:
+    """Return the COCO metrics and panoptic metrics in an evaluator's config, which is of one metric or a list."""
+    if isinstance(evaluator, dict):
+        entries = [(option, evaluator)]
+    else:
+        entries = [(f'{option}.{index}', entry) for index, entry in enumerate(evaluator or [])]
+    found = []
+    for place, entry in entries:
+        kind = entry.get('type')
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        if inspect.isclass(kind) and issubclass(kind, (CocoMetric, *_PANOPTIC)):
+            found.append(MetricConfig(place, entry, kind))
+    return found
+
+
+def check_metric(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
+    """Check that a metric's files exist and describe the images that it measures.
+
+    Args:
+        metric: The metric.
+        sources: Data sets that the images come from.
+        load: Reads an annotation file.
+    """
+    if metric.cfg.get('ann_file') is None or is_remote(metric.cfg['ann_file'], metric.cfg.get('backend_args')):
+        return
+    source = sources[0] if len(sources) == 1 else None
+    if issubclass(metric.kind, CocoMetric):
+        _check_ann_file(metric, 'annotation', source.ann_file if source else None, load, _has_same_outline)
+        return
+    panoptic = source if isinstance(source, PanopticSource) else None
+    _check_ann_file(metric, 'panoptic', panoptic.panoptic_ann_file if panoptic else None, load, _lists_images)
+    folder = metric.cfg.get('seg_prefix')
+    if folder and not metric.cfg.get('format_only', False) and not os.path.isdir(folder):
+        raise InputError(
+            f"folder of panoptic PNG files '{folder}' ({metric.option}.seg_prefix) does not exist: set --cfg-options "
+            f'{metric.option}.seg_prefix={panoptic.png_folder if panoptic else "DIR"}'
+        )
+
+
+def _check_ann_file(
+    metric: MetricConfig,
+    what: str,
+    expected: str | None,
+    load: Callable[[str], dict],
+    fits: Callable[[dict, dict], bool],
+) -> None:
+    path = metric.cfg['ann_file']
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{what} file '{path}' ({metric.option}.ann_file) does not exist: set --cfg-options "
+            f'{metric.option}.ann_file={expected or "FILE"}'
+        )
+    if expected and not os.path.samefile(path, expected) and not fits(load(path), load(expected)):
+        raise InputError(
+            f"{metric.option}.ann_file is '{path}', but the images come from '{expected}', which lists others: set "
+            f'--cfg-options {metric.option}.ann_file={expected}'
+        )
+
+
+def _has_same_outline(content: dict, expected: dict) -> bool:
+    return _outline(content) == _outline(expected)
+
+
+def _outline(content: dict) -> tuple[set, list]:
+    images = {image['id'] for image in content['images'] if is_usable_image(image)}
+    return images, [(c.get('id'), c.get('name')) for c in content['categories'] if isinstance(c, dict)]
+
+
+def _lists_images(content: dict, expected: dict) -> bool:
+    known, needed = (
+        {entry['image_id'] for entry in panoptic['annotations'] if isinstance(entry, dict) and 'image_id' in entry}
+        for panoptic in (content, expected)
+    )
+    return needed <= known

@@ -1,0 +1,136 @@
+"""The full check of data sets: every image decoded, every annotation checked."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+
+from mmengine.config import Config
+from tqdm import tqdm
+
+from ..datasets.annotation_problems import category_problems, usable_images
+from ..datasets.coco_file import load_coco
+from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
+from ..errors import InputError
+from .data import checked_annotations
+from .images import image_problem
+from .panoptic import panoptic_file_problems, png_problems
+from .problem_kinds import PROBLEM_KINDS, ProblemTally
+
+# Enough to keep the workers busy, few enough not to queue all of COCO.
+_PENDING_PER_WORKER = 64
+
+
+@dataclass
+class DataSetReport:
+    """The results of a full check of one data set.
+
+    Args:
+        source: The data set.
+        content: Content of its annotation file, unchanged.
+        options: Places in the config that name this data set.
+        tally: Problems found.
+        bad_images: Kind of problem by image id, for images whose file cannot be used.
+    """
+
+    source: CocoSource
+    content: dict
+    options: list[str]
+    tally: ProblemTally = field(default_factory=lambda: ProblemTally(max_examples=100))
+    bad_images: dict = field(default_factory=dict)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all problems found may be intended."""
+        return all(PROBLEM_KINDS[kind].notice for kind in self.tally.counts)
+
+    def as_dict(self) -> dict:
+        """Return the report as JSON can hold it."""
+        return dict(
+            options=self.options,
+            ann_file=self.source.ann_file,
+            image_folder=self.source.image_folder,
+            images=len(self.content['images']),
+            annotations=len(self.content['annotations']),
+            categories=len(self.content['categories']),
+            clean=self.is_clean,
+            problems=self.tally.as_rows(),
+        )
+
+
+def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> list[DataSetReport]:
+    """Check every data set in COCO's format that a config names, with progress bars on standard error.
+
+    A data set that the config names several times is checked once.
+
+    Args:
+        cfg: The config, with command-line options merged.
+        splits: Of ``train``, ``val`` and ``test``; a split that the config does not have is left out.
+        workers: Threads that decode images.
+
+    Raises:
+        InputError: A data set cannot be checked: its files are missing or not in COCO's format.
+    """
+    grouped: dict[tuple, list[CocoSource]] = {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        if 'dataset' not in loader:
+            raise InputError(f'{split}_dataloader has no dataset: name one')
+        for source in coco_sources(loader.dataset, f'{split}_dataloader.dataset'):
+            key = (os.path.realpath(source.ann_file), os.path.realpath(source.image_folder), source.classes)
+            grouped.setdefault(key, []).append(source)
+    if not grouped:
+        raise InputError(f"the config names no data set in COCO's format on the local disk for {', '.join(splits)}")
+    return [_check_data_set(sources, workers) for sources in grouped.values()]
+
+
+def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetReport:
+    """Check a data set, given once for each place in the config that names it."""
+    source = sources[0]
+    unlabelled = all(each.option.startswith('test_') for each in sources)
+    content = load_coco(source.ann_file, annotations_needed=not unlabelled)
+    report = DataSetReport(source, content, [each.option for each in sources])
+    tally = report.tally
+    tally.add_all(category_problems(content['categories'], source.classes))
+    images, problems_of_images = usable_images(content['images'])
+    tally.add_all(problems_of_images)
+    total = len(content['annotations'])
+    masks_needed = source.loads_masks is not False
+    polygons_only = any(each.polygons_only and not each.test_mode for each in sources)
+    annotations = checked_annotations(content, images, tally, masks_needed, polygons_only)
+    for annotation, problems in tqdm(annotations, 'annotations', total=total, unit='', disable=not total):
+        tally.add_all((kind, f'annotation {annotation["id"]}') for kind in problems)
+
+    source.require_image_folder()
+    checked = _file_problems(source.image_folder, images.values(), workers)
+    for image, kind in tqdm(checked, 'images', total=len(images), unit=''):
+        if kind is not None:
+            tally.add(kind, image['file_name'])
+            if not PROBLEM_KINDS[kind].notice:
+                report.bad_images[image['id']] = kind
+    panoptic = {
+        (each.panoptic_ann_file, each.png_folder, each.stuff_classes): each
+        for each in sources
+        if isinstance(each, PanopticSource)
+    }
+    for each in panoptic.values():
+        content = load_coco(each.panoptic_ann_file)
+        tally.add_all(panoptic_file_problems(each, content, images))
+        tally.add_all(png_problems(each, content, images, workers=workers))
+    return report
+
+
+def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> Iterator[tuple[dict, str | None]]:
+    # Decoding releases Python's global lock, so threads run in parallel.
+    images = iter(images)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        while chunk := list(islice(images, workers * _PENDING_PER_WORKER)):
+            yield from zip(chunk, pool.map(partial(_file_problem, image_folder), chunk))
+
+
+def _file_problem(image_folder: str, image: dict) -> str | None:
+    return image_problem(os.path.join(image_folder, image['file_name']), (image['width'], image['height']))

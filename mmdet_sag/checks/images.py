@@ -1,0 +1,69 @@
+"""Checks of image files."""
+
+import os
+from collections.abc import Iterable
+
+import mmcv
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .problem_kinds import PROBLEM_KINDS
+
+_EXIF_ORIENTATION = 0x0112
+# Orientations of EXIF that exchange width and height, and all that turn or mirror.
+_TURNED, _CHANGED = range(5, 9), range(2, 9)
+
+
+def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
+    """Return the file names that do not exist in a folder, in their order; each folder is listed only once."""
+    present: dict[str, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        folder, name = os.path.split(os.path.join(image_folder, file_name))
+        if folder not in present:
+            try:
+                with os.scandir(folder or '.') as entries:
+                    present[folder] = {entry.name for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                present[folder] = set()
+        if name not in present[folder]:
+            missing.append(file_name)
+    return missing
+
+
+def _size_problem(stored: tuple[int, int], orientation: int | None, expected: tuple[int, int]) -> str | None:
+    seen = stored[::-1] if orientation in _TURNED else stored
+    if seen == expected:
+        return 'exif-turned-image' if orientation in _CHANGED and stored == expected else None
+    return 'exif-rotated-image' if stored == expected else 'image-size-mismatch'
+
+
+def header_problem(path: str, expected: tuple[int, int]) -> str | None:
+    """Return the problem that the header of an existing image shows, or None; ``expected`` is width and height."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+            # Pillow turns a TIFF itself, and returns the turned size.
+            already_turned = image.format == 'TIFF' and orientation in _TURNED
+            return _size_problem(image.size[::-1] if already_turned else image.size, orientation, expected)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 'undecodable-image'
+
+
+def image_problem(path: str, expected: tuple[int, int]) -> str | None:
+    """Return the problem of an image file that is decoded as training does it, or None."""
+    if not os.path.isfile(path):
+        return 'missing-image'
+    problem = header_problem(path, expected)
+    if problem is not None and not PROBLEM_KINDS[problem].notice:
+        return problem
+    try:
+        with Image.open(path) as image:
+            # Pillow refuses a truncated file; OpenCV fills it with grey.
+            image.load()
+        pixels = mmcv.imread(path)
+    except (OSError, SyntaxError, ValueError):
+        return 'undecodable-image'
+    if not isinstance(pixels, np.ndarray):
+        return 'undecodable-image'
+    return _size_problem(pixels.shape[1::-1], None, expected) or problem

@@ -1,0 +1,87 @@
+"""Checks of a model's config: its classes, its class count, and whether the data have what its heads learn from."""
+
+import difflib
+from collections.abc import Iterable
+
+from mmdet.registry import MODELS
+
+from ..datasets.data_sources import CocoSource, PanopticSource
+from ..errors import InputError
+from ..models.model_config import config_parts, option_value, type_name
+
+# The heads whose num_classes counts the data set's classes; an RPN's counts one.
+_HEADS = ('bbox_head', 'mask_head', 'mask_iou_head')
+_PANOPTIC_HEADS = ('semantic_head', 'panoptic_fusion_head')
+_PARTS = (*_HEADS, 'backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_roi_extractor', 'mask_roi_extractor')
+
+
+def check_types(model: dict) -> None:
+    """Check that a model has a type, and that the classes of its main parts are registered."""
+    for option, name, cfg in config_parts(model, 'model', 'model'):
+        if name != 'model' and name not in _PARTS:
+            continue
+        kind = cfg.get('type')
+        if kind is None and name == 'model':
+            raise InputError('model has no type: name the class to build')
+        if isinstance(kind, str) and MODELS.get(kind) is None:
+            close = [] if '.' in kind else difflib.get_close_matches(kind, MODELS.module_dict, n=1)
+            package = f'{kind.split(".")[0]} not installed' if '.' in kind else 'a custom_imports missing'
+            remedy = f"did you mean '{close[0]}'?" if close else f'is {package}?'
+            raise InputError(f"{option}.type: no class '{kind}' is registered; {remedy}")
+
+
+def check_class_counts(model: dict, counts: dict[str, int], option: str) -> None:
+    """Check that the heads of a model have as many classes as the data set at ``option``.
+
+    Args:
+        model: Config of the model.
+        counts: As in :attr:`CocoSource.class_counts`.
+        option: Place of the data set in the config.
+    """
+    for key, expected in counts.items():
+        heads = _HEADS if key == 'num_classes' else _PANOPTIC_HEADS
+        found = {f'{p}.{key}': option_value(cfg, key) for p, name, cfg in config_parts(model, 'model') if name in heads}
+        wrong = {place: count for place, count in found.items() if count not in (None, expected)}
+        if wrong:
+            counted = ', '.join(f'{place} is {count}' for place, count in wrong.items())
+            options = ' '.join(f'{place}={expected}' for place in wrong)
+            what = key.removeprefix('num_').replace('things', 'thing')
+            raise InputError(
+                f'{counted}, but {option} has {expected} {what.replace("_", " ")}: set --cfg-options {options}, or '
+                f'correct {option}.metainfo.{what}'
+            )
+
+
+def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[CocoSource]) -> None:
+    """Check that training data have what the heads of a model learn from.
+
+    A RoI head that predicts masks learns from masks (some one-stage models learn masks from boxes alone), a semantic
+    head from panoptic annotations.
+
+    Args:
+        model: Config of the model.
+        dataset: Config of the training data.
+        option: Its place in the config.
+        sources: The data sets in it.
+    """
+    if 'semantic_head' in model:
+        for transform in dataset.get('pipeline') or []:
+            if not transform.get('with_seg', type_name(transform) != 'LoadAnnotations'):
+                raise InputError(
+                    f'the model has a semantic head, but the pipeline of {option} loads no semantic segmentation: use '
+                    'LoadInstancesAndPanopticSeg'
+                )
+    has_mask_head = any(
+        name == 'mask_head' and '.roi_head.' in place for place, name, _ in config_parts(model, 'model')
+    )
+    for source in sources:
+        if 'semantic_head' in model and not isinstance(source, PanopticSource):
+            raise InputError(
+                f'the model has a semantic head, but {source.option} has no panoptic annotations: set its type to '
+                'CocoInstancePanopticDataset, with panoptic_ann_file'
+            )
+        if has_mask_head and source.loads_masks is False:
+            raise InputError(
+                f'the model has a mask head, but the pipeline of {source.option} loads no masks: set '
+                'with_mask=True in its LoadAnnotations'
+            )

@@ -1,0 +1,249 @@
+"""The data sets that a config names, as their classes read them."""
+
+import copy
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmdet.utils import ConfigType
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from ..errors import InputError
+from ..fileio import is_remote
+from ..models.model_config import type_name
+from .coco_file import check_not_yolo
+from .coco_instance_panoptic import CocoInstancePanopticDataset
+
+
+def missing(what: str, path: str, options: str) -> InputError:
+    """Return the error that a file or folder which ``options`` name does not exist."""
+    return InputError(f"{what} '{path}' does not exist: put it or a link there, or set --cfg-options {options}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSource:
+    """A data set in COCO's format, with its paths joined by the data set class.
+
+    Args:
+        option: Place of the data set in the config, such as ``train_dataloader.dataset``: what ``--cfg-options`` takes.
+        ann_file: Annotation file.
+        image_folder: Folder that file names in the annotation file are relative to.
+        classes: Class names of the objects, in the order of the model's outputs.
+        filter_cfg: Which images the data set leaves out.
+        test_mode: Whether the data set is for evaluation, where nothing is left out.
+        indices: Which images of the file are used, as MMEngine's data sets take it: the first so many, the last so
+            many if negative, or those at certain places; None: all.
+        loads_masks: Whether the pipeline loads masks; None if it loads annotations in a way of its own.
+        poly2mask: Place in the config of the option that makes bitmaps of polygons; None if the pipeline loads no
+            masks.
+        polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
+        labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
+    """
+
+    option: str
+    ann_file: str
+    image_folder: str
+    classes: tuple[str, ...]
+    filter_cfg: dict
+    test_mode: bool
+    indices: int | Sequence[int] | None = None
+    loads_masks: bool | None = None
+    poly2mask: str | None = None
+    polygons_only: bool = False
+    labelled: bool = True
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """The number of classes by the option of a model's heads that must equal it."""
+        return dict(num_classes=len(self.classes))
+
+    def of_indices(self, images: list[dict]) -> list[dict]:
+        """Return the entries that ``indices`` selects of ``images``, those that the filter leaves.
+
+        Raises:
+            InputError: There are fewer.
+        """
+        if self.indices is None:
+            return images
+        if isinstance(self.indices, int):
+            return images[: self.indices] if self.indices >= 0 else images[self.indices :]
+        if self.indices and not -len(images) <= min(self.indices) <= max(self.indices) < len(images):
+            raise InputError(
+                f"{self.option}.indices reach beyond the {len(images)} images of '{self.ann_file}' that its filter "
+                'leaves: name fewer'
+            )
+        return [images[index] for index in self.indices]
+
+    def require_image_folder(self) -> None:
+        """Raise an :class:`InputError` if the image folder does not exist."""
+        if not os.path.isdir(self.image_folder or '.'):
+            raise missing('image folder', self.image_folder, f'{self.option}.data_prefix.img=DIR')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticSource(CocoSource):
+    """A data set in COCO's format that has panoptic annotations too; its ``classes`` are the things.
+
+    Args:
+        panoptic_ann_file: File of the segments.
+        png_folder: Folder of the panoptic PNG files.
+        stuff_classes: Class names of the stuff, in the order of the model's outputs.
+    """
+
+    panoptic_ann_file: str
+    png_folder: str
+    stuff_classes: tuple[str, ...]
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """See :class:`CocoSource`."""
+        things, stuff = len(self.classes), len(self.stuff_classes)
+        return dict(num_classes=things, num_things_classes=things, num_stuff_classes=stuff)
+
+
+def dataset_type(cfg: dict, option: str) -> type:
+    """Return the class of a data set's config, at ``option``; raise an :class:`InputError` if there is none."""
+    kind = cfg.get('type')
+    if kind is None:
+        raise InputError(f'{option} has no type: set it, for example to CocoDataset')
+    if inspect.isclass(kind):
+        return kind
+    found = DATASETS.get(kind)
+    if found is None:
+        raise InputError(f"{option}.type: no data set class '{kind}' is registered; is a custom_imports missing?")
+    return found
+
+
+def innermost_dataset(dataset: ConfigType) -> ConfigType:
+    """Return the config of the data set inside wrappers such as ``RepeatDataset``."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:
+    """Yield the data sets in COCO's format inside a data set's config, through any wrappers.
+
+    A data set of another format, or on remote storage, is left out with one line in the log.
+
+    Args:
+        cfg: Config of a data set or of a wrapper such as ``RepeatDataset``.
+        option: Its place in the whole config.
+
+    Raises:
+        InputError: A data set's class is unknown, its config is not valid, or its files are missing.
+    """
+    kind = dataset_type(cfg, option)
+    if 'dataset' in cfg:
+        yield from coco_sources(cfg['dataset'], f'{option}.dataset')
+    elif 'datasets' in cfg:
+        for index, inner in enumerate(cfg['datasets']):
+            yield from coco_sources(inner, f'{option}.datasets.{index}')
+    elif inspect.isclass(kind) and issubclass(kind, BaseDataset):
+        source = _source(cfg, kind, option)
+        if source is not None:
+            yield source
+    else:
+        print_log(f'{option}: {kind.__name__} is not a data set of MMEngine and is not checked', logger='current')
+
+
+def _source(cfg: dict, kind: type[BaseDataset], option: str) -> CocoSource | None:
+    dataset = _built_without_data(cfg, kind, option)
+    if not dataset.ann_file:
+        raise InputError(f'{option}.ann_file is empty: set it to the annotation file')
+    if is_remote(dataset.ann_file, cfg.get('backend_args')):
+        print_log(f'{option}: {dataset.ann_file} is not on the local disk and is not checked', logger='current')
+        return None
+    _check_annotation_file(dataset, option)
+    is_panoptic = issubclass(kind, CocoInstancePanopticDataset)
+    reads_as_coco = is_panoptic or (
+        issubclass(kind, CocoDataset)
+        and kind.load_data_list is CocoDataset.load_data_list
+        and kind.parse_data_info is CocoDataset.parse_data_info
+    )
+    if not reads_as_coco:
+        print_log(f'{option}: {kind.__name__} reads a format of its own and is not checked', logger='current')
+        return None
+    if 'img' not in dataset.data_prefix:
+        raise InputError(
+            f'{option}.data_prefix does not name the image folder: set --cfg-options {option}.data_prefix.img=DIR'
+        )
+    fields = dict(
+        option=option,
+        ann_file=dataset.ann_file,
+        image_folder=dataset.data_prefix['img'],
+        classes=tuple(dataset.metainfo.get('classes', ())),
+        filter_cfg=dict(dataset.filter_cfg or {}),
+        test_mode=dataset.test_mode,
+        indices=cfg.get('indices'),
+        **_mask_loading(cfg.get('pipeline'), option),
+    )
+    if is_panoptic:
+        return PanopticSource(**{**fields, **_panoptic_fields(dataset, option)})
+    return CocoSource(**fields)
+
+
+def _built_without_data(cfg: dict, kind: type, option: str) -> BaseDataset:
+    """The data set, which has joined its paths and read nothing."""
+    classes = (cfg.get('metainfo') or {}).get('classes')
+    if isinstance(classes, str):
+        raise InputError(
+            f"{option}.metainfo.classes is the string '{classes}': give a tuple of names, such as ('{classes}',)"
+        )
+    cfg = copy.deepcopy(cfg)
+    cfg.update(lazy_init=True, pipeline=[], type=kind)
+    try:
+        return DATASETS.build(cfg)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f'{option} is not a valid config of {kind.__name__}: {reason}') from error
+
+
+def _check_annotation_file(dataset: BaseDataset, option: str) -> None:
+    if os.path.isfile(dataset.ann_file):
+        return
+    data_root = dataset.data_root or ''
+    if data_root and not os.path.isdir(data_root) and not os.path.exists(dataset.ann_file):
+        raise missing('data folder', data_root, f'{option}.data_root=DIR')
+    check_not_yolo(dataset.ann_file)
+    if data_root:
+        check_not_yolo(data_root)
+    raise missing('annotation file', dataset.ann_file, f'{option}.ann_file=FILE')
+
+
+def _panoptic_fields(dataset: CocoInstancePanopticDataset, option: str) -> dict:
+    if not os.path.isfile(dataset.panoptic_ann_file):
+        raise missing('panoptic file', dataset.panoptic_ann_file, f'{option}.panoptic_ann_file=FILE')
+    info = dataset.metainfo
+    if tuple(info['classes']) != (*info['thing_classes'], *info['stuff_classes']):
+        raise InputError(
+            f'{option}.metainfo.classes are not its thing_classes and then its stuff_classes: set all three, the same '
+            'in every data set'
+        )
+    return dict(
+        classes=tuple(info['thing_classes']),
+        panoptic_ann_file=dataset.panoptic_ann_file,
+        png_folder=dataset.data_prefix.get('seg', ''),
+        stuff_classes=tuple(info['stuff_classes']),
+    )
+
+
+def _mask_loading(pipeline: list | None, option: str) -> dict:
+    """The fields of a :class:`CocoSource` that depend on the pipeline."""
+    for index, transform in enumerate(pipeline or []):
+        name = type_name(transform)
+        if name == 'LoadEmptyAnnotations':
+            return dict(labelled=False)
+        if name in ('LoadAnnotations', 'LoadInstancesAndPanopticSeg'):
+            if not transform.get('with_mask', False):
+                return dict(loads_masks=False)
+            return dict(
+                loads_masks=True,
+                poly2mask=f'{option}.pipeline.{index}.poly2mask',
+                polygons_only=not transform.get('poly2mask', True),
+            )
+    return {}

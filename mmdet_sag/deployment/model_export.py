@@ -1,0 +1,157 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmdet.models.detectors import SemiBaseDetector
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from ..checks import check_inputs
+from ..datasets.config_datasets import config_images
+from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from ..errors import InputError
+from ..fileio import atomic_folder, check_writable_folder
+from . import runtime
+from .comparison import compare, measure_speed, preprocess
+from .exported_detector import ExportedDetector, model_inputs
+from .formats import FORMATS, load_exported
+from .graphs import build_graph
+from .metadata import describe
+from .quantization import calibration_batches
+
+REPORT = 'report.json'
+
+
+class ExportSettings(NamedTuple):
+    """What an export does.
+
+    Attributes:
+        model_format: Name of one of :data:`FORMATS`.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        num_images: Test images on which the model is compared with PyTorch's; 0: do not compare.
+        num_calibration_images: Training images that int8 is calibrated on.
+        num_runs: Measured runs of each model; 0: do not measure.
+        num_threads: Threads of the exported model while it is compared; 0: one per core.
+        measure_ap: Whether both models are evaluated on all test data.
+    """
+
+    model_format: str = 'onnx'
+    precision: str = 'fp32'
+    num_images: int = 20
+    num_calibration_images: int = 300
+    num_runs: int = 5
+    num_threads: int = 0
+    measure_ap: bool = False
+
+
+def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
+    """Export a trained model into a folder, written atomically, and compare it with PyTorch's.
+
+    Args:
+        cfg: Its config.
+        checkpoint: Path of its checkpoint.
+        out: The folder. A previous export in it is replaced.
+        settings: What to do.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        InputError: Something cannot be exported, or the exported model disagrees with PyTorch's.
+    """
+    model_format, precision = FORMATS[settings.model_format], settings.precision
+    model_format.check(precision)
+    _check_out(Path(out))
+    register_all_modules(init_default_scope=False)
+    init_default_scope('mmdet')
+    if settings.num_images or settings.measure_ap:
+        check_inputs(cfg, 'test')
+    detector = build_detector(cfg, checkpoint)
+    graph = build_graph(detector, model_format.precisions[precision])
+    heads = detector.roi_head.mask_head
+    num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
+    metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
+    # Before the long export: there may be no such images.
+    batches = calibration_batches(cfg, settings.num_calibration_images) if precision == 'int8' else ()
+    images = (model_inputs(*preprocess(detector, batch)) for batch in batches)
+    with atomic_folder(out) as folder:
+        path = folder / f'model{model_format.suffix}'
+        model_format.write(graph, path, metadata, images)
+        shutil.copyfile(runtime.__file__, folder / 'runtime.py')
+        print(f'{path.name} written: {sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6:.1f} MB')
+        report = dict(metadata=metadata, **_compare(cfg, detector, path, settings))
+        (folder / REPORT).write_text(json.dumps(report, indent=2))
+    print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
+    return report
+
+
+def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
+    """Build a config's detector, with the weights of a checkpoint, in evaluation mode.
+
+    Of a semi-supervised one, this is the teacher or student that its ``semi_test_cfg.predict_on`` names.
+
+    Raises:
+        InputError: The checkpoint cannot be read, or belongs to another model.
+    """
+    content = load_checkpoint_file(checkpoint)
+    # Building logs every parameter, and the weights come from the checkpoint.
+    MMLogger.get_current_instance().setLevel('ERROR')
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None
+    detector = MODELS.build(cfg.model)
+    check_checkpoint_fits(content, checkpoint, detector)
+    load_state_dict(detector, content.get('state_dict', content))
+    if isinstance(detector, SemiBaseDetector):
+        detector = getattr(detector, detector.semi_test_cfg.get('predict_on', 'teacher'))
+    return detector.eval().requires_grad_(False)
+
+
+def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSettings) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    model = load_exported(str(path), settings.num_threads)
+    if settings.num_images:
+        agreement = compare(detector, model, config_images(cfg, settings.num_images), settings.precision)
+        report['agreement'] = agreement._asdict()
+        print(f'agreement with PyTorch: {agreement}')
+        if settings.num_runs:
+            batch = next(config_images(cfg, 1))
+            seconds = measure_speed(detector, {settings.model_format: model}, batch, settings.num_runs)
+            report['seconds'] = seconds
+            torch_time, own_time = seconds['PyTorch'], seconds[settings.model_format]
+            print(
+                f'speed: {own_time * 1000:.0f} ms an image, PyTorch {torch_time * 1000:.0f} ms; '
+                f'share {own_time / torch_time:.2f}'
+            )
+    if settings.measure_ap:
+        exported = ExportedDetector(str(path), cfg.model.data_preprocessor, num_threads=settings.num_threads).eval()
+        report['metrics'] = dict(pytorch=_evaluate(cfg, detector), exported=_evaluate(cfg, exported))
+        for name, value in report['metrics']['pytorch'].items():
+            print(f'{name}: {value:.4f} before, {report["metrics"]["exported"][name]:.4f} after')
+    return report
+
+
+def _evaluate(cfg: Config, model: BaseModel) -> dict[str, Any]:
+    """Evaluate a model on the test data of a config, with the config's evaluator."""
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    evaluator = Evaluator(cfg.test_evaluator)
+    evaluator.dataset_meta = loader.dataset.metainfo
+    for batch in loader:
+        evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+    return evaluator.evaluate(len(loader.dataset))
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f'--out {out} is no folder')
+    if out.is_dir() and any(out.iterdir()) and not (out / REPORT).is_file():
+        raise InputError(f'--out {out} holds something else than an export, name a new folder')
+    check_writable_folder(out.absolute().parent, '--out')

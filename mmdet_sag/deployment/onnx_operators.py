@@ -1,0 +1,226 @@
+"""Operators that ONNX and OpenVINO have in another form than PyTorch, and layers that are exported as them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d, nms, roi_align
+
+from ..errors import InputError
+
+# Of ONNX; the first version whose RoiAlign has torchvision's `aligned` both ways, and that has DeformConv.
+OPSET_VERSION = 20
+
+
+class ExportableDeformConv(nn.Module):
+    """A layer of mmcv's DCN or DCNv2, computed by torchvision's operator, which can be exported.
+
+    Args:
+        conv: The layer.
+    """
+
+    def __init__(self, conv: DeformConv2dPack | ModulatedDeformConv2dPack) -> None:
+        super().__init__()
+        self.conv = conv
+        self.modulated = isinstance(conv, ModulatedDeformConv2dPack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features (N, C, H, W)."""
+        conv = self.conv
+        offset, mask = conv.conv_offset(x), None
+        if self.modulated:
+            first, second, mask = offset.chunk(3, dim=1)
+            offset, mask = torch.cat([first, second], dim=1), mask.sigmoid()
+        bias = getattr(conv, 'bias', None)
+        return deform_conv2d(x, offset, conv.weight, bias, conv.stride, conv.padding, conv.dilation, mask)
+
+
+class ExportableRoIExtractor(nn.Module):
+    """A RoI extractor without control flow.
+
+    RoIs are grouped by level, pooled from their own level only, and put back into order. The number of RoIs of a level
+    may be any, and is known only when the model runs.
+
+    Args:
+        extractor: :class:`mmdet.models.SingleRoIExtractor` or :class:`ScaleAdaptiveRoIExtractor`.
+
+    Raises:
+        InputError: Its RoI layer is not an average RoIAlign.
+    """
+
+    def __init__(self, extractor: BaseRoIExtractor) -> None:
+        super().__init__()
+        for layer in extractor.roi_layers:
+            if not isinstance(layer, RoIAlign) or layer.pool_mode != 'avg':
+                raise InputError(f'{type(layer).__name__} of the RoI extractor cannot be exported, only RoIAlign can')
+        self.extractor = extractor
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of levels."""
+        return self.extractor.num_inputs
+
+    def forward(
+        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
+    ) -> Tensor:
+        """Extract the features of RoIs.
+
+        Args:
+            feats: One tensor (N, C, H, W) per level.
+            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
+            roi_scale_factor: Not used.
+            img_areas: Area of the image of each RoI, shape (n, ), for a :class:`ScaleAdaptiveRoIExtractor`.
+
+        Returns:
+            RoI features of shape (n, C, output_size, output_size).
+        """
+        layers = self.extractor.roi_layers
+        if len(feats) == 1:
+            return _pool(feats[0], rois, layers[0])
+        levels = self.extractor.map_roi_levels(rois, len(feats) if img_areas is None else img_areas)
+        places = [(levels == level).nonzero().squeeze(1) for level in range(len(feats))]
+        pooled = torch.cat([_pool(*inputs) for inputs in zip(feats, (rois[place] for place in places), layers)])
+        places = torch.cat(places)
+        order = torch.zeros_like(levels).scatter(0, places, torch.arange(places.shape[0], device=rois.device))
+        return pooled[order]
+
+
+def _pool(feats: Tensor, rois: Tensor, layer: RoIAlign) -> Tensor:
+    # In float32: beyond 1024, half precision has no fractions of pixels.
+    settings = (layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return roi_align(feats.float(), rois, *settings).to(feats.dtype)
+
+
+def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
+    """Run NMS in each class of each image.
+
+    PyTorch's exporter writes it as one ONNX operator; a TorchScript model holds torchvision's.
+
+    Args:
+        boxes: x1, y1, x2, y2 of shape (N, M, 4).
+        scores: Scores of shape (N, C, M). Only scores above 0 are candidates.
+        max_output: Most boxes to keep per class and image. Only an exported model applies it.
+        iou_threshold: IoU above which the box with the lower score is dropped.
+
+    Returns:
+        Image, class and box of those that are kept, shape (k, 3), in no order.
+    """
+    if torch.compiler.is_exporting():
+        return torch.ops.mmdet_sag.non_max_suppression(boxes, scores, max_output, iou_threshold)
+    candidates = (scores > 0).nonzero()
+    image, label, box = candidates.unbind(1)
+    # Images and classes are moved apart, in float64, which keeps all digits of the boxes.
+    boxes = boxes.double()
+    apart = (image * scores.shape[1] + label) * (boxes.max() - boxes.min() + 1)
+    kept = nms(boxes[image, box] + apart[:, None], scores[image, label, box].double(), iou_threshold)
+    return candidates[kept]
+
+
+_library = torch.library.Library('mmdet_sag', 'FRAGMENT')
+_library.define('non_max_suppression(Tensor boxes, Tensor scores, int max_output, float iou_threshold) -> Tensor')
+
+
+@torch.library.register_fake('mmdet_sag::non_max_suppression')
+def _(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
+
+
+def onnx_translations() -> dict[Callable, Callable]:
+    """How the operators are written in ONNX: the ``custom_translation_table`` of ``torch.onnx.export``."""
+    from onnxscript import opset20 as op
+
+    def write_nms(boxes, scores, max_output: int, iou_threshold: float):
+        # Not 0: runtimes differ in whether a score may equal the threshold.
+        limits = (dict(value_ints=[max_output]), dict(value_floats=[iou_threshold]), dict(value_floats=[1e-8]))
+        return op.NonMaxSuppression(boxes, scores, *(op.Constant(**limit) for limit in limits))
+
+    def write_roi_align(feats, rois, spatial_scale: float, height: int, width: int, sampling_ratio: int, aligned: bool):
+        return op.RoiAlign(
+            feats,
+            op.Slice(rois, [1], [5], [1]),
+            op.Cast(op.Squeeze(op.Slice(rois, [0], [1], [1]), [1]), to=7),
+            coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
+            output_height=height,
+            output_width=width,
+            sampling_ratio=sampling_ratio,
+            spatial_scale=spatial_scale,
+        )
+
+    def write_deform_conv(
+        x,
+        weight,
+        offset,
+        mask,
+        bias,
+        stride_h: int,
+        stride_w: int,
+        pad_h: int,
+        pad_w: int,
+        dilation_h: int,
+        dilation_w: int,
+        groups: int,
+        deform_groups: int,
+        modulated: bool,
+    ):
+        return op.DeformConv(
+            x,
+            weight,
+            offset,
+            bias,
+            mask if modulated else None,
+            strides=[stride_h, stride_w],
+            pads=[pad_h, pad_w, pad_h, pad_w],
+            dilations=[dilation_h, dilation_w],
+            group=groups,
+            offset_group=deform_groups,
+        )
+
+    return {
+        torch.ops.mmdet_sag.non_max_suppression.default: write_nms,
+        torch.ops.torchvision.roi_align.default: write_roi_align,
+        torch.ops.torchvision.deform_conv2d.default: write_deform_conv,
+    }
+
+
+def read_with_openvino(onnx_path: Path):
+    """Read an ONNX file with OpenVINO, which does not read deformable convolutions by itself.
+
+    Args:
+        onnx_path: Path of the file.
+
+    Returns:
+        The ``openvino.Model``, of OpenVINO's own operators.
+    """
+    import openvino
+    from openvino import opset8
+    from openvino.frontend.onnx import ConversionExtension
+
+    def read_deform_conv(node) -> list:
+        inputs = [node.get_input(i) for i in range(node.get_input_size())]
+        # An input that is left out before another one is a node of its own, which no file can hold.
+        inputs = [None if value.get_node().get_type_name() == 'NullNode' else value for value in inputs]
+        x, weight, offset, bias, mask = inputs + [None] * (5 - len(inputs))
+        begin, end = np.split(np.array(node.get_attribute('pads')), 2)
+        out = opset8.deformable_convolution(
+            x,
+            offset,
+            weight,
+            node.get_attribute('strides'),
+            begin,
+            end,
+            node.get_attribute('dilations'),
+            mask=mask,
+            auto_pad='explicit',
+            group=node.get_attribute('group'),
+            deformable_group=node.get_attribute('offset_group'),
+            bilinear_interpolation_pad=True,
+        )
+        return [opset8.add(out, opset8.unsqueeze(bias, [0, 2, 3])).output(0)]
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension('DeformConv', read_deform_conv))
+    return core.read_model(str(onnx_path))

@@ -1,0 +1,51 @@
+from copy import deepcopy
+
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+
+from ..datasets.config_datasets import test_dataset
+from ..errors import InputError
+from ..models import TwoStageMaskTTAModel
+
+_DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+
+
+def use_tta(cfg: Config) -> None:
+    """Test a config's model with test-time augmentation.
+
+    ``tta_model`` and ``tta_pipeline`` of the config are used. By default, images are flipped, and detections are merged
+    by the model's own NMS.
+
+    Raises:
+        InputError: The model predicts masks, which its model of test-time augmentation cannot merge.
+    """
+    dataset = test_dataset(cfg)
+    if 'tta_pipeline' not in cfg:
+        *steps, pack = deepcopy(dataset.pipeline)
+        pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    tta_model = cfg.get('tta_model', dict(type='DetTTAModel', tta_cfg=_DEFAULT_TTA_CFG))
+    if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
+        if not TwoStageMaskTTAModel.supports(cfg.model):
+            raise InputError(
+                f'--tta: the masks of {cfg.model.type} cannot be merged; set tta_model in {cfg.filename} to a model '
+                'that can, or test without --tta'
+            )
+        rcnn = cfg.model.test_cfg.rcnn
+        if 'tta_model' not in cfg:
+            tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
+        tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _predicts_masks(cfg: Config) -> bool:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    metrics = [evaluator.get('metric') or [] for evaluator in evaluators]
+    return (
+        'mask_head' in cfg.model
+        or 'mask_head' in (cfg.model.get('roi_head') or {})
+        or any('segm' in ([metric] if isinstance(metric, str) else metric) for metric in metrics)
+    )

@@ -1,3 +1,0 @@
-from .centermask_fusion_head import CenterMaskFusionHead
-
-__all__ = ['CenterMaskFusionHead']

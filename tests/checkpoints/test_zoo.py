@@ -1,0 +1,33 @@
+"""Models by short names."""
+
+import pytest
+
+from mmdet_sag.checkpoints.zoo import find_zoo_config, zoo_configs
+from mmdet_sag.errors import InputError
+
+
+def test_every_instance_model_has_its_name_and_a_short_one():
+    configs = zoo_configs()
+    assert len(configs) > 35
+    for name, path in configs.items():
+        assert find_zoo_config(name) == find_zoo_config(f'{name}.py') == path
+        short = name.split('_fpn_')[0]
+        assert find_zoo_config(short).stem.split('_fpn_')[0] == short
+
+
+def test_the_longest_of_several_schedules_is_taken():
+    assert find_zoo_config('centermask-first_v39').stem == 'centermask-first_v39_fpn_ms-3x_coco'
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        ('centermask-lite', 'may be centermask-lite_mv2, '),
+        ('panoptic-centermask_v39', 'need stuff annotations'),
+        ('centermask_v93', "did you mean 'centermask_v"),
+        ('yolov8', 'not in the zoo'),
+    ],
+)
+def test_other_names_are_one_line(model, message):
+    with pytest.raises(InputError, match=message):
+        find_zoo_config(model)

@@ -1,0 +1,644 @@
+"""Broken input stops a run before it starts, with one line that names the thing and the remedy."""
+
+import argparse
+import copy
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import mmdet
+import pytest
+import torch
+from mmdet.registry import DATASETS, HOOKS, MODELS
+from mmengine.config import Config
+from PIL import Image
+
+from mmdet_sag.checks import check_inputs
+from mmdet_sag.engine.launch import add_arguments
+from mmdet_sag.errors import InputError
+from mmdet_sag.models.model_config import unfreezing
+
+
+def _truncate(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def _set(key, value):
+    """A change of the first annotation."""
+
+    def change(data):
+        data.annotation[key] = value
+
+    return change
+
+
+def _drop(key):
+    def change(data):
+        del data.annotation[key]
+
+    return change
+
+
+def _config(**options):
+    """A change of the config; double underscores stand for dots."""
+
+    def change(data):
+        data.config.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+
+    return change
+
+
+def _no_data_root(data):
+    for split in ('train', 'val'):
+        data.config[f'{split}_dataloader'].dataset.data_root = 'nowhere/'
+
+
+def _no_annotation_file(data):
+    data.train_set.ann_file = 'nowhere.json'
+
+
+def _no_image_folder(data):
+    data.train_set.data_prefix.img = 'nowhere/'
+
+
+def _no_image(data):
+    (data.image_folder / '2.png').unlink()
+
+
+def _text_as_image(data):
+    (data.image_folder / '2.png').write_text('404 not found')
+
+
+def _image_of_another_size(data):
+    Image.new('RGB', (30, 30)).save(data.image_folder / '2.png')
+
+
+def _image_turned_by_exif(data):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (64, 48)).save(data.image_folder / '2.png', exif=exif)
+
+
+def _tiff_turned_by_exif(data):
+    Image.new('RGB', (64, 48)).save(data.image_folder / '2.tif', tiffinfo={0x0112: 6})
+    data.content['images'][1]['file_name'] = '2.tif'
+
+
+def _image_without_width(data):
+    del data.content['images'][1]['width']
+
+
+def _image_of_no_height(data):
+    data.content['images'][1]['height'] = 0
+
+
+def _same_image_id(data):
+    data.content['images'][1]['id'] = 1
+
+
+def _no_images(data):
+    data.content['images'] = []
+
+
+def _no_annotations(data):
+    data.content['annotations'] = []
+
+
+def _only_crowds(data):
+    for annotation in data.content['annotations']:
+        annotation['iscrowd'] = 1
+
+
+def _only_empty_boxes(data):
+    for annotation in data.content['annotations']:
+        annotation['bbox'] = [5, 5, 0, 0]
+
+
+def _only_small_images(data):
+    data.train_set.filter_cfg = dict(filter_empty_gt=True, min_size=100)
+
+
+def _same_annotation_id(data):
+    data.content['annotations'][1]['id'] = 1
+
+
+def _without(key):
+    def change(data):
+        del data.content[key]
+
+    return change
+
+
+def _other_class_names(data):
+    for category, name in zip(data.content['categories'], ('horse', 'cow')):
+        category['name'] = name
+
+
+def _classes_in_other_order(data):
+    data.content['categories'].reverse()
+
+
+def _same_category_name(data):
+    data.content['categories'].append(dict(id=3, name='cat'))
+
+
+def _same_category_id(data):
+    data.content['categories'].append(dict(id=1, name='bird'))
+
+
+def _category_without_name(data):
+    data.content['categories'].append(dict(id=3))
+
+
+def _forgotten_metainfo(data):
+    del data.train_set['metainfo']
+
+
+def _classes_as_a_string(data):
+    data.train_set.metainfo = dict(classes='cat')
+
+
+def _empty_checkpoint(data):
+    path = data.root / 'weights.pth'
+    path.touch()
+    data.config.load_from = str(path)
+
+
+def _truncated_checkpoint(data):
+    path = data.root / 'weights.pth'
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), path)
+    _truncate(path)
+    data.config.load_from = str(path)
+
+
+def _web_page_as_checkpoint(data):
+    path = data.root / 'weights.pth'
+    path.write_text('<html>404</html>')
+    data.config.load_from = str(path)
+
+
+def _folder_as_checkpoint(data):
+    data.config.load_from = str(data.root)
+
+
+def _missing_pretrained_weights(data):
+    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+
+
+def _truncated_pretrained_weights(data):
+    _truncated_checkpoint(data)
+    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=data.config.pop('load_from'))
+
+
+def _pipeline_without_masks(data):
+    data.train_set.pipeline[1].with_mask = False
+
+
+def _evaluator_of_other_images(data):
+    other = copy.deepcopy(data.content)
+    other['images'].pop()
+    path = data.root / 'other.json'
+    data.content, content = other, data.content
+    data.ann_file, ann_file = path, data.ann_file
+    data.write()
+    data.content, data.ann_file = content, ann_file
+    data.config.val_evaluator.ann_file = str(path)
+
+
+def _model_without_type(data):
+    del data.config.model['type']
+
+
+def _unused_option(data):
+    data.train_set.ann_fil = 'annotations.json'
+
+
+# What is broken, and what the one line says: the thing, then the remedy.
+BROKEN = {
+    'missing data folder': (_no_data_root, r"data folder 'nowhere/' .*train_dataloader\.dataset\.data_root=DIR"),
+    'missing annotation file': (_no_annotation_file, r'nowhere\.json.* does not exist.*dataset\.ann_file=FILE'),
+    'missing image folder': (_no_image_folder, r"image folder '.*nowhere/' .*data_prefix\.img=DIR"),
+    'missing image': (_no_image, r"1 of 3 images .*'2\.png'.*--fix"),
+    'image that is text': (_text_as_image, r"image '.*2\.png' cannot be decoded: replace it"),
+    'image of another size': (_image_of_another_size, r"image '.*2\.png' is not 64 x 48 .*--fix"),
+    'image turned by EXIF': (_image_turned_by_exif, r"image '.*2\.png' is turned by its EXIF orientation.*--fix"),
+    'TIFF turned by EXIF': (_tiff_turned_by_exif, r"image '.*2\.tif' is turned by its EXIF orientation.*--fix"),
+    'image entry without width': (_image_without_width, r'1 image entries without a usable .*entry 1.*--fix'),
+    'image entry of height zero': (_image_of_no_height, r'1 image entries without a usable .*entry 1.*--fix'),
+    'image id used twice': (_same_image_id, r'1 image ids used more than once, e\.g\. image 1: run'),
+    'no images': (_no_images, r'data set is empty: .*lists no images: name another file'),
+    'no annotations': (_no_annotations, r'data set is empty: none of the 0 annotations .*name another file'),
+    'only crowd regions': (_only_crowds, r'data set is empty: none of the 7 annotations .*crowd regions'),
+    'only empty boxes': (_only_empty_boxes, r'data set is empty: none of the 7 annotations .*empty boxes'),
+    'only images under min_size': (_only_small_images, r'smaller than 100 pixels: .*filter_cfg\.min_size=1'),
+    'annotation id used twice': (
+        _same_annotation_id,
+        r'1 annotation ids used more than once, e\.g\. annotation 1: run',
+    ),
+    'file without images': (_without('images'), r"not in COCO's format: it has no images; export"),
+    'file without annotations': (_without('annotations'), r"not in COCO's format: it has no annotations; export"),
+    'file without categories': (_without('categories'), r"not in COCO's format: it has no categories; export"),
+    'other class names': (_other_class_names, r"has no class 'cat', 'dog' .*it has 'horse', 'cow': set .*metainfo"),
+    'classes in another order': (_classes_in_other_order, r"'cat' stands where the file has 'dog'.*list them"),
+    'category name used twice': (_same_category_name, r"1 category names used more than once.*'cat': correct"),
+    'category id used twice': (_same_category_id, r"1 category ids used more than once.*'1': correct"),
+    'category without name': (_category_without_name, r'1 categories without a usable id or name.*: correct'),
+    'annotation without id': (_drop('id'), r'1 annotations that lack a key, e\.g\. entry 0: run'),
+    'annotation without image id': (_drop('image_id'), r'1 annotations that lack a key, e\.g\. entry 0: run'),
+    'annotation without box': (_drop('bbox'), r'1 annotations without bbox, e\.g\. annotation 1: run'),
+    'annotation without area': (_drop('area'), r'1 annotations without area, e\.g\. annotation 1: run'),
+    'annotation without mask': (_drop('segmentation'), r'1 annotations without a mask, e\.g\. annotation 1: run'),
+    'annotation with empty mask': (_set('segmentation', []), r'1 annotations without a mask, e\.g\. annotation 1: run'),
+    'mask as flat list': (_set('segmentation', [1, 2, 9, 2, 9, 9]), r'1 masks that are neither a list of polygons'),
+    'mask with text': (_set('segmentation', [[1, 2, 9, 2, 9, 'x']]), r'1 masks that are neither a list of polygons'),
+    'NaN in a polygon': (_set('segmentation', [[1, 2, 9, 2, 9, math.nan]]), r'1 polygons with NaN.*--fix'),
+    'infinity in a polygon': (_set('segmentation', [[1, 2, 9, 2, 9, math.inf]]), r'1 polygons with NaN.*--fix'),
+    'absurdly large polygon': (_set('segmentation', [[1, 2, 9, 2, 9, 1e12]]), r'1 polygons with NaN.*--fix'),
+    'RLE of another size': (
+        _set('segmentation', dict(size=[10, 10], counts=[50, 20, 30])),
+        r'1 RLE masks of another size than their image, e\.g\. annotation 1: run',
+    ),
+    'RLE with too few runs': (
+        _set('segmentation', dict(size=[48, 64], counts=[50, 20, 30])),
+        r'1 RLE masks that cannot be decoded, e\.g\. annotation 1: run',
+    ),
+    'compressed RLE of garbage': (
+        _set('segmentation', dict(size=[48, 64], counts='garbage')),
+        r'1 RLE masks that cannot be decoded, e\.g\. annotation 1: run',
+    ),
+    'RLE without counts': (_set('segmentation', dict(size=[48, 64])), r'1 masks that are neither'),
+    'box of three numbers': (_set('bbox', [1, 2, 3]), r'1 boxes that are not four numbers, e\.g\. annotation 1: run'),
+    'NaN in a box': (_set('bbox', [1, 2, math.nan, 4]), r'1 boxes with NaN or infinite numbers.*--fix'),
+    'area that is text': (_set('area', 'large'), r'1 areas that are not a finite number.*--fix'),
+    'wrong class count of one head': (
+        _config(model__bbox_head__num_classes=80),
+        r'model\.bbox_head\.num_classes is 80, but .* has 2 classes: set .*model\.bbox_head\.num_classes=2',
+    ),
+    'wrong class count of all heads': (
+        _config(
+            model__bbox_head__num_classes=80,
+            model__roi_head__mask_head__num_classes=80,
+            model__roi_head__mask_iou_head__num_classes=80,
+        ),
+        r'set --cfg-options model\.bbox_head\.num_classes=2 model\.roi_head\.mask_head\.num_classes=2 '
+        r'model\.roi_head\.mask_iou_head\.num_classes=2',
+    ),
+    'forgotten class names': (_forgotten_metainfo, r'num_classes is 2, but .* has 80 classes.*metainfo\.classes'),
+    'class names as one string': (_classes_as_a_string, r"is the string 'cat': give a tuple of names"),
+    'unknown data set class': (
+        _config(train_dataloader__dataset__type='CocoDataSet'),
+        r"train_dataloader\.dataset\.type: no data set class 'CocoDataSet' is registered",
+    ),
+    'unknown data set option': (_unused_option, r"train_dataloader\.dataset is not a valid config .*'ann_fil'"),
+    'unknown mask head': (
+        _config(model__roi_head__mask_head__type='SAGMaskHed'),
+        r"model\.roi_head\.mask_head\.type: no class 'SAGMaskHed' is registered; did you mean 'SAGMaskHead'\?",
+    ),
+    'backbone of a package that is not installed': (
+        _config(model__backbone__type='nopackage.ResNet'),
+        r"model\.backbone\.type: no class 'nopackage\.ResNet' is registered; is nopackage not installed\?",
+    ),
+    'model without type': (_model_without_type, r'model has no type: name the class to build'),
+    'no training data in the config': (_config(train_dataloader=None), r'the config has no train_dataloader: add it'),
+    'workers that persist but do not exist': (
+        _config(train_dataloader__num_workers=0),
+        r'persistent_workers=True needs workers: set --cfg-options train_dataloader\.persistent_workers=False',
+    ),
+    'pipeline without masks': (_pipeline_without_masks, r'loads no masks: set with_mask=True'),
+    'missing pretrained weights': (
+        _missing_pretrained_weights,
+        r"pretrained weights 'nowhere\.pth' .*docs/checkpoints\.md.*model\.backbone\.init_cfg=None "
+        r'model\.backbone\.norm_cfg\.requires_grad=True model\.backbone\.norm_eval=False',
+    ),
+    'truncated pretrained weights': (_truncated_pretrained_weights, r'init_cfg\.checkpoint\) is truncated: copy'),
+    'missing checkpoint': (_config(load_from='nowhere.pth'), r"checkpoint 'nowhere\.pth' \(load_from\) does not exist"),
+    'empty checkpoint': (_empty_checkpoint, r'weights\.pth. \(load_from\) is empty: copy'),
+    'truncated checkpoint': (_truncated_checkpoint, r'weights\.pth. \(load_from\) is truncated: copy'),
+    'web page as checkpoint': (_web_page_as_checkpoint, r'is not a PyTorch checkpoint: copy or download'),
+    'folder as checkpoint': (_folder_as_checkpoint, r'is a folder, not a file: give the path'),
+    'evaluator without its file': (
+        _config(val_evaluator__ann_file='nowhere.json'),
+        r"'nowhere\.json' \(val_evaluator\.ann_file\) does not exist: set .*annotations\.json",
+    ),
+    'evaluator of other images': (_evaluator_of_other_images, r'val_evaluator\.ann_file is .*which lists others: set'),
+}
+
+
+@pytest.mark.parametrize('what', BROKEN)
+def test_broken_input_is_refused_with_one_line(data, what):
+    change, message = BROKEN[what]
+    change(data)
+    data.write()
+    with pytest.raises(InputError, match=message) as refusal:
+        check_inputs(data.config, 'train')
+    assert '\n' not in str(refusal.value)
+
+
+@pytest.mark.parametrize('mode', ['train', 'test'])
+def test_sound_input_passes(data, mode):
+    check_inputs(data.config, mode)
+
+
+@pytest.mark.parametrize('text', ['', '{"images": [{"id": 1', '\x00\x01'], ids=repr)
+def test_an_annotation_file_that_is_not_json_is_refused(data, text):
+    data.ann_file.write_text(text)
+    with pytest.raises(InputError, match='is not valid JSON .*copy or export it again') as refusal:
+        check_inputs(data.config, 'train')
+    assert '\n' not in str(refusal.value)
+
+
+def test_a_file_of_results_is_refused_as_annotations(data):
+    data.ann_file.write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    with pytest.raises(InputError, match='a file of results cannot be used here'):
+        check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('iscrowd', None, '1 annotations without iscrowd'),
+        ('segmentation', [[1, 2, 9, 9]], '1 polygons of fewer than 3 points'),
+    ],
+)
+def test_what_only_cocos_evaluation_fails_on_is_refused_for_validation_data_alone(data, key, value, message):
+    if value is None:
+        del data.annotation[key]
+    else:
+        data.annotation[key] = value
+    data.write()
+    with pytest.raises(InputError, match=message):
+        check_inputs(data.config, 'test')
+    data.config.val_cfg = data.config.val_dataloader = data.config.val_evaluator = None
+    check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'noted'),
+    [
+        ('bbox', [5, 5, 0, 8], '1 boxes of zero or negative width'),
+        ('bbox', [500, 5, 8, 8], '1 boxes entirely outside'),
+        ('area', 0, '1 areas of zero'),
+        ('segmentation', [[1, 2, 9, 9, 5, 5, 5]], '1 polygons with an odd number of coordinates'),
+        ('category_id', 99, '1 annotations of a category that is not listed'),
+        ('image_id', 99, '1 annotations of an image that is not listed'),
+    ],
+)
+def test_what_training_skips_is_noted_in_one_line_of_the_log(data, monkeypatch, key, value, noted):
+    lines = []
+    monkeypatch.setattr('mmdet_sag.checks.problem_kinds.print_log', lambda line, **_: lines.append(line))
+    data.annotation[key] = value
+    data.write()
+    check_inputs(data.config, 'train')
+    assert len(lines) == 2  # of the training and the validation data
+    assert all(noted in line and 'check_dataset.py' in line and '\n' not in line for line in lines)
+
+
+def _count_from_0(data):
+    for annotation in data.content['annotations']:
+        annotation['category_id'] -= 1
+
+
+def _categories_from_0(data):
+    for category in data.content['categories']:
+        category['id'] -= 1
+
+
+def _ids_as_text(data):
+    for annotation in data.content['annotations']:
+        annotation['category_id'] = str(annotation['category_id'])
+
+
+def _many_strays(data):
+    for annotation in data.content['annotations'][:2]:
+        annotation['category_id'] = 99
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (_count_from_0, r'4 annotations .* annotation 1: .*alike'),
+        (_categories_from_0, r'count from 0 and from 1.*alike'),
+        (_ids_as_text, r'7 annotations whose category id is a text .*as numbers'),
+        (_many_strays, r'2 annotations, a large share of the file, .*list all'),
+    ],
+)
+def test_category_ids_that_do_not_fit_the_file_are_refused_with_the_cause(data, change, message):
+    change(data)
+    data.write()
+    for mode in ('train', 'test'):
+        with pytest.raises(InputError, match=message):
+            check_inputs(data.config, mode)
+
+
+def test_class_names_with_spaces_are_recommended_in_a_form_that_works(data):
+    for category, name in zip(data.content['categories'], ('red car', 'blue car')):
+        category['name'] = name
+    data.write()
+    with pytest.raises(InputError) as error:
+        check_inputs(data.config, 'train')
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for split in ('train', 'val'):
+        (option,) = re.findall('--cfg-options "([^"]*)"', str(error.value).replace('train_', f'{split}_'))
+        data.config.merge_from_dict(parser.parse_args(['config.py', '--cfg-options', option]).cfg_options)
+    check_inputs(data.config, 'train')
+
+
+def _yolo(root):
+    for name in ('labels/train', 'images/train'):
+        (root / name).mkdir(parents=True)
+    (root / 'labels/train/1.txt').write_text('0 0.1 0.1 0.9 0.1 0.9 0.9\n')
+    (root / 'data.yaml').write_text('names: [cat, dog]\n')
+
+
+@pytest.mark.parametrize('name', ['', 'data.yaml', 'labels/train', 'labels/train/1.txt', 'annotations.json'])
+def test_labels_of_yolo_are_recognised_and_the_converter_named(data, tmp_path, name):
+    root = tmp_path / 'yolo'
+    _yolo(root)
+    data.train_set.update(data_root=f'{root}/', ann_file=name or str(root))
+    with pytest.raises(InputError, match=rf"labels of YOLO.*to_coco\.py {root}\S* --out DIR'"):
+        check_inputs(data.config, 'train')
+
+
+def test_the_mask_of_a_skipped_annotation_does_no_harm_in_training(data):
+    data.annotation.update(bbox=[5, 5, 0, 0], segmentation=[])
+    data.write()
+    data.config.val_cfg = data.config.val_dataloader = data.config.val_evaluator = None
+    check_inputs(data.config, 'train')
+
+
+def test_test_images_without_annotations_pass_where_results_are_only_formatted(data):
+    del data.content['annotations']
+    data.write()
+    with pytest.raises(InputError, match='it has no annotations'):
+        check_inputs(data.config, 'test')
+    data.config.test_evaluator.update(format_only=True, outfile_prefix='results')
+    check_inputs(data.config, 'test')
+
+
+def test_testing_needs_no_pretrained_weights(data):
+    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    check_inputs(data.config, 'test')
+
+
+def _follow(data, error):
+    """Merge the options that a message recommends."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = str(error.value).partition('--cfg-options ')[2].split()
+    data.config.merge_from_dict(parser.parse_args(['config.py', '--cfg-options', *options]).cfg_options)
+
+
+@pytest.mark.parametrize('in_list', [False, True])
+def test_the_remedy_for_missing_pretrained_weights_trains_all_of_the_backbone(data, in_list):
+    backbone = data.config.model.backbone
+    pretrained = dict(type='Pretrained', checkpoint='nowhere.pth')
+    backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), pretrained] if in_list else pretrained
+    assert unfreezing(backbone)
+    with pytest.raises(InputError, match=r'nowhere\.pth.* model\.backbone\.init_cfg=None ') as error:
+        check_inputs(data.config, 'train')
+    _follow(data, error)
+    check_inputs(data.config, 'train')
+    assert not unfreezing(data.config.model.backbone)
+
+
+def test_missing_pretrained_weights_are_left_to_the_checkpoint_that_is_loaded(data):
+    data.config.load_from = str(data.root / 'weights.pth')
+    torch.save(dict(state_dict={}), data.config.load_from)
+    data.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    with pytest.raises(InputError, match=r'leave them to load_from with .* model\.backbone\.init_cfg=None$') as error:
+        check_inputs(data.config, 'train')
+    _follow(data, error)
+    check_inputs(data.config, 'train')
+
+
+def test_the_remedy_for_a_wrong_class_count_works(data):
+    data.config.model.bbox_head.num_classes = 7
+    with pytest.raises(InputError) as refusal:
+        check_inputs(data.config, 'train')
+    option = next(word for word in str(refusal.value).split() if word.startswith('model.') and '=' in word)
+    key, value = option.rstrip(',').split('=')
+    data.config.merge_from_dict({key: int(value)})
+    check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'place'),
+    [
+        (lambda inner: dict(type='RepeatDataset', times=2, dataset=inner), 'dataset.dataset'),
+        (lambda inner: dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=inner), 'dataset.dataset'),
+        (lambda inner: dict(type='MultiImageMixDataset', pipeline=[], dataset=inner), 'dataset.dataset'),
+        (lambda inner: dict(type='ConcatDataset', datasets=[inner, inner]), 'dataset.datasets.0'),
+        (
+            lambda inner: dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner])),
+            'dataset.dataset.datasets.0',
+        ),
+    ],
+    ids=['repeat', 'class balanced', 'mix', 'concat', 'repeat of concat'],
+)
+def test_data_sets_are_found_inside_wrappers(data, wrap, place):
+    data.config.train_dataloader.dataset = wrap(data.train_set)
+    check_inputs(data.config, 'train')
+    data.ann_file.unlink()
+    with pytest.raises(InputError, match=rf'train_dataloader\.{place}\.ann_file=FILE'):
+        check_inputs(data.config, 'train')
+
+
+def test_every_head_of_a_cascade_is_checked(data):
+    heads = [dict(type='Shared2FCBBoxHead', num_classes=count) for count in (2, 80, 2)]
+    data.config.model = dict(
+        type='CascadeRCNN',
+        backbone=dict(type='ResNet', depth=50),
+        roi_head=dict(type='CascadeRoIHead', bbox_head=heads, mask_head=dict(type='SAGMaskHead', num_classes=2)),
+        rpn_head=dict(type='RPNHead', num_classes=1),
+    )
+    with pytest.raises(InputError, match=r'^model\.roi_head\.bbox_head\.1\.num_classes is 80, but'):
+        check_inputs(data.config, 'train')
+
+
+def test_a_head_that_leaves_its_class_count_to_the_default_is_checked(data):
+    del data.config.model.roi_head.mask_head['num_classes']
+    with pytest.raises(InputError, match=r'model\.roi_head\.mask_head\.num_classes is 80, but'):
+        check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        'ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py',
+        'yolact/yolact_r50_1xb8-55e_coco.py',
+        'boxinst/boxinst_r50_fpn_ms-90k_coco.py',
+        'solo/solo_r50_fpn_1x_coco.py',
+        'yolox/yolox_s_8xb8-300e_coco.py',
+        'misc/d2_mask-rcnn_r50-caffe_fpn_ms-90k_coco.py',
+        'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+    ],
+)
+def test_mmdetections_own_configs_are_asked_for_nothing_but_their_data(name):
+    config = Config.fromfile(Path(mmdet.__file__).parent / '.mim/configs' / name)
+    with pytest.raises(InputError, match=r"^(data folder|annotation file) '.*' does not exist"):
+        check_inputs(config, 'train')
+
+
+def test_data_of_another_format_are_left_to_their_class(data):
+    text = data.root / 'names.txt'
+    text.write_text('1\n')
+    data.config.train_dataloader.dataset = dict(
+        type='VOCDataset', ann_file=str(text), data_prefix=dict(sub_data_root=''), metainfo=dict(classes=('cat', 'dog'))
+    )
+    check_inputs(data.config, 'train')
+
+
+def test_data_on_remote_storage_are_left_to_their_backend(data):
+    data.train_set.update(data_root='bucket/coco/', backend_args=dict(backend='petrel'))
+    check_inputs(data.config, 'train')
+
+
+def test_a_storage_backend_that_is_not_installed_is_named(data):
+    data.train_set.update(data_root='s3://bucket/coco/')
+    with pytest.raises(InputError, match='train_dataloader.dataset is not a valid config .*petrel_client'):
+        check_inputs(data.config, 'train')
+
+
+def test_an_evaluator_may_name_a_copy_of_the_same_file(data):
+    path = data.root / 'copy.json'
+    path.write_bytes(data.ann_file.read_bytes())
+    data.config.val_evaluator.ann_file = str(path)
+    check_inputs(data.config, 'train')
+
+
+def test_training_without_validation_is_checked(data):
+    data.config.val_cfg = data.config.val_dataloader = data.config.val_evaluator = None
+    check_inputs(data.config, 'train')
+    data.ann_file.unlink()
+    with pytest.raises(InputError, match='does not exist'):
+        check_inputs(data.config, 'train')
+
+
+def test_a_subset_of_the_files_classes_passes(data):
+    data.content['categories'].append(dict(id=3, name='bird'))
+    data.write()
+    check_inputs(data.config, 'train')
+
+
+def test_the_published_configs_ask_for_coco_first():
+    path = Path(__file__).parents[2] / 'configs/centermask/centermask_v39_fpn_ms-3x_coco.py'
+    config = Config.fromfile(path)
+    config.merge_from_dict({f'{split}_dataloader.dataset.data_root': 'nowhere/' for split in ('train', 'val')})
+    with pytest.raises(InputError, match="data folder 'nowhere/' does not exist"):
+        check_inputs(config, 'train')
+
+
+def test_the_hook_for_mmdetections_own_train_tool_knows_every_head(data):
+    hook = HOOKS.build(data.config.default_hooks.class_count)
+    dataset = DATASETS.build(data.train_set)
+    runner = SimpleNamespace(model=MODELS.build(data.config.model), train_dataloader=SimpleNamespace(dataset=dataset))
+    hook.before_train_epoch(runner)
+    for head in (runner.model.bbox_head, runner.model.roi_head.mask_head, runner.model.roi_head.mask_iou_head):
+        head.num_classes = 3
+        with pytest.raises(AssertionError, match=rf'`num_classes` \(3\) in {type(head).__name__}'):
+            hook.before_train_epoch(runner)
+        head.num_classes = 2
