@@ -4,9 +4,9 @@ from .operators import check_operators
 
 check_operators()
 
-from . import datasets, engine, evaluation, models, visualization  # noqa: E402
+from . import cpu, datasets, engine, evaluation, models, visualization  # noqa: E402
 from .version import __version__  # noqa: E402
 
 engine.allow_mmengine_checkpoints()
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models', 'visualization']
+__all__ = ['__version__', 'cpu', 'datasets', 'engine', 'evaluation', 'models', 'visualization']

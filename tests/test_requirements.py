@@ -35,7 +35,7 @@ def undeclared(folders: tuple[str, ...], requirements: set[str], without: str = 
     sources = [path for path in sources if not {'.mim', without}.intersection(path.parts)]
     # Scripts and tests import the files beside them by their bare names.
     own = {path.stem for path in sources if 'mmdet_sag' not in path.relative_to(ROOT).parts}
-    own |= {'mmdet_sag', 'mmdet_sag_operators'}
+    own |= {'mmdet_sag', 'mmdet_sag_operators', 'support'}
     found = {}
     for path in sources:
         for name in set(imported(ast.parse(path.read_text()))) - own - sys.stdlib_module_names:

@@ -101,6 +101,7 @@ find_python() {
             return
         fi
         if [ -n "${PYTHON:-}" ]; then
+            command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON does not exist: set PYTHON to a Python 3.10 to 3.13"
             die "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 | head -n 1 || true), but Python 3.10 to 3.13 is needed: set PYTHON to one"
         fi
     done

@@ -6,6 +6,10 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
+# After _base_: MMEngine takes a config that begins with imports for one of its new style.
+import torch  # noqa: E402
+from mmengine.utils import digit_version  # noqa: E402
+
 data_root = 'data/demo/'
 metainfo = dict(
     classes=('star', 'crescent', 'cross', 'gear', 'ring', 'blob'),
@@ -83,7 +87,10 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='FusedAdamW', lr=0.001, weight_decay=0.05),
+    # PyTorch has the fused step on a CPU since 2.4.
+    optimizer=dict(
+        type='AdamW', lr=0.001, weight_decay=0.05, fused=digit_version(torch.__version__) >= digit_version('2.4')
+    ),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )

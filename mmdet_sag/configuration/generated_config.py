@@ -3,7 +3,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.utils import digit_version
 
 from ..checkpoints.zoo import config_root
 from ..errors import InputError
@@ -291,7 +293,10 @@ class GeneratedConfig:
             rate = float(f'{_RANDOM_LR * (images / _RANDOM_BATCH) ** 0.5:.3g}')
             why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
             self._note('learning rate', rate, f'AdamW, from random weights: {why}')
-            optimizer = dict(_delete_=True, type='FusedAdamW', lr=rate, weight_decay=0.05)
+            optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
+            # PyTorch has the fused step on a CPU since 2.4.
+            if digit_version(torch.__version__) >= digit_version('2.4'):
+                optimizer['fused'] = True
             return dict(optimizer=optimizer, clip_grad=dict(max_norm=10))
         zoo_rate, zoo_images = self.zoo.optim_wrapper.optimizer.lr, self.zoo.auto_scale_lr.base_batch_size
         rate = float(f'{zoo_rate * images / zoo_images:.3g}')

@@ -1,6 +1,5 @@
 from .checkpoint_files import allow_mmengine_checkpoints
 from .hooks import *
-from .optimizers import *
 from .runner import *
 
 __all__ = ['allow_mmengine_checkpoints']

@@ -91,7 +91,7 @@ def _font_with(characters: frozenset[str]) -> str:
             # The list is a cache: fonts may be deleted or unreadable.
             continue
     print_log(
-        f'no installed font has the characters {"".join(sorted(characters))} of class names, which are drawn as boxes: '
+        f'no installed font has {"".join(sorted(characters))} of class names, which are drawn as boxes: '
         f'install a font such as Noto Sans CJK, and delete the list of fonts in {matplotlib.get_cachedir()}',
         'current',
         logging.WARNING,

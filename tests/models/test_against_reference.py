@@ -11,7 +11,7 @@ from support.reference import CASES, LOSSES, load_case, make_batch, read_image, 
 from support.which_operators import OPERATORS, put_behind_mmcv
 
 from mmdet_sag.checkpoints.centermask_names import rename_key
-from mmdet_sag.engine.fast_training import speed_up_training
+from mmdet_sag.cpu import prepare_for_training
 
 
 @pytest.fixture(params=OPERATORS, autouse=True)
@@ -107,7 +107,7 @@ def test_ten_training_steps_follow_the_reference(fast):
     case = load_case('centermask-lite_v19-slim')
     model = case.model.train()
     if fast:
-        speed_up_training(model)
+        prepare_for_training(model)
     case.config.optim_wrapper.optimizer.lr = facts['sgd']['lr']
     optim_wrapper = build_optim_wrapper(model, case.config.optim_wrapper)
     for step, expected in enumerate(facts['losses']):

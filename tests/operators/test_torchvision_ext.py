@@ -282,7 +282,7 @@ def test_an_operator_that_is_not_covered_says_so_when_it_is_called(stand_in, use
     use(stand_in)
     boxes = torch.tensor([[4.0, 4, 4, 4, 0]])
     with pytest.raises(
-        NotImplementedError, match="mmcv's operator nms_rotated has no counterpart.*build mmcv"
+        NotImplementedError, match="mmcv's operator nms_rotated has no counterpart.*install mmcv"
     ) as error:
         mmcv.ops.nms_rotated(boxes, torch.ones(1), 0.5)
     assert '\n' not in str(error.value)

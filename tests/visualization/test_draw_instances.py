@@ -80,4 +80,4 @@ def test_names_that_no_font_has_are_said_once_and_drawn_as_boxes(monkeypatch):
     # Of the private use area.
     first, _, second = (draw_instances(image, detections(1, 600, 600), (name,) * 3) for name in '\uf8f0\uf8f0\uf8f1')
     np.testing.assert_array_equal(first, second)
-    assert len(said) == 2 and all('Install a font' in message for message in said)
+    assert len(said) == 2 and all('install a font' in message for message in said)

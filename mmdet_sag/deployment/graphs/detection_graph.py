@@ -8,6 +8,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
+from ...cpu import give_back
 from ..onnx_operators import ExportableDeformConv, ExportableRoIExtractor, non_max_suppression
 
 
@@ -59,8 +60,7 @@ class DetectionGraph(nn.Module):
     def __init__(self, detector: BaseDetector, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         detector = deepcopy(detector).eval().requires_grad_(False)
-        # What tools/test.py prepares a detector with.
-        vars(detector).pop('extract_feat', None)
+        give_back(detector)
         self.detector = _exportable(fuse_conv_bn(detector)).requires_grad_(False).to(dtype)
         self.dtype = dtype
 

@@ -7,17 +7,17 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..fast_inference import slow_down, speed_up
+from ...cpu import give_back, prepare_for_inference
 
 
 @HOOKS.register_module()
 class FastInferenceHook(Hook):
-    """Test with a backbone and neck that are prepared for inference; see :func:`speed_up`.
+    """Test with a detector that is prepared for inference; see :func:`prepare_for_inference`.
 
     Args:
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
-        channels_last: Whether features are in channels-last memory format, where the channels of a pixel lie side by side.
-        winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU; see :class:`WinogradConv`.
+        channels_last: Whether features are in channels-last memory format: the channels of a pixel lie side by side.
+        winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU.
         compile: Whether ``torch.compile`` optimizes backbone and neck; ``winograd`` has no effect with it.
     """
 
@@ -40,11 +40,11 @@ class FastInferenceHook(Hook):
                 level=logging.WARNING,
             )
         elif any(self.options.values()):
-            speed_up(detector, **self.options)
+            prepare_for_inference(detector, **self.options)
 
     def after_test_epoch(self, runner: Runner, metrics=None) -> None:
-        """Give the model back as it was."""
-        slow_down(self._detector(runner))
+        """Undo the preparation."""
+        give_back(self._detector(runner))
 
     @staticmethod
     def _detector(runner: Runner):

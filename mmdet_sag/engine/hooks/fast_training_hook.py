@@ -4,12 +4,12 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..fast_training import speed_up_training
+from ...cpu import prepare_for_training
 
 
 @HOOKS.register_module()
 class FastTrainingHook(Hook):
-    """Train faster on a CPU; on other devices it does nothing. See :func:`speed_up_training`."""
+    """Train faster on a CPU; on other devices it does nothing. See :func:`prepare_for_training`."""
 
     # After EMAHook, which copies the model.
     priority = 'VERY_LOW'
@@ -18,4 +18,4 @@ class FastTrainingHook(Hook):
         """Prepare the detector, or student and teacher."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for detector in (model.student, model.teacher) if isinstance(model, SemiBaseDetector) else (model,):
-            speed_up_training(detector)
+            prepare_for_training(detector)

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -10,8 +10,6 @@ from mmengine.model import BaseModule, PretrainedInit, Sequential, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
-from ..layers import is_cpu_inference
 
 
 class VoVNetArch(NamedTuple):
@@ -25,8 +23,8 @@ class VoVNetArch(NamedTuple):
     depthwise: bool = False
 
 
-SLIM = dict(conv_channels=(64, 80, 96, 112), out_channels=(112, 256, 384, 512))
-FULL = dict(conv_channels=(128, 160, 192, 224), out_channels=(256, 512, 768, 1024))
+SLIM: dict[str, Any] = dict(conv_channels=(64, 80, 96, 112), out_channels=(112, 256, 384, 512))
+FULL: dict[str, Any] = dict(conv_channels=(128, 160, 192, 224), out_channels=(256, 512, 768, 1024))
 
 
 class OSABlock(BaseModule):
@@ -91,25 +89,12 @@ class OSABlock(BaseModule):
         for conv in self.convs:
             out = conv(out)
             outs.append(out)
-        out = self.ese(self._project(outs))
+        out = self.ese(self.project(outs))
         return out + x if self.identity else out
 
-    def _project(self, outs: list[Tensor]) -> Tensor:
-        """Project the concatenation of features.
-
-        Prepared for inference on a CPU, without making it: copying the finest stage's takes as long as projecting it.
-        """
-        x = outs[0]
-        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last) or not is_cpu_inference(x):
-            return self.concat(torch.cat(outs, dim=1))
-        conv = self.concat.conv
-        rows = [out.permute(0, 2, 3, 1).flatten(0, 2) for out in outs]
-        weights = conv.weight.flatten(1).t().split([row.shape[1] for row in rows])
-        total = rows[0] @ weights[0] if conv.bias is None else torch.addmm(conv.bias, rows[0], weights[0])
-        for row, weight in zip(rows[1:], weights[1:]):
-            total.addmm_(row, weight)
-        total = total.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
-        return self.concat.activate(self.concat.norm(total))
+    def project(self, feats: list[Tensor]) -> Tensor:
+        """Project the concatenation of features, each (N, C, H, W)."""
+        return self.concat(torch.cat(feats, dim=1))
 
 
 @MODELS.register_module()

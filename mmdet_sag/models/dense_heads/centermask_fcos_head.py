@@ -33,8 +33,8 @@ class CenterMaskFCOSHead(FCOSHead):
       ``sqrt_score``         True     the score is the square root of class score times centerness
       ``clip_boxes``         False    boxes are clipped to the image before NMS
       ``keep_ties``          True     detections that tie with the last of ``max_per_img`` are kept
-      ``one_pass_nms``       None     with ``nms.split_thr=0``: whether NMS runs on all classes in one call instead of
-                                      one call and synchronisation per class; None: on accelerators only
+      ``one_pass_nms``       True     with ``nms.split_thr=0``: NMS runs on all classes in one call instead of one call
+                                      and synchronisation per class
       =====================  =======  ===================================================================
 
     Source: `FCOS <https://arxiv.org/abs/1904.01355>`_ and `CenterMask <https://arxiv.org/abs/1911.06667>`_.
@@ -171,7 +171,7 @@ class CenterMaskFCOSHead(FCOSHead):
         max_per_img = cfg.get('max_per_img', -1)
         if not with_nms or max_per_img <= 0:
             return super()._bbox_post_process(results, cfg, with_nms=with_nms, **kwargs)
-        if self._nms_in_one_pass(cfg, results.scores.device):
+        if self._nms_in_one_pass(cfg):
             results = super()._bbox_post_process(results, cfg, with_nms=False, **kwargs)
             results = results[class_by_class_nms(results.bboxes, results.scores, results.labels, cfg.nms.iou_threshold)]
         else:
@@ -183,13 +183,10 @@ class CenterMaskFCOSHead(FCOSHead):
         return results
 
     @staticmethod
-    def _nms_in_one_pass(cfg: ConfigDict, device: torch.device) -> bool:
+    def _nms_in_one_pass(cfg: ConfigDict) -> bool:
         nms_cfg = cfg.get('nms') or {}
-        one_pass = cfg.get('one_pass_nms')
-        if one_pass is None:
-            one_pass = device.type != 'cpu'
         plain = nms_cfg.get('type', 'nms') == 'nms' and nms_cfg.keys() <= {'type', 'iou_threshold', 'split_thr'}
-        return one_pass and plain and nms_cfg.get('split_thr') == 0
+        return cfg.get('one_pass_nms', True) and plain and nms_cfg.get('split_thr') == 0
 
 
 def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:

@@ -41,7 +41,11 @@ class CenterMask(SingleStageDetector):
         InputError: ``inclusive_boxes`` is set in ``train_cfg`` or ``test_cfg``, where older configs have it.
     """
 
-    class_layers = ('bbox_head.conv_cls', 'roi_head.mask_head.conv_logits', 'roi_head.mask_iou_head.fc_mask_iou')
+    class_layers: tuple[str, ...] = (
+        'bbox_head.conv_cls',
+        'roi_head.mask_head.conv_logits',
+        'roi_head.mask_iou_head.fc_mask_iou',
+    )
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ class PanopticCenterMask(CenterMask):
     `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_.
 
     Args:
-        *args: As in :class:`CenterMask`.
         semantic_head: Config of the semantic head; it gets all FPN levels.
         panoptic_fusion_head: Config of the head that merges instances and semantic segmentation.
         instance_start_level: Index of the first FPN level that the box head and the RoI branch get.
@@ -27,14 +26,14 @@ class PanopticCenterMask(CenterMask):
 
     def __init__(
         self,
-        *args,
+        *,
         semantic_head: ConfigType,
         panoptic_fusion_head: ConfigType,
         instance_start_level: int = 1,
         test_cfg: ConfigType | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(*args, test_cfg=test_cfg, **kwargs)
+        super().__init__(test_cfg=test_cfg, **kwargs)
         self.instance_start_level = instance_start_level
         self.semantic_head = MODELS.build(semantic_head)
         self.panoptic_fusion_head = MODELS.build(

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.roi_heads import MaskScoringRoIHead
@@ -45,7 +46,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             mask_roi_extractor = ConfigDict(mask_roi_extractor, inclusive_boxes=True)
         # Skips the parent's, which requires a MaskIoU head.
         super(MaskScoringRoIHead, self).__init__(mask_roi_extractor=mask_roi_extractor, **kwargs)
-        self.mask_iou_head = None if mask_iou_head is None else MODELS.build(mask_iou_head)
+        self.mask_iou_head: Any = None if mask_iou_head is None else MODELS.build(mask_iou_head)
         self.inclusive_boxes = inclusive_boxes
 
     def forward(

@@ -53,7 +53,7 @@ class TwoStageMaskTTAModel(MaskTTAModel):
         return (torch.stack(probs).mean(dim=0),)
 
     def predict_by_feat(
-        self, mask_preds: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
+        self, mask_preds: Tensor, *others: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_by_feat`."""
         roi_head = self.module.roi_head

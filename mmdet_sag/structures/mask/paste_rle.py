@@ -140,7 +140,7 @@ def _changes(
     irregular = (~regular).nonzero().squeeze(1)
     item, column = _expand(columns.first[irregular], columns.last[irregular])
     mask = irregular[item]
-    spans = [torch.cat(pair) for pair in zip(spans, (mask, column, rows.first[mask], rows.last[mask]))]
+    spans = tuple(torch.cat(pair) for pair in zip(spans, (mask, column, rows.first[mask], rows.last[mask])))
     changes += _changes_of_samples(spans, probs, boxes, threshold, height, image_size, budget)
     return torch.cat(changes)
 
@@ -231,7 +231,7 @@ def _changes_of_crossings(
 
 
 def _changes_of_samples(
-    spans: list[Tensor], probs: Tensor, boxes: Tensor, threshold: float, height: int, image_size: int, budget: int
+    spans: tuple[Tensor, ...], probs: Tensor, boxes: Tensor, threshold: float, height: int, image_size: int, budget: int
 ) -> list[Tensor]:
     """Changes in vertical spans of pixels (mask, column, first row, row after the last) that are sampled one by one."""
     ends = (spans[3] - spans[2]).cumsum(0)

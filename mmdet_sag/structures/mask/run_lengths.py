@@ -66,9 +66,9 @@ def encode_changes(changes: np.ndarray, num_masks: int, height: int, width: int)
         longer = lengths > digit
         more = (lengths[longer] > digit + 1) * 32
         text[(text_ends - lengths)[longer] + digit] = ((values[longer] >> 5 * digit) & 31) + more + 48
-    text = text.tobytes()
+    encoded = text.tobytes()
     text_ends = text_ends[ends - 1]
     return [
-        dict(size=[height, width], counts=text[start:end])
+        dict(size=[height, width], counts=encoded[start:end])
         for start, end in zip(np.concatenate([[0], text_ends[:-1]]), text_ends)
     ]

@@ -1,13 +1,10 @@
 from collections.abc import Sequence
 
 import torch
-from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptMultiConfig
 from torch import Tensor, nn
-
-from ...layers import bagged_roi_align
 
 
 @MODELS.register_module()
@@ -89,18 +86,14 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
             inds = (levels == level).nonzero().squeeze(1)
             if len(inds) > 0:
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
-                roi_feats[inds] = self._roi_align(roi_layer, feat.float(), rois[inds]).to(feat.dtype)
+                roi_feats[inds] = self.roi_align(roi_layer, feat.float(), rois[inds]).to(feat.dtype)
             elif torch.is_grad_enabled():
                 # Every process of a distributed job must see the same graph, with or without RoIs on a level. The sum
                 # of nothing is 0 in any precision; that of a level overflows in half, and infinity times 0 is NaN.
                 roi_feats = roi_feats + feat[:0].sum()
         return roi_feats
 
-    @staticmethod
-    def _roi_align(roi_layer: nn.Module, feat: Tensor, rois: Tensor) -> Tensor:
-        averaging = isinstance(roi_layer, RoIAlign) and roi_layer.pool_mode == 'avg'
-        channels_last = feat.is_contiguous(memory_format=torch.channels_last) and not feat.is_contiguous()
-        # With mixed precision too: features are float32 again here.
-        if averaging and channels_last and feat.device.type == 'cpu':
-            return bagged_roi_align(roi_layer, feat, rois)
+    def roi_align(self, roi_layer: nn.Module, feat: Tensor, rois: Tensor) -> Tensor:
+        """Pool the features (N, C, H, W) of a level in RoIs (n, 5)."""
+        # mmcv's kernels read any features as if they were contiguous.
         return roi_layer(feat.contiguous(), rois)

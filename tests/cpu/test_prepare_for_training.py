@@ -12,8 +12,8 @@ from support.reference import CASES, CONFIGS, LOSSES, load_case, make_batch, rea
 from support.tiny_semi import build_teacher
 from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
-from mmdet_sag.engine.fast_training import speed_up_training
-from mmdet_sag.models.layers import WinogradConv, winograd_conv
+from mmdet_sag.cpu import prepare_for_training, winograd_conv
+from mmdet_sag.cpu.winograd_conv import WinogradConv
 
 
 def winograd_convs(model: torch.nn.Module) -> list[str]:
@@ -24,7 +24,7 @@ def winograd_convs(model: torch.nn.Module) -> list[str]:
 def test_losses_are_those_of_the_reference(name):
     case = load_case(name)
     model = case.model.train()
-    speed_up_training(model)
+    prepare_for_training(model)
     assert winograd_convs(model)
     ground_truth = (case.arrays['gt_boxes'], case.arrays['gt_labels'], case.facts['gt_polygons'])
     batch = model.data_preprocessor(make_batch([read_image()], [ground_truth]), training=True)
@@ -83,7 +83,7 @@ def test_heads_of_other_detectors_get_the_contiguous_features_that_they_may_want
     model = MODELS.build(config.model).train()
     image = torch.rand(1, 3, 64, 96)
     expected = model.extract_feat(image)
-    speed_up_training(model)
+    prepare_for_training(model)
     assert {name.split('.')[0] for name in winograd_convs(model)} == {'backbone', 'neck'}
     for actual, level in zip(model.extract_feat(image), expected):
         assert actual.is_contiguous()

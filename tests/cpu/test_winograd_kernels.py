@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from mmdet_sag.models.layers import winograd_transforms
-from mmdet_sag.models.layers.winograd_tiling import WinogradTiling
+from mmdet_sag.cpu import winograd_transforms
 
 pytest.importorskip('numba')
 
-from mmdet_sag.models.layers import winograd_kernels
+from mmdet_sag.cpu import winograd_kernels
 
 BOTH = (winograd_kernels, winograd_transforms)
 
@@ -25,7 +24,7 @@ def threads(request):
 def test_tiles_of_any_image(size):
     torch.manual_seed(0)
     images, bias = torch.randn(3, *size, 50), torch.randn(50)
-    for chunk in WinogradTiling(3, *size).chunks():
+    for chunk in winograd_transforms.chunks(3, *size):
         for transform in ('transform_inputs', 'transform_gradients'):
             actual, expected = torch.full((2, 36, chunk.count, 50), torch.nan)
             for module, points in zip(BOTH, (actual, expected)):
@@ -38,18 +37,6 @@ def test_tiles_of_any_image(size):
         untouched = torch.ones(3, size[0], dtype=torch.bool)
         untouched[chunk.images, chunk.rows] = False
         assert (actual[untouched] == -1).all()
-
-
-@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_filters_and_their_gradients(memory_format):
-    torch.manual_seed(0)
-    weight = torch.randn(50, 70, 3, 3).to(memory_format=memory_format)
-    actual, expected = torch.full((2, 36, 70, 50), torch.nan)
-    for module, spectrum in zip(BOTH, (actual, expected)):
-        module.transform_filters(weight, spectrum)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-    gradients = [module.filter_gradient(expected) for module in BOTH]
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)
 
 
 def _seed() -> torch.Generator:

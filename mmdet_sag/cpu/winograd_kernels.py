@@ -1,6 +1,6 @@
 """The transforms of :mod:`winograd_transforms` for contiguous tensors, compiled by Numba: several times as fast.
 
-They follow from its matrices: along one axis after the other, and what is shared by a point and its negative once.
+They follow from its matrices: one axis after the other, and what a point and its negative share is computed once.
 Compiling takes seconds, once on a machine: Numba keeps the result on disk.
 """
 
@@ -13,8 +13,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from .winograd_tiling import Chunk
-from .winograd_transforms import POINTS
+from .winograd_transforms import POINTS, Chunk
 
 if numba.config.DISABLE_JIT:
     raise ImportError('Numba was told not to compile')
@@ -26,24 +25,8 @@ _P, _Q = (np.float32(point) for point in POINTS)
 _P2, _Q2 = _P**2, _Q**2
 _P3, _Q3 = _P**3, _Q**3
 _P2_Q2, _P2_PLUS_Q2 = _P2 * _Q2, _P2 + _Q2
-# What filters are divided by at each point.
-_OF_ZERO = 1 / _P2_Q2
-_OF_P, _OF_Q = 1 / (2 * _P2 * (_P2 - _Q2)), 1 / (2 * _Q2 * (_Q2 - _P2))
 # Not every threading layer of Numba may be entered twice.
 _LOCK = threading.Lock()
-
-
-def transform_filters(weight: Tensor, spectrum: Tensor) -> None:
-    """See :func:`winograd_transforms.transform_filters`; filters may have any strides."""
-    _run(_filters, _filters_in_parallel, weight.numpy().transpose(1, 0, 2, 3), spectrum.numpy())
-
-
-def filter_gradient(spectrum: Tensor) -> Tensor:
-    """See :func:`winograd_transforms.filter_gradient`."""
-    _, channels, out_channels = spectrum.shape
-    grad = spectrum.new_empty(out_channels, channels, 3, 3)
-    _run(_filter_gradient, _filter_gradient_in_parallel, spectrum.numpy(), grad.numpy().transpose(1, 0, 2, 3))
-    return grad
 
 
 def transform_inputs(x: Tensor, chunk: Chunk, points: Tensor) -> None:
@@ -151,38 +134,6 @@ def _combine_six(source, start, step, result, at, result_step, bias):
 
 
 @_compiled()
-def _transform_three(source, start, step, result, at, result_step, num):
-    """Filters' transform of three rows of numbers to six."""
-    for i in range(num):
-        g0 = source[_index(start + i)]
-        g1 = source[_index(start + step + i)]
-        g2 = source[_index(start + 2 * step + i)]
-        even_p, odd_p = _OF_P * (g0 + _P2 * g2), _OF_P * _P * g1
-        even_q, odd_q = _OF_Q * (g0 + _Q2 * g2), _OF_Q * _Q * g1
-        result[_index(at + i)] = _OF_ZERO * g0
-        result[_index(at + result_step + i)] = even_p + odd_p
-        result[_index(at + 2 * result_step + i)] = even_p - odd_p
-        result[_index(at + 3 * result_step + i)] = even_q + odd_q
-        result[_index(at + 4 * result_step + i)] = even_q - odd_q
-        result[_index(at + 5 * result_step + i)] = g2
-
-
-@_compiled()
-def _reduce_six(source, start, step, result, at, result_step, num):
-    """Six rows of numbers to the three of the filters' gradient."""
-    for i in range(num):
-        m1 = source[_index(start + step + i)]
-        m2 = source[_index(start + 2 * step + i)]
-        m3 = source[_index(start + 3 * step + i)]
-        m4 = source[_index(start + 4 * step + i)]
-        even_p, odd_p = _OF_P * (m1 + m2), _OF_P * (m1 - m2)
-        even_q, odd_q = _OF_Q * (m3 + m4), _OF_Q * (m3 - m4)
-        result[_index(at + i)] = _OF_ZERO * source[_index(start + i)] + even_p + even_q
-        result[_index(at + result_step + i)] = _P * odd_p + _Q * odd_q
-        result[_index(at + 2 * result_step + i)] = _P2 * even_p + _Q2 * even_q + source[_index(start + 5 * step + i)]
-
-
-@_compiled()
 def _cut_tile(source, image, top, left, height, width, channels, tile, side):
     """Copy a tile that reaches beyond its image, with zeros there."""
     tile[:] = 0
@@ -193,40 +144,6 @@ def _cut_tile(source, image, top, left, height, width, channels, tile, side):
         at = (y * side + columns.start - left) * channels
         for i in range(num):
             tile[_index(at + i)] = source[_index(start + i)]
-
-
-@_compiled()
-def _filters(part, parts, weight, spectrum):
-    channels, num, _, _ = weight.shape
-    spectrum = spectrum.reshape(-1)
-    taps = np.empty(9 * num, np.float32)
-    half = np.empty(18 * num, np.float32)
-    for channel in range(channels * part // parts, channels * (part + 1) // parts):
-        for i in range(num):
-            for y in range(3):
-                for x in range(3):
-                    taps[_index((3 * y + x) * num + i)] = weight[channel, i, y, x]
-        _transform_three(taps, 0, 3 * num, half, 0, 3 * num, 3 * num)
-        for y in range(6):
-            at = (6 * y * channels + channel) * num
-            _transform_three(half, 3 * y * num, num, spectrum, at, channels * num, num)
-
-
-@_compiled()
-def _filter_gradient(part, parts, spectrum, grad):
-    channels, num, _, _ = grad.shape
-    spectrum = spectrum.reshape(-1)
-    taps = np.empty(9 * num, np.float32)
-    half = np.empty(18 * num, np.float32)
-    for channel in range(channels * part // parts, channels * (part + 1) // parts):
-        for y in range(6):
-            start = (6 * y * channels + channel) * num
-            _reduce_six(spectrum, start, channels * num, half, 3 * y * num, num, num)
-        _reduce_six(half, 0, 3 * num, taps, 0, 3 * num, 3 * num)
-        for i in range(num):
-            for y in range(3):
-                for x in range(3):
-                    grad[channel, i, y, x] = taps[_index((3 * y + x) * num + i)]
 
 
 @_compiled(inline='always')
@@ -296,18 +213,6 @@ def _outputs(part, parts, points, first, out, bias):
                 _combine_six(half, 6 * y * channels, channels, row, 0, channels, bias)
                 for j in range((width - left) * channels):
                     out[_index(at + j)] = row[j]
-
-
-@_compiled(parallel=True)
-def _filters_in_parallel(parts, weight, spectrum):
-    for part in prange(parts):
-        _filters(part, parts, weight, spectrum)
-
-
-@_compiled(parallel=True)
-def _filter_gradient_in_parallel(parts, spectrum, grad):
-    for part in prange(parts):
-        _filter_gradient(part, parts, spectrum, grad)
 
 
 @_compiled(parallel=True)

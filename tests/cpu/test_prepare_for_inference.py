@@ -1,13 +1,19 @@
 """A detector that is prepared for inference gives what it gave before."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from support.reference import CASES, load_case, make_batch, read_image
 from support.tiny import build_tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmdet_sag.engine.fast_inference import slow_down, speed_up
+from mmdet_sag.cpu import give_back, prepare_for_inference, prepare_for_training
+from mmdet_sag.cpu.replacements import DirectProjection
+from mmdet_sag.models.backbones.vovnet import OSABlock
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -16,7 +22,7 @@ def test_results_are_those_of_the_plain_model(name):
     model = load_case(name).model.eval()
     plain = model.test_step(make_batch([read_image()]))[0].pred_instances
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    speed_up(model)
+    prepare_for_inference(model)
     fast = model.test_step(make_batch([read_image()]))[0].pred_instances
     # Detections whose scores are equal up to rounding may change places.
     boxes_of_classes = [torch.cat([d.bboxes, 1000 * d.labels[:, None]], dim=1) for d in (plain, fast)]
@@ -43,12 +49,12 @@ def test_batch_norms_are_gone_and_come_back():
     expected = model.extract_feat(image)
     assert called
     called.clear()
-    speed_up(model)
+    prepare_for_inference(model)
     for actual, level in zip(model.extract_feat(image), expected):
         torch.testing.assert_close(actual, level, rtol=1e-4, atol=1e-4)
         assert actual.shape[2] == 1 or actual.is_contiguous(memory_format=torch.channels_last)
     assert not called
-    slow_down(model)
+    give_back(model)
     model.extract_feat(image)
     assert called
 
@@ -69,11 +75,61 @@ def test_the_hook_prepares_the_weights_that_are_tested_and_gives_the_model_back(
     runner.model = build_tiny().eval()
     torch.nn.init.constant_(runner.model.neck.fpn_convs[0].conv.weight, 0.0)
     hook.before_test_epoch(runner)
+    image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        finest = runner.model.extract_feat(torch.rand(1, 3, 64, 64))[0]
-    assert 'extract_feat' in vars(runner.model)
+        finest = runner.model.extract_feat(image)[0]
     torch.testing.assert_close(
         finest, runner.model.neck.fpn_convs[0].conv.bias[:, None, None].expand_as(finest[0])[None]
     )
     hook.after_test_epoch(runner)
-    assert 'extract_feat' not in vars(runner.model)
+    torch.nn.init.constant_(runner.model.neck.fpn_convs[0].conv.bias, 7.0)
+    with torch.no_grad():
+        assert (runner.model.extract_feat(image)[0] == 7).all()
+
+
+@pytest.mark.parametrize('folded', [True, False])
+@torch.inference_mode()
+def test_blocks_of_vovnet_are_projected_without_a_concatenation(folded):
+    block = OSABlock(16, 8, 24, num_convs=3).eval()
+    if folded:
+        fuse_conv_bn(block)
+    x = torch.randn(2, 16, 9, 7).contiguous(memory_format=torch.channels_last)
+    with CountedConcatenations() as counted:
+        expected = block(x)
+        assert counted.concatenations == 1
+        DirectProjection(block).install()
+        torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+    assert counted.concatenations == 1
+
+
+def test_a_copy_of_a_prepared_detector_is_given_back_alone():
+    model = build_tiny().eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.extract_feat(image)
+        prepare_for_inference(model)
+        copy = deepcopy(model)
+        give_back(copy)
+        for prepared, plain, level in zip(model.extract_feat(image), copy.extract_feat(image), expected):
+            assert torch.equal(plain, level)
+            torch.testing.assert_close(prepared, level, rtol=1e-4, atol=1e-4)
+
+
+def test_training_goes_on_after_a_test():
+    model = build_tiny()
+    with torch.inference_mode():
+        prepare_for_inference(model.eval())
+        give_back(model)
+    prepare_for_training(model.train())
+    sum(feat.sum() for feat in model.extract_feat(torch.rand(1, 3, 64, 64))).backward()
+    torch.optim.AdamW(model.parameters(), fused=True).step()
+
+
+class CountedConcatenations(TorchDispatchMode):
+    """Counts the concatenations among the operators that run."""
+
+    concatenations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.concatenations += func is torch.ops.aten.cat.default
+        return func(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmcv.ops import RoIAlign
 
-from mmdet_sag.models.layers import bagged_roi_align
+from mmdet_sag.cpu.replacements import embedding_bag_roi_align
 
 # What a test image's boxes may be: inside, off every side, wider or higher than the image, thin, empty.
 ROIS = torch.tensor(
@@ -29,7 +29,7 @@ def test_it_is_the_layers_roi_align(output_size, sampling_ratio, aligned):
     feat = torch.randn(2, 6, 24, 32, requires_grad=True)
     corners = (torch.randn(100, 2, 2) * 60 + torch.tensor([64, 48])).sort(1).values.flatten(1)
     rois = torch.cat([ROIS, torch.cat([torch.randint(2, (100, 1)), corners], dim=1)])
-    actual = bagged_roi_align(layer, feat.contiguous(memory_format=torch.channels_last), rois)
+    actual = embedding_bag_roi_align(layer, feat.contiguous(memory_format=torch.channels_last), rois)
     expected = layer(feat, rois)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     assert actual.is_contiguous(memory_format=torch.channels_last)
@@ -43,5 +43,5 @@ def test_rois_without_any_sample_are_zero():
     layer = RoIAlign((7, 7), spatial_scale=1 / 4, sampling_ratio=0, aligned=True)
     feat = torch.randn(1, 6, 24, 32).contiguous(memory_format=torch.channels_last)
     rois = torch.tensor([[0.0, 40, 40, 40, 40]])
-    assert bagged_roi_align(layer, feat, rois).count_nonzero() == 0
-    assert bagged_roi_align(layer, feat, rois[:0]).shape == (0, 6, 7, 7)
+    assert embedding_bag_roi_align(layer, feat, rois).count_nonzero() == 0
+    assert embedding_bag_roi_align(layer, feat, rois[:0]).shape == (0, 6, 7, 7)

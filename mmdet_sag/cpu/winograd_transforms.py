@@ -3,32 +3,70 @@
 Source: `Lavin and Gray <https://arxiv.org/abs/1509.09308>`_.
 """
 
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .winograd_tiling import Chunk
-
 # Points of the filtering, besides 0, their negatives and infinity: of those whose matrices are exact in float32, the
 # ones that round least, two thirds of what the usual 1 and 1/2 or 2 do.
 POINTS = (5 / 8, 3 / 2)
+# Tiles at a time, about: matrix products need some for their speed, and more of them leave the processor's cache.
+_TILES = 160
 # With fewer channels, the transforms cost what they save.
 MIN_CHANNELS = 112
 # With fewer tiles, transforming filters that may have changed costs what it saves.
 MIN_TRAINED_TILES = 56
 
 
-def transform_filters(weight: Tensor, spectrum: Tensor) -> None:
-    """Transform filters (O, C, 3, 3) to a spectrum (36, C, O)."""
-    torch.mm(_FILTER_MATRIX.to(weight), weight.permute(2, 3, 1, 0).reshape(9, -1), out=spectrum.view(36, -1))
+class Chunk(NamedTuple):
+    """Tiles of 4x4 results that are computed at a time: rows of tiles of an image, or images.
+
+    Attributes:
+        images: The images.
+        rows: The rows of pixels of the results; the last may lie beyond the image.
+        first: Number of the first tile among those of all images, row by row.
+        shape: Number of images, rows and columns of tiles.
+    """
+
+    images: slice
+    rows: slice
+    first: int
+    shape: tuple[int, int, int]
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return math.prod(self.shape)
 
 
-def filter_gradient(spectrum: Tensor) -> Tensor:
-    """Gradient (O, C, 3, 3) of filters from that of the transformed ones (36, C, O)."""
-    _, channels, out_channels = spectrum.shape
-    filters = _FILTER_MATRIX.t().to(spectrum) @ spectrum.view(36, -1)
-    return filters.view(3, 3, channels, out_channels).permute(3, 2, 0, 1)
+def chunks(num: int, height: int, width: int) -> Iterator[Chunk]:
+    """Cut images of any size into chunks of about 160 tiles."""
+    rows, columns = -(-height // 4), -(-width // 4)
+    most_rows = min(max(round(_TILES / columns), 1), rows)
+    most_images = min(max(_TILES // (rows * columns), 1), num)
+    for image in range(0, num, most_images):
+        images = slice(image, min(image + most_images, num))
+        for row in range(0, rows, most_rows):
+            last = min(row + most_rows, rows)
+            first = (image * rows + row) * columns
+            yield Chunk(images, slice(4 * row, 4 * last), first, (images.stop - image, last - row, columns))
+
+
+def transform_filters(weight: Tensor, filters: Tensor, rotate: bool = False) -> None:
+    """Transform filters (O, C, 3, 3), or filters rotated by 180 degrees, to (36, O, C)."""
+    matrix = _FILTER_MATRIX.flip(1) if rotate else _FILTER_MATRIX
+    torch.mm(matrix.to(weight), weight.reshape(-1, 9).t(), out=filters.view(36, -1))
+
+
+def filter_gradient(filters: Tensor) -> Tensor:
+    """Gradient (O, C, 3, 3) of filters from that of the transformed ones (36, O, C)."""
+    taps = _FILTER_MATRIX.t().to(filters) @ filters.view(36, -1)
+    return taps.t().reshape(*filters.shape[1:], 3, 3)
 
 
 def transform_inputs(x: Tensor, chunk: Chunk, points: Tensor) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmdet_sag.models import layers
-from mmdet_sag.models.layers import WinogradConv, winograd_conv, winograd_transforms
+from mmdet_sag import cpu
+from mmdet_sag.cpu import winograd_conv, winograd_transforms
+from mmdet_sag.cpu.winograd_conv import WinogradConv
 
 
 @pytest.fixture(params=['compiled', 'matrices'], autouse=True)
@@ -134,9 +135,9 @@ def test_threads_share_the_work_and_not_their_memory():
         torch.testing.assert_close(fast_image, image, rtol=0, atol=2e-5)
 
 
-def test_without_numba_matrices_do(monkeypatch):
+def test_without_numba_matrices_are_used(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, 'numba', None)
-    monkeypatch.delitem(sys.modules, 'mmdet_sag.models.layers.winograd_kernels', raising=False)
-    monkeypatch.delattr(layers, 'winograd_kernels', raising=False)
+    monkeypatch.delitem(sys.modules, 'mmdet_sag.cpu.winograd_kernels', raising=False)
+    monkeypatch.delattr(cpu, 'winograd_kernels', raising=False)
     assert winograd_conv.transforms.__wrapped__() is winograd_transforms
