@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     work_dir = (args.work_dir or ROOT / 'work_dirs' / demo.name).resolve()
     say(f'1/4 Data set: {data_root}')
     made = make_demo_shapes(data_root, panoptic=demo.panoptic, **(dict(num_train=16, num_val=8) if args.quick else {}))
-    print('made' if made else 'is there already')
+    print('made' if made else 'exists already')
 
     # A work folder that cannot be used is refused before the training.
     data_option, _ = path_option(data_root), path_option(work_dir)

@@ -109,7 +109,7 @@ def test_an_interrupted_call_leaves_no_data_set(tmp_path, monkeypatch):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    with pytest.raises(InputError, match='no demo data set'):
+    with pytest.raises(InputError, match='not a demo data set'):
         make_demo_shapes(tmp_path, 1, 1)
     assert (tmp_path / 'mine.txt').read_text() == 'mine'
 

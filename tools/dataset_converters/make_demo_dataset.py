@@ -33,7 +33,7 @@ def main() -> None:
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')
     else:
-        print(f'{args.out}: is there already, with the same parameters')
+        print(f'{args.out}: exists already, with the same parameters')
 
 
 if __name__ == '__main__':
