@@ -1,16 +1,17 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
-from shapely import Polygon, box
+from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from ...errors import InputError
-from ...fileio import atomic_folder
-from ..coco_instance_panoptic import id_to_rgb
+from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
+from mmdet_sag.datasets.converters.masks import parts_without_holes
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import atomic_folder
+
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
 
@@ -208,17 +209,3 @@ def _crowd(region: BaseGeometry, image_size: int) -> dict:
         area=int(mask_utils.area(rle)),
         bbox=mask_utils.toBbox(rle).tolist(),
     )
-
-
-def parts_without_holes(region: BaseGeometry) -> Iterator[Polygon]:
-    """Polygons that make up a region. COCO's have no holes: a part with a hole is cut in two through it."""
-    for part in getattr(region, 'geoms', [region]):
-        if not isinstance(part, Polygon):
-            continue
-        if not part.interiors:
-            yield part
-            continue
-        x_min, y_min, x_max, y_max = part.bounds
-        x_cut = part.interiors[0].centroid.x
-        for half in (box(x_min, y_min, x_cut, y_max), box(x_cut, y_min, x_max, y_max)):
-            yield from parts_without_holes(part.intersection(half))

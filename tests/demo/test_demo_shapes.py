@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from demo_shapes import ShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
 from support.tool import run_tool
 
-from mmdet_sag.datasets.demo_shapes import ShapeScene, make_demo_shapes, parts_without_holes
+from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NUM_TRAIN, NUM_VAL = 40, 10
 
 
