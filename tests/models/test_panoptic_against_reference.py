@@ -22,7 +22,7 @@ LOSSES = {
     'loss_seg': 'loss_sem_seg',
 }
 # Relative. Sums of AVX2 are rounded otherwise than those of AVX-512, where the outputs are equal: features differ by up
-# to 1.1e-4 of the largest and boxes by 0.012 px there.
+# to a little more than 1e-4 of the largest and boxes by 0.012 px there.
 ROUNDING = 3e-4
 FULL_CASES = sorted(path.stem for path in SHARED.glob('panoptic_centermask_*.npz')) or ['none']
 
