@@ -11,13 +11,13 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmdet_sag'
 # Imports mmdet_sag_operators at the start of Python; pip removes it together with the package.
 PTH = 'mmdet_sag_operators.pth'
-MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
-# setup_env.sh makes the environment of a clone; an installed package has nothing for it to work on.
-NOT_INSTALLED = ('__pycache__', 'setup_env.sh')
+MIM_ITEMS = ('configs', 'demo', 'tools', 'model-index.yml')
+# The demo's run and setup_env.sh write results and an environment into a clone.
+NOT_INSTALLED = ('__pycache__', 'run.sh', 'run_demo.py', 'result_pictures.py', 'setup_env.sh')
 
 
 class BuildPyWithMim(build_py):
-    """Adds ``<package>/.mim``, where MIM looks for the configs and tools of an installed package, and the .pth file."""
+    """Adds the .pth file and ``<package>/.mim``, where MIM looks for what an installed package has besides modules."""
 
     def run(self) -> None:
         if self.editable_mode:

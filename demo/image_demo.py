@@ -63,22 +63,22 @@ def main() -> None:
                     empty.append(nothing_found(name, predictor.best_score(sample), args.score_thr))
             progress.update(num_files)
     for path in unread[:_MAX_NAMED]:
-        print(f'{path}: left out, it is no image that can be read')
+        print(f'{path}: left out, because it cannot be read as an image')
     if len(unread) == len(paths):
-        raise InputError(f'none of the {len(paths)} files of {args.img} is an image that can be read')
+        raise InputError(f'none of the {len(paths)} files of {args.img} can be read as an image')
     for line in empty[:_MAX_NAMED]:
         print(line)
     if len(empty) > _MAX_NAMED:
-        print(f'... and likewise in {len(empty) - _MAX_NAMED} more images')
+        print(f'... and the same in {len(empty) - _MAX_NAMED} more images')
     predictions.write(out_dir / 'results.json')
     print(f'{num_found} detections in {len(predictions.images)} images: {out_dir}')
 
 
 def find_images(source: str) -> list[Path]:
-    """Files that a user means by a file, a folder or a pattern.
+    """Find the images that a file, folder or pattern names.
 
     Raises:
-        InputError: There are none.
+        InputError: There are no images.
     """
     path = Path(source)
     if path.is_dir():
@@ -101,7 +101,7 @@ def read(path: Path):
     """An image, BGR, (H, W, 3), or None if it cannot be read."""
     try:
         return mmcv.imread(str(path))
-    # A damaged file can fail in every way.
+    # Damaged files raise many kinds of errors.
     except Exception:
         return None
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from demo_shapes import make_demo_shapes
 from mmengine.config import Config
-from panoptic_grid import draw_panoptic_grid
-from result_grid import draw_result_grid
-from training_curve import draw_training_curve, training_minutes
+from result_pictures import draw_panoptic_grid, draw_result_grid, draw_training_curve, training_minutes
+from terminaltables import AsciiTable
 
 from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import AtomicFileBackend
 
@@ -44,24 +43,17 @@ PANOPTIC_METRICS = (
 
 
 class Demo(NamedTuple):
-    """A variant of the demo: its config, the config that it inherits, its folders' name, and what it shows."""
+    """A variant of the demo: its config, the name of its folders, and the metrics that it prints."""
 
     config: Path
-    base: Path
     name: str
     metrics: Sequence[tuple[str, str]]
     panoptic: bool
 
-    @property
-    def settings(self) -> str:
-        """The text of its configs."""
-        return '\n'.join(path.read_text() for path in dict.fromkeys((self.config, self.base)))
 
-
-INSTANCES = ROOT / 'configs/centermask_lite/centermask-lite_demo.py'
-INSTANCE_DEMO = Demo(INSTANCES, INSTANCES, 'demo', METRICS, False)
+INSTANCE_DEMO = Demo(ROOT / 'configs/centermask_lite/centermask-lite_demo.py', 'demo', METRICS, False)
 PANOPTIC_DEMO = Demo(
-    ROOT / 'configs/panoptic_centermask/panoptic-centermask_demo.py', INSTANCES, 'demo_panoptic', PANOPTIC_METRICS, True
+    ROOT / 'configs/panoptic_centermask/panoptic-centermask_demo.py', 'demo_panoptic', PANOPTIC_METRICS, True
 )
 
 
@@ -93,9 +85,9 @@ def run(args: argparse.Namespace) -> None:
     work_dir = (args.work_dir or ROOT / 'work_dirs' / demo.name).resolve()
     say(f'1/4 Data set: {data_root}')
     made = make_demo_shapes(data_root, panoptic=demo.panoptic, **(dict(num_train=16, num_val=8) if args.quick else {}))
-    print('made' if made else 'is there already')
+    print('made' if made else 'exists already')
 
-    # The work folder is checked here too, and not only after the training.
+    # A work folder that cannot be used is refused before the training.
     data_option, _ = path_option(data_root), path_option(work_dir)
     options = [f'{split}_dataloader.dataset.data_root={data_option}/' for split in ('train', 'val', 'test')]
     annotations = f'{data_option}/annotations'
@@ -108,20 +100,22 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'train_dataloader.batch_size=2']
         options += ['default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=2']
-        # So short a training finds nothing with confidence.
+        # After so few steps all scores are low.
         options += ['model.test_cfg.bbox_head.score_thr=0.001']
     options += args.cfg_options
 
+    config = Config.fromfile(demo.config)
     say(f'2/4 Training: {work_dir / "train"}')
-    checkpoint = train(demo, work_dir, options, data_root, args.retrain)
+    data = (data_root / 'demo_shapes.json').read_text()
+    settings = dict(config=config.pretty_text, options=options, data=data)
+    checkpoint = train(demo, work_dir, settings, args.retrain)
     say(f'3/4 Evaluation of {checkpoint}')
     metrics, predictions = evaluate(demo, work_dir, options, checkpoint)
     say('4/4 Pictures')
     scalars = read_scalars(work_dir / 'train')
     draw_training_curve(scalars, work_dir / 'training_curve.png')
-    palette = Config.fromfile(demo.config).metainfo.palette
     draw_grid = draw_panoptic_grid if demo.panoptic else draw_result_grid
-    draw_grid(data_root, predictions, palette, work_dir / 'results.png')
+    draw_grid(data_root, predictions, config.metainfo.palette, work_dir / 'results.png')
     print(f'{work_dir / "training_curve.png"}\n{work_dir / "results.png"}')
     print_table(demo, metrics, training_minutes(scalars))
 
@@ -130,21 +124,20 @@ def say(text: str) -> None:
     print(f'\n=== {text}', flush=True)
 
 
-def train(demo: Demo, work_dir: Path, options: list[str], data_root: Path, retrain: bool) -> Path:
-    """Train, go on with a training, or find it done: whatever the work folder holds of the same settings."""
+def train(demo: Demo, work_dir: Path, settings: dict, retrain: bool) -> Path:
+    """Train, or resume a training of the same settings; returns the checkpoint."""
     train_dir, state_file = work_dir / 'train', work_dir / 'state.json'
-    settings = dict(config=demo.settings, options=options, data=(data_root / 'demo_shapes.json').read_text())
     state = json.loads(state_file.read_text()) if state_file.is_file() else {}
     if retrain or state.get('settings') != settings:
         if train_dir.exists():
-            print(f'starts anew{"" if retrain else ", because the settings have changed"}')
+            print(f'starts again{"" if retrain else ", because the settings have changed"}')
             shutil.rmtree(train_dir)
         state = dict(settings=settings, checkpoint=None)
         AtomicFileBackend().put_text(json.dumps(state), state_file)
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
-    run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=options)
+    run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=settings['options'])
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
     AtomicFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
@@ -176,7 +169,7 @@ def path_option(path: Path) -> str:
 
 def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None:
     command = [sys.executable, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
-    # Threads that spin while they wait starve each other on a busy machine: a step can take ten times as long.
+    # On a busy machine, threads that spin while they wait slow each other down up to ten times.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     status = subprocess.run([str(part) for part in command], env=env, cwd=ROOT).returncode
     if status != 0:
@@ -186,27 +179,21 @@ def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None
 def print_table(demo: Demo, metrics: dict, minutes: float) -> None:
     # Panoptic quality is in percent.
     metrics = {key: value / 100 if key.startswith('coco_panoptic') else value for key, value in metrics.items()}
-    # MMDetection gives no metrics where the model found nothing at all.
+    # MMDetection reports no metrics if the model found nothing.
     rows = [(name, f'{metrics[key]:.3f}' if key in metrics else 'no detections') for name, key in demo.metrics]
     rows += [('training', f'{minutes:.1f} min'), ('machine', machine())]
-    width = max(len(value) for _, value in rows)
-    line = f'+{"-" * 12}+{"-" * (width + 2)}+'
-    print(f'\n{line}')
-    for name, value in rows:
-        print(f'| {name:<10} | {value:<{width}} |')
-    print(line)
+    table = AsciiTable(rows)
+    table.inner_heading_row_border = False
+    print(f'\n{table.table}')
 
 
 def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f'{cpu_name() or platform.machine()}, {torch.get_num_threads()} threads'
-
-
-def cpu_name() -> str | None:
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), None)
+    names = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    return f'{next(names, platform.machine())}, {torch.get_num_threads()} threads'
 
 
 if __name__ == '__main__':

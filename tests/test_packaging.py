@@ -14,7 +14,8 @@ from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
-SOURCES = ('configs', 'mmdet_sag', 'requirements', 'tools')
+ONLY_IN_A_CLONE = ('run.sh', 'run_demo.py', 'result_pictures.py', 'setup_env.sh')
+SOURCES = ('configs', 'demo', 'mmdet_sag', 'requirements', 'tools')
 SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')
 SOURCES += ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'requirements.txt', 'setup.py')
 
@@ -44,8 +45,12 @@ def build_wheel(source: Path, target: Path) -> Path:
 def mim_files() -> dict:
     """Every file that belongs into ``.mim``, by its place there."""
     files = [ROOT / 'model-index.yml']
-    files += [path for folder in ('configs', 'tools') for path in (ROOT / folder).rglob('*') if path.is_file()]
-    return {str(path.relative_to(ROOT)): path for path in files if '__pycache__' not in path.parts and path != SET_UP}
+    files += [path for name in ('configs', 'demo', 'tools') for path in (ROOT / name).rglob('*') if path.is_file()]
+    return {
+        str(path.relative_to(ROOT)): path
+        for path in files
+        if '__pycache__' not in path.parts and path.name not in ONLY_IN_A_CLONE
+    }
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +83,7 @@ def editable(tmp_path_factory):
     return folder / 'site', source
 
 
-def test_the_wheel_holds_every_config_and_tool_unchanged(wheel):
+def test_the_wheel_holds_every_config_demo_and_tool_unchanged(wheel):
     with zipfile.ZipFile(wheel) as archive:
         prefix = 'mmdet_sag/.mim/'
         packed = {name[len(prefix) :]: archive.read(name) for name in archive.namelist() if name.startswith(prefix)}
@@ -127,6 +132,15 @@ runpy.run_path({str(tool)!r}, run_name='__main__')
     ).stdout
     assert output.startswith(f'{installed / "mmdet_sag/__init__.py"} SAGMaskHead\nusage: train.py')
     assert '--resume' in output
+
+
+def test_an_installed_wheel_makes_the_demo_data_set(installed, tmp_path):
+    tool = installed / 'mmdet_sag/.mim/tools/dataset_converters/make_demo_dataset.py'
+    command = [sys.executable, str(tool), '--out', 'shapes', '--num-train', '1', '--num-val', '1']
+    environment = {**os.environ, 'PYTHONPATH': str(installed)}
+    output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    assert output == 'shapes: 1 training and 1 validation images made\n'
+    assert (tmp_path / 'shapes/annotations/instances_val2017.json').is_file()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from ..structures.mask import RLEMasks
-from ..structures.mask.run_lengths import place_rle
+from ..structures.mask import RLEMasks, place_rle
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5

@@ -1,3 +1,1 @@
-from .converting import CheckpointConversion, convert_checkpoint
-
-__all__ = ['CheckpointConversion', 'convert_checkpoint']
+"""The zoo's models, and reading checkpoints without running code in them."""

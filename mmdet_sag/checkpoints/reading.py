@@ -11,22 +11,19 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .detectron2_pickle import read_pickle
 
 _ZIP = b'PK\x03\x04'
 # Files of torch.save that are no zip archives begin with this number, pickled.
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
-def read_weights(path: Path, mmap: bool = False) -> Any:
-    """Read a file of weights, whatever wrote it: PyTorch, safetensors, or pickle with NumPy arrays.
-
-    PyTorch's files are read with ``torch.load(weights_only=True)``. A pickle may hold arrays, numbers, texts and
-    containers.
+def read_weights(path: Path, mmap: bool = False, read_pickle: Callable[[Path], Any] | None = None) -> Any:
+    """Read a file of weights: of PyTorch, with ``torch.load(weights_only=True)``, or safetensors.
 
     Args:
         path: The file.
         mmap: Whether to leave the tensors on the disk until they are used, where PyTorch's format allows it.
+        read_pickle: Reads other pickles; without it they are refused.
 
     Returns:
         The object in the file, with tensors on the CPU or arrays.
@@ -46,6 +43,8 @@ def read_weights(path: Path, mmap: bool = False) -> Any:
     # safetensors: the length of a JSON text in eight bytes, then that text.
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < path.stat().st_size:
         return _read(path, _read_safetensors)
+    if read_pickle is None:
+        raise InputError(f'{path}: is no file of PyTorch or safetensors, or it is damaged; get the file again')
     return _read(path, read_pickle)
 
 

@@ -9,11 +9,9 @@ from ..models.model_config import config_parts, is_pretrained, random_weights_re
 
 
 def check_checkpoint_file(path: str | None, source: str) -> None:
-    """Check that a file exists and is a complete checkpoint, without loading it; an address is not checked.
+    """Check that a file, which ``source`` names, is a complete checkpoint, without loading it.
 
-    Args:
-        path: Path or address, or None.
-        source: What names the file, such as ``load_from``.
+    A remote address is not checked.
 
     Raises:
         InputError: The file is missing, empty, truncated, or something else.
@@ -36,12 +34,7 @@ def check_checkpoint_file(path: str | None, source: str) -> None:
 
 
 def check_pretrained(model: dict, load_from: str | None = None) -> None:
-    """Check that the local files of a model's ``Pretrained`` initialisations exist and are complete.
-
-    Args:
-        model: Config of the model.
-        load_from: Checkpoint that the run loads after the initialisation.
-    """
+    """Check that the local files of a model's ``Pretrained`` initialisations exist and are complete."""
     for option, name, part in config_parts(model, 'model', 'model'):
         for place, _, init_cfg in config_parts(part.get('init_cfg'), f'{option}.init_cfg'):
             if not is_pretrained(init_cfg):

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import partial
 
 from ..datasets.annotation_problems import (
     annotation_problems,
@@ -19,6 +20,7 @@ from .problem_kinds import FULL_CHECK, PROBLEM_KINDS, ProblemTally, Subject
 _SAMPLED_HEADERS = 16
 # Decoding all compressed masks can take minutes; one program writes them all, and mostly all wrong.
 _SAMPLED_MASKS = 500
+_MASK_KINDS = {kind for kind, problem in PROBLEM_KINDS.items() if problem.subject is Subject.MASK}
 
 
 def checked_annotations(
@@ -29,7 +31,7 @@ def checked_annotations(
     polygons_only: bool = False,
     num_decoded: int | None = None,
 ) -> Iterator[tuple[dict, list[str]]]:
-    """Go through the annotations of a file.
+    """Yield the annotations of a file that have their ids, each with its kinds of problem, for the caller to count.
 
     Args:
         content: Content of the file.
@@ -38,9 +40,6 @@ def checked_annotations(
         masks_needed: Whether masks are checked.
         polygons_only: Whether training reads only polygons.
         num_decoded: Number of annotations, spread over the file, whose compressed masks are decoded; None: all.
-
-    Yields:
-        An annotation that has its ids, and its kinds of problem, for the caller to count.
     """
     entries = content['annotations']
     category_ids = usable_category_ids(content['categories'])
@@ -70,7 +69,9 @@ def checked_annotations(
 def check_data(
     source: CocoSource, content: dict, evaluated: bool, masks_needed: bool, labels_needed: bool
 ) -> list[dict]:
-    """Check a data set in COCO's format before a run. What the run skips becomes one line of the log.
+    """Check a data set in COCO's format before a run, and return the image entries that it uses.
+
+    What the run skips becomes one line of the log.
 
     Args:
         source: The data set.
@@ -78,16 +79,10 @@ def check_data(
         evaluated: Whether the run measures on it; else it learns from it.
         masks_needed: Whether the run reads masks.
         labels_needed: Whether there must be objects.
-
-    Returns:
-        The image entries that the data set uses.
     """
     tally = ProblemTally()
-
-    def refuse() -> None:
-        options = f'{source.option}.ann_file=FILE'
-        tally.refuse(evaluated, f"annotation file '{source.ann_file}'", options, source.poly2mask)
-
+    file, options = f"annotation file '{source.ann_file}'", f'{source.option}.ann_file=FILE'
+    refuse = partial(tally.refuse, evaluated, file, options, source.poly2mask)
     _check_categories(source, content['categories'], tally)
     refuse()
     images, problems = usable_images(content['images'])
@@ -156,7 +151,7 @@ def _count_annotations(
         mask_unread = not in_class if evaluated else skipped
         for kind in problems:
             # What is never read does no harm.
-            harmless = 'unknown-image' in problems or (mask_unread and _concerns_mask(kind))
+            harmless = 'unknown-image' in problems or (mask_unread and kind in _MASK_KINDS)
             if kind in ('unknown-image', 'unknown-category') or not harmless:
                 tally.add(kind, f'annotation {annotation["id"]}')
         is_object = not skipped and annotation.get('iscrowd') != 1
@@ -165,15 +160,11 @@ def _count_annotations(
     return with_class, with_object
 
 
-def _concerns_mask(kind: str) -> bool:
-    return PROBLEM_KINDS[kind].subject is Subject.MASK
-
-
 def _has_usable_mask(annotation: dict, problems: Sequence[str]) -> bool:
     mask = annotation.get('segmentation')
     if isinstance(mask, list):
         return any(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask)
-    return not any(map(_concerns_mask, problems))
+    return _MASK_KINDS.isdisjoint(problems)
 
 
 def _used_images(source: CocoSource, images: list[dict], with_class: Container) -> list[dict]:

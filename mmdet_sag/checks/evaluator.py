@@ -51,12 +51,9 @@ def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:
 
 
 def check_metric(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
-    """Check that a metric's files exist and describe the images that it measures.
+    """Check that a metric's files exist and describe the images of ``sources``, which it measures.
 
-    Args:
-        metric: The metric.
-        sources: Data sets that the images come from.
-        load: Reads an annotation file.
+    ``load`` reads an annotation file.
     """
     if metric.cfg.get('ann_file') is None or is_remote(metric.cfg['ann_file'], metric.cfg.get('backend_args')):
         return

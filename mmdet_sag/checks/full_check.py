@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
 from mmengine.config import Config
@@ -125,12 +124,11 @@ def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetRepor
 
 
 def _file_problems(image_folder: str, images: Iterable[dict], workers: int) -> Iterator[tuple[dict, str | None]]:
+    def problem(image: dict) -> str | None:
+        return image_problem(os.path.join(image_folder, image['file_name']), (image['width'], image['height']))
+
     # Decoding releases Python's global lock, so threads run in parallel.
     images = iter(images)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         while chunk := list(islice(images, workers * _PENDING_PER_WORKER)):
-            yield from zip(chunk, pool.map(partial(_file_problem, image_folder), chunk))
-
-
-def _file_problem(image_folder: str, image: dict) -> str | None:
-    return image_problem(os.path.join(image_folder, image['file_name']), (image['width'], image['height']))
+            yield from zip(chunk, pool.map(problem, chunk))

@@ -52,13 +52,8 @@ def check_packages(cfg: Any, option: str) -> None:
 def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[dict]], launcher: str) -> None:
     """Check that a data loader that drops the last batch has any other; MMEngine divides by their number.
 
-    What is not known before the run, such as how often a ``ClassBalancedDataset`` repeats an image, is not checked.
-
-    Args:
-        loader: Config of the data loader.
-        option: Its place in the config.
-        images: The image entries that each data set uses, by its place in the config.
-        launcher: The job launcher, which sets how many processes share the data.
+    ``images`` are the image entries that each data set uses, by its place in the config. What is not known before the
+    run, such as how often a ``ClassBalancedDataset`` repeats an image, is not checked.
     """
     batch_sampler = loader.get('batch_sampler')
     if not (batch_sampler or loader).get('drop_last', False):
@@ -70,11 +65,9 @@ def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[di
     if num_images is None:
         return
     num_processes = int(os.environ.get(_NUM_PROCESSES.get(launcher, ''), 1))
-    share = num_images // num_processes
-    if sampler.get('round_up', True) and num_images % num_processes:
-        share += 1
-    batch_size = loader.get('batch_size', 1)
-    needed = batch_size
+    round_up = sampler.get('round_up', True)
+    share = (num_images + (num_processes - 1 if round_up else 0)) // num_processes
+    needed = batch_size = loader.get('batch_size', 1)
     if batch_sampler and _is_a(batch_sampler.get('type'), AspectRatioBatchSampler):
         # It keeps upright images apart, and drops the rest of both even if that makes a full batch.
         shapes = {image['width'] < image['height'] for entries in images.values() for image in entries}
@@ -99,8 +92,6 @@ def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -
     if option in images:
         return len(images[option])
     kind = dataset_type(cfg, option)
-    if not isinstance(kind, type):
-        return None
     if issubclass(kind, ConcatDataset):
         parts = [_num_samples(part, f'{option}.datasets.{i}', images) for i, part in enumerate(cfg['datasets'])]
         known = [part for part in parts if part is not None]

@@ -31,13 +31,7 @@ def check_types(model: dict) -> None:
 
 
 def check_class_counts(model: dict, counts: dict[str, int], option: str) -> None:
-    """Check that the heads of a model have as many classes as the data set at ``option``.
-
-    Args:
-        model: Config of the model.
-        counts: As in :attr:`CocoSource.class_counts`.
-        option: Place of the data set in the config.
-    """
+    """Check the heads of a model against the :attr:`CocoSource.class_counts` of the data set at ``option``."""
     for key, expected in counts.items():
         heads = _HEADS if key == 'num_classes' else _PANOPTIC_HEADS
         found = {f'{p}.{key}': option_value(cfg, key) for p, name, cfg in config_parts(model, 'model') if name in heads}
@@ -56,13 +50,7 @@ def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[Coc
     """Check that training data have what the heads of a model learn from.
 
     A RoI head that predicts masks learns from masks (some one-stage models learn masks from boxes alone), a semantic
-    head from panoptic annotations.
-
-    Args:
-        model: Config of the model.
-        dataset: Config of the training data.
-        option: Its place in the config.
-        sources: The data sets in it.
+    head from panoptic annotations. ``sources`` are the data sets in ``dataset``, whose place is ``option``.
     """
     if 'semantic_head' in model:
         for transform in dataset.get('pipeline') or []:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,10 @@ _LARGEST_ID = 256**3 - 1
 
 
 def check_panoptic_data(source: PanopticSource, content: dict, images: Sequence[dict], evaluated: bool) -> None:
-    """Check the panoptic annotations of a data set before a run; some of the PNG files are decoded.
-
-    Args:
-        source: The data set.
-        content: Content of its panoptic file.
-        images: Image entries that the data set uses.
-        evaluated: Whether the run measures on it; else it learns from it.
-    """
+    """Check a data set's panoptic file and the PNG files of ``images``, some of which are decoded, before a run."""
     tally = ProblemTally()
-
-    def refuse() -> None:
-        options = f'{source.option}.panoptic_ann_file=FILE {source.option}.data_prefix.seg=DIR'
-        tally.refuse(evaluated, f"panoptic file '{source.panoptic_ann_file}'", options)
-
+    options = f'{source.option}.panoptic_ann_file=FILE {source.option}.data_prefix.seg=DIR'
+    refuse = partial(tally.refuse, evaluated, f"panoptic file '{source.panoptic_ann_file}'", options)
     by_id = {image['id']: image for image in images}
     tally.add_all(panoptic_file_problems(source, content, by_id))
     refuse()
@@ -45,13 +36,7 @@ def check_panoptic_data(source: PanopticSource, content: dict, images: Sequence[
 
 
 def panoptic_file_problems(source: PanopticSource, content: dict, images: Mapping) -> Iterator[tuple[str, str]]:
-    """Yield the problems of a panoptic file with examples, without looking at PNG files.
-
-    Args:
-        source: The data set.
-        content: Content of the file.
-        images: Image entries of the data set by id.
-    """
+    """Yield the problems of a panoptic file with examples; ``images`` are the image entries of the data set by id."""
     yield from _category_problems(content['categories'], source)
     category_ids = usable_category_ids(content['categories'])
     seen = set()
@@ -107,11 +92,9 @@ def _is_usable_entry(entry: Any) -> bool:
 def png_problems(
     source: PanopticSource, content: dict, images: Mapping, num_sampled: int | None = None, workers: int = 1
 ) -> Iterator[tuple[str, str]]:
-    """Yield the problems of PNG files with examples; arguments as of :func:`panoptic_file_problems`.
+    """Yield the problems of PNG files with examples; see :func:`panoptic_file_problems`.
 
-    Args:
-        num_sampled: Number of PNG files, spread over the file, that are decoded; None: all, with a progress bar.
-        workers: Threads that decode.
+    ``num_sampled`` files, spread over the panoptic file, are decoded; if it is None, all, with a progress bar.
     """
     entries = [e for e in content['annotations'] if _is_usable_entry(e) and e['image_id'] in images]
     absent = dict.fromkeys(missing_images(source.png_folder, [entry['file_name'] for entry in entries]))

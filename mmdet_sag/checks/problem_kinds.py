@@ -204,19 +204,12 @@ PROBLEM_KINDS = {
 
 
 class ProblemTally:
-    """Counts problems by kind and keeps the first few of each as examples.
-
-    Args:
-        max_examples: Examples kept of each kind.
-    """
+    """Counts problems by kind and keeps the first ``max_examples`` of each."""
 
     def __init__(self, max_examples: int = 5) -> None:
         self.max_examples = max_examples
         self.counts: dict[str, int] = {}
         self.examples: dict[str, list[str]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.counts)
 
     def add(self, kind: str, example: str) -> None:
         """Count one problem: a key of ``PROBLEM_KINDS``, and what has it, such as ``annotation 7`` or a file name."""
@@ -237,11 +230,7 @@ class ProblemTally:
     def refuse(self, evaluated: bool, file: str, options: str, poly2mask: str | None = None) -> None:
         """Raise an :class:`InputError` if a problem stops an evaluation, or else a training.
 
-        Args:
-            evaluated: Whether the run measures on the data.
-            file: The annotation file, as the message names it.
-            options: Options that name another file.
-            poly2mask: Place of that option in the config.
+        ``file`` is the annotation file as the message names it, and ``options`` those that name another one.
         """
         stopped = Stops.EVALUATION if evaluated else Stops.TRAINING
         for kind, entry in PROBLEM_KINDS.items():
@@ -254,7 +243,7 @@ class ProblemTally:
 
     def log(self, option: str) -> None:
         """Log all problems of the data set at ``option`` in one line, if there are any."""
-        if self:
+        if self.counts:
             found = '; '.join(map(self.describe, self.counts))
             print_log(f'{option}: {found}. None of this stops a run; {FULL_CHECK} lists it.', logger='current')
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import NamedTuple
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -19,99 +17,49 @@ from .model import check_class_counts, check_targets, check_types
 from .panoptic import check_panoptic_data
 
 
-class _Phase:
-    """Training, validation or test: its data, and what measures on them."""
-
-    def __init__(self, cfg: Config, name: str, contents: dict[str, dict]) -> None:
-        self.cfg = cfg
-        self.name = name
-        self.contents = contents
-        self.loader = cfg[f'{name}_dataloader']
-        self.dataset_option = f'{name}_dataloader.dataset'
-        self.evaluated = name != 'train'
-        self.evaluator = cfg.get(f'{name}_evaluator') if self.evaluated else None
-        # The image entries that each data set uses, before its indices, by its place in the config.
-        self.used_images: dict[str, list[dict]] = {}
-
-    @property
-    def dataset(self) -> dict:
-        return self.loader['dataset']
-
-    @cached_property
-    def sources(self) -> list[CocoSource]:
-        return list(coco_sources(self.dataset, self.dataset_option))
-
-    @property
-    def metrics(self) -> list[MetricConfig]:
-        return coco_metrics(self.evaluator, f'{self.name}_evaluator')
-
-    def load(self, path: str, annotations_needed: bool = False) -> dict:
-        if path not in self.contents:
-            self.contents[path] = load_coco(path, annotations_needed)
-        return self.contents[path]
+def _check_config(
+    cfg: Config, phase: str, load: Callable[..., dict]
+) -> tuple[str, list[CocoSource], list[MetricConfig]]:
+    """Check what the config says about training, validation or test; return the phase, its data sets and metrics."""
+    loader, evaluator = cfg[f'{phase}_dataloader'], cfg.get(f'{phase}_evaluator') if phase != 'train' else None
+    dataset_option = f'{phase}_dataloader.dataset'
+    # A run either trains or tests, so its model and load_from are checked once.
+    once = phase != 'val'
+    if once:
+        check_types(cfg.model)
+    check_loader(loader, f'{phase}_dataloader')
+    check_packages(loader.dataset, dataset_option)
+    check_packages(evaluator, f'{phase}_evaluator')
+    sources = list(coco_sources(loader.dataset, dataset_option))
+    for source in sources:
+        check_class_counts(cfg.model, source.class_counts, source.option)
+    if phase == 'train':
+        check_targets(cfg.model, loader.dataset, dataset_option, sources)
+        check_pretrained(cfg.model, cfg.get('load_from'))
+    if once:
+        check_checkpoint_file(cfg.get('load_from') or None, 'load_from')
+    metrics = coco_metrics(evaluator, f'{phase}_evaluator')
+    for metric in metrics:
+        check_metric(metric, sources, load)
+    return phase, sources, metrics
 
 
-def _check_packages(phase: _Phase) -> None:
-    check_packages(phase.dataset, phase.dataset_option)
-    check_packages(phase.evaluator, f'{phase.name}_evaluator')
-
-
-def _check_metrics(phase: _Phase) -> None:
-    for metric in phase.metrics:
-        check_metric(metric, phase.sources, phase.load)
-
-
-def _check_data(phase: _Phase, source: CocoSource) -> None:
-    measured = any(metric.measures_instances for metric in phase.metrics)
-    labels_needed = measured if phase.evaluated else source.labelled
-    masks_needed = bool(source.loads_masks) or any(metric.measures_masks for metric in phase.metrics)
-    content = phase.load(source.ann_file, labels_needed)
-    phase.used_images[source.option] = check_data(source, content, phase.evaluated, masks_needed, labels_needed)
-
-
-def _check_panoptic_data(phase: _Phase, source: PanopticSource) -> None:
-    content = phase.load(source.panoptic_ann_file, True)
-    check_panoptic_data(source, content, phase.used_images[source.option], phase.evaluated)
-
-
-def _check_full_batch(phase: _Phase) -> None:
-    images = {source.option: source.of_indices(phase.used_images[source.option]) for source in phase.sources}
-    if not phase.evaluated:
-        check_full_batch(phase.loader, 'train_dataloader', images, phase.cfg.get('launcher', 'none'))
-
-
-class _StartCheck(NamedTuple):
-    """A function of a phase, or of a phase and each data set of a kind in it, and the phases that it is called for."""
-
-    subject: type
-    check: Callable[..., object]
-    phases: tuple[str, ...] = ('train', 'val', 'test')
-
-    def run(self, phase: _Phase) -> None:
-        if self.subject is _Phase:
-            self.check(phase)
-            return
-        for source in phase.sources:
-            if isinstance(source, self.subject):
-                self.check(phase, source)
-
-
-# A run always has exactly one of these phases: its checks of the model and of load_from are called once.
-_OF_RUN = ('train', 'test')
-# In their order. A new start check is a function and a row.
-_START_CHECKS = (
-    _StartCheck(_Phase, lambda p: check_types(p.cfg.model), _OF_RUN),
-    _StartCheck(_Phase, lambda p: check_loader(p.loader, f'{p.name}_dataloader')),
-    _StartCheck(_Phase, _check_packages),
-    _StartCheck(CocoSource, lambda p, source: check_class_counts(p.cfg.model, source.class_counts, source.option)),
-    _StartCheck(_Phase, lambda p: check_targets(p.cfg.model, p.dataset, p.dataset_option, p.sources), ('train',)),
-    _StartCheck(_Phase, lambda p: check_pretrained(p.cfg.model, p.cfg.get('load_from')), ('train',)),
-    _StartCheck(_Phase, lambda p: check_checkpoint_file(p.cfg.get('load_from') or None, 'load_from'), _OF_RUN),
-    _StartCheck(_Phase, _check_metrics),
-    _StartCheck(CocoSource, _check_data),
-    _StartCheck(PanopticSource, _check_panoptic_data),
-    _StartCheck(_Phase, _check_full_batch),
-)
+def _check_data_sets(
+    cfg: Config, phase: str, sources: list[CocoSource], metrics: list[MetricConfig], load: Callable[..., dict]
+) -> None:
+    """Check the annotations and image files of a phase's data sets."""
+    evaluated = phase != 'train'
+    images = {}
+    for source in sources:
+        labels_needed = any(metric.measures_instances for metric in metrics) if evaluated else source.labelled
+        masks_needed = bool(source.loads_masks) or any(metric.measures_masks for metric in metrics)
+        content = load(source.ann_file, labels_needed)
+        used = check_data(source, content, evaluated, masks_needed, labels_needed)
+        if isinstance(source, PanopticSource):
+            check_panoptic_data(source, load(source.panoptic_ann_file, True), used, evaluated)
+        images[source.option] = source.of_indices(used)
+    if not evaluated:
+        check_full_batch(cfg.train_dataloader, 'train_dataloader', images, cfg.get('launcher', 'none'))
 
 
 def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
@@ -138,16 +86,20 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
         if cfg.get(key) is None:
             raise InputError(f'the config has no {key}: add it, or inherit one from configs/_base_')
     contents: dict[str, dict] = {}
+
+    def load(path: str, annotations_needed: bool = False) -> dict:
+        if path not in contents:
+            contents[path] = load_coco(path, annotations_needed)
+        return contents[path]
+
     phases = [
-        _Phase(cfg, name, contents)
+        _check_config(cfg, name, load)
         for name in (('train', 'val') if mode == 'train' else ('test',))
         if cfg.get(f'{name}_dataloader') is not None and cfg.get(f'{name}_cfg') is not None
     ]
-    for row in _START_CHECKS:
-        for phase in phases:
-            if phase.name in row.phases:
-                row.run(phase)
-    named = {source.ann_file for phase in phases for source in phase.sources}
+    for phase in phases:
+        _check_data_sets(cfg, *phase, load)
+    named = {source.ann_file for _, sources, _ in phases for source in sources}
     return {path: content for path, content in contents.items() if path in named}
 
 

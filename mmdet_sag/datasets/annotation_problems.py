@@ -59,16 +59,14 @@ def usable_category_ids(entries: Sequence[Any]) -> set:
     return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
 
 
-def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Return the problems of a file's categories with examples; ``classes`` are the config's to compare, if any."""
+def category_problems(categories: Sequence[Any], classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the problems of a file's categories with examples; ``classes`` are those of the config."""
     usable = [c for c in categories if isinstance(c, dict) and _is_id(c.get('id')) and isinstance(c.get('name'), str)]
     problems = [('category-malformed', f'category {category}') for category in categories if category not in usable]
     ids = [category['id'] for category in usable]
     names = [category['name'] for category in usable]
     for kind, values in (('duplicate-category-id', ids), ('duplicate-category-name', names)):
         problems += [(kind, f"category '{value}'") for value in dict.fromkeys(values) if values.count(value) > 1]
-    if classes is None:
-        return problems
     problems += [('class-not-in-file', f"'{name}'") for name in classes if name not in names]
     problems += [('category-not-in-config', f"'{name}'") for name in dict.fromkeys(names) if name not in classes]
     # MMDetection numbers labels in the order of the file, but names them in the order of the config.
@@ -85,9 +83,7 @@ def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) 
 def category_id_problem(used: Mapping[Any, int], category_ids: Collection) -> str | None:
     """Return the mistake behind annotations of categories that are not listed, or None if they are a few strays.
 
-    Args:
-        used: Number of annotations by category id.
-        category_ids: Ids of the file's categories.
+    ``used`` is the number of annotations by category id.
     """
     unknown = {category_id for category_id in used if category_id not in category_ids}
     if not unknown:
@@ -162,10 +158,8 @@ def polygon_problem(polygon: Any, image: dict | None) -> str | None:
 def rle_problem(rle: dict, image: dict | None, decode: bool) -> str | None:
     """Return the problem of a mask in COCO's run-length encoding, or None.
 
-    Args:
-        rle: Mapping with ``size`` (height, width) and ``counts``, a list of run lengths or a compressed string.
-        image: Entry of its image.
-        decode: Whether to decode compressed strings, which takes most of the time.
+    It has a ``size`` (height, width) and ``counts``, a list of run lengths or a compressed string. To decode
+    such strings takes most of the time.
     """
     size, counts = rle.get('size'), rle.get('counts')
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(isinstance(side, int) for side in size):

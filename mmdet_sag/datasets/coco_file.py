@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -19,11 +20,11 @@ def check_not_yolo(path: str) -> None:
     """
     place = Path(path)
     if place.is_dir():
-        found = any(place.glob('data.y*ml')) or any(map(_has_yolo_labels, islice(place.glob('**/*.txt'), 10)))
+        found = any(place.glob('data.y*ml')) or any(map(has_yolo_labels, islice(place.glob('**/*.txt'), 10)))
         source = place
     else:
         is_yaml = place.suffix in ('.yaml', '.yml') and place.is_file() and 'names' in place.read_text(errors='ignore')
-        found = is_yaml or _has_yolo_labels(place)
+        found = is_yaml or has_yolo_labels(place)
         # labels/train/1.txt belongs to what lies beside labels.
         above = [folder.parent for folder in place.parents if folder.name == 'labels']
         source = above[0] if above else place.parent
@@ -34,8 +35,11 @@ def check_not_yolo(path: str) -> None:
         )
 
 
-def _has_yolo_labels(path: Path) -> bool:
-    """Whether a text file begins with a line of YOLO: a class, and 4 numbers of a box or 6 or more of a polygon."""
+def has_yolo_labels(path: Path) -> bool:
+    """Whether a text file begins with a line of YOLO: a class, and 4 numbers of a box or 6 or more of a polygon.
+
+    The numbers are fractions of the image. Pixels also count: the converter says that they must be divided.
+    """
     if path.suffix != '.txt' or not path.is_file():
         return False
     with open(path, errors='ignore') as file:
@@ -44,7 +48,7 @@ def _has_yolo_labels(path: Path) -> bool:
         numbers = [float(word) for word in words]
     except ValueError:
         return False
-    return len(numbers) >= 5 and numbers[0].is_integer() and all(0 <= number <= 1 for number in numbers[1:])
+    return len(numbers) >= 5 and numbers[0].is_integer() and all(map(math.isfinite, numbers))
 
 
 def load_coco(path: str, annotations_needed: bool = True) -> dict:

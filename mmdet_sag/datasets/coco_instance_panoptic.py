@@ -30,13 +30,7 @@ class CocoInstancePanopticDataset(CocoDataset):
 
     METAINFO = CocoPanopticDataset.METAINFO
 
-    def __init__(
-        self,
-        *args,
-        panoptic_ann_file: str,
-        data_prefix: dict = dict(img='', seg=''),
-        **kwargs,
-    ) -> None:
+    def __init__(self, *args, panoptic_ann_file: str, data_prefix: dict = dict(img='', seg=''), **kwargs) -> None:
         self.panoptic_ann_file = panoptic_ann_file
         super().__init__(*args, data_prefix=data_prefix, **kwargs)
 
@@ -86,11 +80,7 @@ class CocoInstancePanopticDataset(CocoDataset):
         data_list = super().filter_data()
         if self.test_mode or not (self.filter_cfg or {}).get('filter_empty_gt', False):
             return data_list
-        return [
-            data_info
-            for data_info in data_list
-            if any(not instance['ignore_flag'] for instance in data_info['instances'])
-        ]
+        return [info for info in data_list if any(not instance['ignore_flag'] for instance in info['instances'])]
 
     def _join_prefix(self) -> None:
         super()._join_prefix()

@@ -94,15 +94,9 @@ def compare(detector: nn.Module, model: Callable, batches: Iterator[dict], preci
 
 @torch.inference_mode()
 def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: SampleList) -> InstanceList:
-    """Detect objects by a detector's own ``predict``, up to the mask probabilities.
+    """Detect objects by the own ``predict`` of a detector with a mask head, in evaluation mode.
 
-    Args:
-        detector: A detector with a mask head, in evaluation mode.
-        images: Normalized images of shape (N, 3, H, W).
-        data_samples: Data samples with the images' meta information.
-
-    Returns:
-        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
+    The other arguments and the result are those of :func:`detect`.
     """
     found: dict[int, InstanceData] = {}
 
@@ -149,11 +143,7 @@ def preprocess(detector: nn.Module, batch: dict) -> tuple[Tensor, SampleList]:
 def measure_speed(
     detector: nn.Module, models: dict[str, Callable], batch: dict, num_runs: int, num_warmup: int = 2
 ) -> dict[str, float]:
-    """Time PyTorch's model and exported ones in turns, from the image tensor to the mask probabilities.
-
-    Returns:
-        Median seconds of each, PyTorch's under the name ``PyTorch``.
-    """
+    """Median seconds of ``PyTorch`` and of exported models in turns, from the image tensor to mask probabilities."""
     inputs = preprocess(detector, batch)
     arrays = model_inputs(*inputs)
     runs: dict[str, Callable] = {'PyTorch': partial(detect_with_pytorch, detector, *inputs)}

@@ -100,8 +100,8 @@ def detect(model: Callable, images: Tensor, data_samples: SampleList) -> Instanc
     outputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
     image_indices = outputs.pop('image_indices')
     outputs['bboxes'] = outputs.pop('boxes')
-    chosen = [image_indices == i for i in range(len(data_samples))]
-    return [InstanceData(**{name: output[of_image] for name, output in outputs.items()}) for of_image in chosen]
+    found = InstanceData(**outputs)
+    return [found[image_indices == i] for i in range(len(data_samples))]
 
 
 def model_inputs(images: Tensor, data_samples: SampleList) -> tuple[np.ndarray, np.ndarray]:

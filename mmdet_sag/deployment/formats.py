@@ -1,6 +1,5 @@
 import json
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,14 @@ import torchvision  # noqa: F401
 
 from ..errors import InputError
 from . import runtime
-from .graphs import DetectionGraph, Outputs
+from .graphs.detection_graph import DetectionGraph, Outputs
 from .onnx_operators import OPSET_VERSION, onnx_translations, read_with_openvino
 from .quantization import Operator, quantize
 
 _DIVISOR = 32
 
 
-class ExportFormat(ABC):
+class ExportFormat:
     """A file format of exported models. A subclass that is defined here is a format of the export tool.
 
     Attributes:
@@ -37,17 +36,11 @@ class ExportFormat(ABC):
     packages: tuple[str, ...] = ()
 
     def check(self, precision: str) -> None:
-        """Check that the format has a precision, and that its packages are installed.
-
-        Raises:
-            InputError: It does not, or they are not.
-        """
+        """Raise an InputError if the format lacks a precision, or if a package that it needs is not installed."""
         if precision not in self.precisions:
-            others = [other.name for other in FORMATS.values() if precision in other.precisions]
-            raise InputError(
-                f'--precision {precision}: {self.name} models have {", ".join(self.precisions)}; use --format '
-                f'{" or ".join(others)}'
-            )
+            others = ' or '.join(other.name for other in FORMATS.values() if precision in other.precisions)
+            have = ', '.join(self.precisions)
+            raise InputError(f'--precision {precision}: {self.name} models have {have}; use --format {others}')
         for package in (*self.packages, *(['nncf'] if precision == 'int8' else [])):
             try:
                 __import__(package)
@@ -57,7 +50,6 @@ class ExportFormat(ABC):
                     'requirements/deploy.txt'
                 ) from e
 
-    @abstractmethod
     def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
         """Write a graph to a file.
 
@@ -70,22 +62,7 @@ class ExportFormat(ABC):
         Raises:
             InputError: The graph has an operator that cannot be exported.
         """
-
-    def owns(self, path: str) -> bool:
-        """Whether a path names a file of this format."""
-        return path.endswith(self.suffix)
-
-    def load(self, path: Path, num_threads: int = 0) -> runtime.Model:
-        """Load a model.
-
-        Args:
-            path: Path of the file.
-            num_threads: Number of threads; 0: one per core.
-
-        Raises:
-            RuntimeInputError: The file cannot be used.
-        """
-        return runtime.load_model(path, num_threads)
+        raise NotImplementedError
 
 
 class OnnxFormat(ExportFormat):
@@ -97,7 +74,6 @@ class OnnxFormat(ExportFormat):
     packages = ('onnx', 'onnxscript', 'onnxruntime')
 
     def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
-        """See :meth:`ExportFormat.write`."""
         batch = torch.export.Dim('batch', min=1, max=1024)
         height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
         dynamic = dict(images={0: batch, 2: height, 3: width}, image_sizes={0: batch})
@@ -135,7 +111,6 @@ class OpenVINOFormat(ExportFormat):
     packages = ('onnx', 'onnxscript', 'openvino')
 
     def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
-        """See :meth:`ExportFormat.write`."""
         import openvino
 
         onnx_path = path.with_name('float.onnx')
@@ -167,21 +142,9 @@ class TorchScriptFormat(ExportFormat):
     precisions = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 
     def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
-        """See :meth:`ExportFormat.write`."""
         with _one_line_errors(graph), torch.no_grad():
             script = torch.jit.trace(graph, _example(), check_trace=False)
             torch.jit.save(script, str(path), _extra_files={f'{runtime.METADATA_KEY}.json': json.dumps(metadata)})
-
-    def owns(self, path: str) -> bool:
-        """See :meth:`ExportFormat.owns`; checkpoints may have the same suffix."""
-        if not super().owns(path) or not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return any('/code/' in name for name in archive.namelist())
-
-    def load(self, path: Path, num_threads: int = 0) -> 'TorchScriptModel':
-        """See :meth:`ExportFormat.load`."""
-        return TorchScriptModel(path, num_threads)
 
 
 class TorchScriptModel:
@@ -201,9 +164,8 @@ class TorchScriptModel:
         try:
             self.module = torch.jit.load(str(path), map_location='cpu', _extra_files=files).eval()
         except Exception as e:
-            raise runtime.RuntimeInputError(
-                f'{path}: is damaged, or no TorchScript model; export it again ({_one_line(e)})'
-            ) from e
+            reason = f'is damaged, or no TorchScript model; export it again ({_one_line(e)})'
+            raise runtime.RuntimeInputError(f'{path}: {reason}') from e
         self.metadata = runtime.read_metadata(path, files[name] or None, runtime.OUTPUTS)
         if num_threads:
             torch.set_num_threads(num_threads)
@@ -219,8 +181,11 @@ FORMATS: dict[str, ExportFormat] = {kind.name: kind() for kind in ExportFormat._
 
 
 def is_exported(path: str) -> bool:
-    """Whether a path names an exported model, and not a checkpoint."""
-    return any(model_format.owns(path) for model_format in FORMATS.values())
+    """Whether a path names an exported model. A .pt file is one if it holds code, otherwise it is a checkpoint."""
+    if not path.endswith(TorchScriptFormat.suffix) or not zipfile.is_zipfile(path):
+        return path.endswith(tuple(runtime.LOADERS))
+    with zipfile.ZipFile(path) as archive:
+        return any('/code/' in name for name in archive.namelist())
 
 
 def load_exported(path: str, num_threads: int = 0) -> runtime.Model | TorchScriptModel:
@@ -233,9 +198,9 @@ def load_exported(path: str, num_threads: int = 0) -> runtime.Model | TorchScrip
     Raises:
         InputError: It cannot be used.
     """
-    load = {model_format.suffix: model_format.load for model_format in FORMATS.values()}
+    load = TorchScriptModel if path.endswith(TorchScriptFormat.suffix) else runtime.load_model
     try:
-        return load.get(Path(path).suffix, runtime.load_model)(Path(path), num_threads)
+        return load(Path(path), num_threads)
     except runtime.RuntimeInputError as e:
         raise InputError(str(e)) from e
 

@@ -126,11 +126,8 @@ def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSetti
             batch = next(config_images(cfg, 1))
             seconds = measure_speed(detector, {settings.model_format: model}, batch, settings.num_runs)
             report['seconds'] = seconds
-            torch_time, own_time = seconds['PyTorch'], seconds[settings.model_format]
-            print(
-                f'speed: {own_time * 1000:.0f} ms an image, PyTorch {torch_time * 1000:.0f} ms; '
-                f'share {own_time / torch_time:.2f}'
-            )
+            theirs, own = seconds['PyTorch'] * 1000, seconds[settings.model_format] * 1000
+            print(f'speed: {own:.0f} ms an image, PyTorch {theirs:.0f} ms; share {own / theirs:.2f}')
     if settings.measure_ap:
         exported = ExportedDetector(str(path), cfg.model.data_preprocessor, num_threads=settings.num_threads).eval()
         report['metrics'] = dict(pytorch=_evaluate(cfg, detector), exported=_evaluate(cfg, exported))

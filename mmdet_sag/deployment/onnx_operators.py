@@ -17,11 +17,7 @@ OPSET_VERSION = 20
 
 
 class ExportableDeformConv(nn.Module):
-    """A layer of mmcv's DCN or DCNv2, computed by torchvision's operator, which can be exported.
-
-    Args:
-        conv: The layer.
-    """
+    """A layer of mmcv's DCN or DCNv2, computed by torchvision's operator, which can be exported."""
 
     def __init__(self, conv: DeformConv2dPack | ModulatedDeformConv2dPack) -> None:
         super().__init__()
@@ -58,11 +54,7 @@ class ExportableRoIExtractor(nn.Module):
             if not isinstance(layer, RoIAlign) or layer.pool_mode != 'avg':
                 raise InputError(f'{type(layer).__name__} of the RoI extractor cannot be exported, only RoIAlign can')
         self.extractor = extractor
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of levels."""
-        return self.extractor.num_inputs
+        self.num_inputs = extractor.num_inputs
 
     def forward(
         self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
@@ -187,14 +179,7 @@ def onnx_translations() -> dict[Callable, Callable]:
 
 
 def read_with_openvino(onnx_path: Path):
-    """Read an ONNX file with OpenVINO, which does not read deformable convolutions by itself.
-
-    Args:
-        onnx_path: Path of the file.
-
-    Returns:
-        The ``openvino.Model``, of OpenVINO's own operators.
-    """
+    """Read an ONNX file as an ``openvino.Model``; by itself, OpenVINO does not read deformable convolutions."""
     import openvino
     from openvino import opset8
     from openvino.frontend.onnx import ConversionExtension

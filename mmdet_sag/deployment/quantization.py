@@ -16,13 +16,7 @@ _WEIGHTED = {
 
 
 class Operator(NamedTuple):
-    """An operator of an exported graph.
-
-    Attributes:
-        name: Its name.
-        kind: Its type, in the words of the format.
-        parents: Names of the operators whose outputs it takes.
-    """
+    """An operator of an exported graph: name, type in the format's words, and names of those whose outputs it takes."""
 
     name: str
     kind: str
@@ -63,9 +57,6 @@ def quantize(model, operators: Iterable[Operator], images: Iterable[tuple], type
         operators: Its operators, parents first.
         images: Inputs of the model, from which the ranges of features are estimated.
         types: Further types of operators that stay in float.
-
-    Returns:
-        The quantized model.
     """
     import nncf
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from support.converter import read_any_weights as read_weights
 
-from mmdet_sag.checkpoints.reading import read_weights
 from mmdet_sag.engine.checkpoint_files import LOADS_SAFELY
 from mmdet_sag.errors import InputError
 
@@ -113,7 +113,11 @@ def test_what_was_read_can_be_written_again(tmp_path):
 def test_thousands_of_mutated_files_are_loaded_or_refused():
     path = Path(__file__).parents[1] / 'support/fuzzed_files.py'
     root = Path(__file__).parents[2]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)}
+    environment = {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': os.pathsep.join([str(root), str(root / 'tests')]),
+    }
     # A process of its own: a crash is a status, and not the end of the tests.
     process = subprocess.run(
         [sys.executable, '-X', 'faulthandler', path, '3000'],

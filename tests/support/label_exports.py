@@ -1,4 +1,4 @@
-"""Writers of the forms of labels that people come with, from a data set in COCO's format."""
+"""Writers of common label formats, from a data set in COCO's format."""
 
 import json
 import shutil

@@ -11,8 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-from mmdet_sag.checkpoints.centermask_names import rename_state_dict
-
+from .converter import centermask_names
 from .reference import CONFIGS, DATA, Case, make_batch, read_image, synthetic_weight
 
 # The reference's numbers in full, for more models.
@@ -37,7 +36,7 @@ def load_case(name: str, folder: Path = DATA) -> Case:
     state_dict = {key: synthetic_weight(key, shape) for key, shape in facts['parameters'].items()}
     for key in [key for key in arrays if key.startswith('override/')]:
         state_dict[key[len('override/') :]] = torch.from_numpy(arrays.pop(key))
-    renamed, unknown = rename_state_dict(state_dict)
+    renamed, unknown = centermask_names.rename_state_dict(state_dict)
     assert not unknown
     result = model.load_state_dict(renamed, strict=False)
     assert not result.unexpected_keys

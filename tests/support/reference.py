@@ -17,7 +17,8 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mmdet_sag.checkpoints import zoo
-from mmdet_sag.checkpoints.centermask_names import rename_state_dict, rename_to_centermask2
+
+from .converter import centermask_names
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DATA = Path(__file__).parents[1] / 'data' / 'golden'
@@ -76,14 +77,16 @@ def load_case(name: str) -> Case:
     """Build our model of a case and load the reference's checkpoint into it, strictly."""
     facts = read_json(f'{name}.json.gz')
     arrays = read_arrays(DATA / f'{name}.npz')
-    state_dict, unknown = rename_state_dict(checkpoint(facts, arrays))
+    state_dict, unknown = centermask_names.rename_state_dict(checkpoint(facts, arrays))
     assert not unknown
     return _load(arrays, facts, Config.fromfile(CONFIGS / CASES[name]), state_dict)
 
 
 def load_first_case(arrays: dict, facts: dict) -> Case:
     """Build our model of a case of the first implementation, which its parameters tell, and load them, strictly."""
-    state_dict, unknown = rename_state_dict(rename_to_centermask2(checkpoint(facts, arrays)))
+    state_dict, unknown = centermask_names.rename_state_dict(
+        centermask_names.rename_to_centermask2(checkpoint(facts, arrays))
+    )
     assert not unknown
     return _load(arrays, facts, zoo.recognise_detector(state_dict, zoo.FIRST_CONFIGS).config, state_dict)
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
+from demo_shapes import make_demo_shapes
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
 CONFIG = Path(__file__).parents[2] / 'configs/panoptic_centermask/panoptic-centermask_demo.py'
 NUM_THINGS, NUM_STUFF, CHANNELS, SIZE = 6, 5, 32, 64

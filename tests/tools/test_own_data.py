@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from demo_shapes import make_demo_shapes
 from support.label_exports import write_yolo
 from support.tool import run_tool
-
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +19,7 @@ def run(tool, *arguments, cwd):
 
 @pytest.fixture(scope='module')
 def labels(tmp_path_factory):
-    """40 training images labelled in YOLO's form."""
+    """40 training images with labels of YOLO."""
     folder = tmp_path_factory.mktemp('own data')
     make_demo_shapes(folder / 'shapes', num_train=40, num_val=2, image_size=64)
     parts = {}
@@ -54,6 +53,14 @@ def test_three_commands_train_from_random_weights_without_nan(labels):
     losses = [row['loss'] for row in map(json.loads, log) if 'loss' in row]
     assert len(losses) == 20
     assert all(map(math.isfinite, losses)) and sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_old_name_of_an_option_works_with_a_warning(labels):
+    arguments = ['labels', '--out', 'resplit', '--val', 0.5, '--split-anew']
+    finished = run('dataset_converters/to_coco.py', *arguments, cwd=labels)
+    assert finished.returncode == 0
+    assert 'warning: --split-anew is now called --resplit\n' in finished.stderr
+    assert 'split: 0.5 for validation' in finished.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmdet_sag.structures.mask import RLEMasks
-from mmdet_sag.structures.mask.run_lengths import place_rle
+from mmdet_sag.structures.mask import RLEMasks, place_rle
 from mmdet_sag.visualization import draw_instances
 
 CLASSES = ('insulator', 'défaut', '缺陷')

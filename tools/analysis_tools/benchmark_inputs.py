@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark_measures import boxes_in, mask_logits
+from benchmark_stage_timer import StageTimer
 from mmcv.transforms import Compose
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.mask import PolygonMasks
@@ -14,7 +15,6 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from mmdet_sag.datasets.data_sources import innermost_dataset
-from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.models.detectors import CenterMask
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from benchmark_inputs import fix_detections, fix_masks, loaded, test_pipeline_of, training_step
 from benchmark_measures import extra_memory, spread
+from benchmark_stage_timer import StageTimer
 from mmdet.models.dense_heads import base_dense_head, rpn_head
 from mmdet.models.layers import bbox_nms
 from mmdet.registry import MODELS
@@ -21,7 +22,6 @@ from mmengine.runner import load_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_sag.cpu import prepare_for_inference, prepare_for_training
-from mmdet_sag.engine.stage_timer import StageTimer
 from mmdet_sag.errors import InputError
 from mmdet_sag.models.dense_heads import centermask_fcos_head
 from mmdet_sag.models.detectors import CenterMask

@@ -1,8 +1,13 @@
 import argparse
+import sys
+from pathlib import Path
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 from mmdet_sag.fileio import check_writable_folder
+
+# demo/ lies beside tools/ in a clone and in an installed package.
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'demo'))
+from demo_shapes import make_demo_shapes
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,7 +33,7 @@ def main() -> None:
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')
     else:
-        print(f'{args.out}: is there already, with the same parameters')
+        print(f'{args.out}: exists already, with the same parameters')
 
 
 if __name__ == '__main__':

@@ -1,16 +1,17 @@
-"""Turn labels of any common form into a data set in COCO's format, which every config of this package can train on.
+"""Convert labels of any common format to a data set in COCO's format, on which every config of this package can train.
 
 SRC is a folder or file of YOLO segmentation, LabelMe, Pascal VOC masks, Cityscapes instance ids, instance-mask
 pictures, or COCO; several are merged. DIR gets annotations/instances_{train,val}.json, train/ and val/.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from terminaltables import AsciiTable
 
 from mmdet_sag.command_line import run_command
-from mmdet_sag.datasets.converters import FORMATS, Conversion, ReadOptions
+from mmdet_sag.datasets.converters import FORMATS, LabelConversion, ReadOptions
 from mmdet_sag.errors import InputError
 
 
@@ -19,37 +20,42 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('sources', nargs='+', type=Path, metavar='SRC', help='folders or files of labels')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the data set')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier data set in DIR')
-    parser.add_argument('--format', choices=list(FORMATS), help='form of the labels; default: found')
-    parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the images, if not beside the labels')
-    parser.add_argument('--link', action='store_true', help='make links to the images instead of copies')
+    parser.add_argument('--format', choices=list(FORMATS), help='label format; default: detected')
+    parser.add_argument(
+        '--images', type=Path, metavar='DIR', help='folder of the images, if they are not beside the labels'
+    )
+    parser.add_argument('--link', action='store_true', help='link the images instead of copying them')
     group = parser.add_argument_group('classes')
     group.add_argument(
         '--source-classes',
         nargs='+',
         metavar='NAME',
-        help='names of the class numbers, where no file says them',
+        help='class names by their number, if no file has them',
     )
-    group.add_argument('--rename', nargs='+', default=[], metavar='OLD=NEW', help='other names; equal names merge')
+    group.add_argument(
+        '--rename', nargs='+', default=[], metavar='OLD=NEW', help='rename classes; classes of the same name are merged'
+    )
     group.add_argument('--classes', nargs='+', metavar='NAME', help='classes to keep, in this order; default: all')
     group = parser.add_argument_group('split')
     group.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='validation share; default: 0.2')
-    group.add_argument('--seed', type=int, default=0, help='another seed gives another split')
+    group.add_argument('--seed', type=int, default=0, help='seed of the split; default: 0')
     group.add_argument(
         '--group-by',
         metavar='REGEX',
-        help="keep images together where this finds the same text in their names, e.g. '^[^/]+' for a folder",
+        help="keep images together if this matches the same text in their names, e.g. '^[^/]+' for a folder",
     )
-    group.add_argument('--split-anew', action='store_true', help="ignore the sources' own split")
-    group = parser.add_argument_group('where the files can be understood in two ways')
+    group.add_argument('--resplit', action='store_true', help="ignore the sources' split")
+    group.add_argument('--split-anew', action='store_true', help=argparse.SUPPRESS)
+    group = parser.add_argument_group('ambiguous labels')
     group.add_argument(
         '--exif',
         choices=['turned', 'stored'],
-        help='which picture was labelled, where its size does not tell',
+        help='whether labels belong to images as their EXIF orientation turns them, or as stored',
     )
     group.add_argument(
         '--components',
         action=argparse.BooleanOptionalAction,
-        help='whether each connected region of a mask picture is an object',
+        help='whether each connected region of a mask is an object',
     )
     return parser.parse_args()
 
@@ -64,8 +70,10 @@ def renames(entries: list) -> dict:
 
 def main() -> None:
     args = parse_args()
+    if args.split_anew:
+        print('warning: --split-anew is now called --resplit', file=sys.stderr)
     options = ReadOptions(args.source_classes, args.images, args.exif, args.components)
-    conversion = Conversion(args.sources, options, args.format)
+    conversion = LabelConversion(args.sources, options, args.format)
     conversion.check_target(args.out, args.overwrite)
     new_names = renames(args.rename)
     conversion.read()
@@ -73,7 +81,7 @@ def main() -> None:
         conversion.rename(new_names)
     if args.classes:
         conversion.choose(args.classes)
-    conversion.split(args.val, args.seed, args.group_by, args.split_anew)
+    conversion.split(args.val, args.seed, args.group_by, args.resplit or args.split_anew)
     conversion.write(args.out, args.link)
     print('\n'.join(conversion.notes))
     rows = conversion.counts()

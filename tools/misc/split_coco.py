@@ -1,18 +1,20 @@
 """Split an annotation file in COCO's format into labelled and unlabelled images, for semi-supervised training.
 
 By default the folds are those of MMDetection's tool of this name: the fold is the seed, images are drawn with
-replacement. With --positions the labelled images are listed in a file, as Unbiased Teacher and Polite Teacher publish
-theirs (COCO_supervision.txt): their places among the images sorted by id, without those that have no object.
+replacement. With --positions a file lists the labelled images, as Unbiased Teacher and Polite Teacher publish theirs
+(COCO_supervision.txt): their positions among the images with objects, sorted by id.
 """
 
 import argparse
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mmdet_sag.command_line import run_command
 from mmdet_sag.datasets.coco_file import load_coco
-from mmdet_sag.datasets.semi_split import SemiSplit, drawn_split, listed_split
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_folder
 
@@ -47,6 +49,65 @@ def read_positions(path: Path, percent: float, fold: int) -> list[int]:
     return positions
 
 
+def drawn_split(content: dict, percent: float, fold: int) -> tuple[dict, dict]:
+    """Split all images as MMDetection's ``split_coco.py`` does.
+
+    Args:
+        content: Content of an annotation file.
+        percent: Share of the labelled images. They are drawn with replacement, so there are fewer.
+        fold: Seed of the draw.
+
+    Returns:
+        Contents of the labelled and the unlabelled annotation file, which keeps its annotations.
+
+    Raises:
+        InputError: The share is less than one image.
+    """
+    images = content['images']
+    num_drawn = int(percent / 100.0 * len(images))
+    if num_drawn == 0:
+        raise InputError(f'{percent:g} % of {len(images)} images is less than one: give a larger share')
+    drawn = np.random.RandomState(fold).choice(range(len(images)), size=num_drawn)
+    return divided(content, images, set(drawn.tolist()), content['annotations'])
+
+
+def listed_split(content: dict, positions: Sequence[int]) -> tuple[dict, dict]:
+    """Split the images that have objects at published positions, without their crowds.
+
+    Args:
+        content: Content of an annotation file.
+        positions: Positions of the labelled images among the images with an object that is not a crowd, sorted by id.
+
+    Returns:
+        As :func:`drawn_split`.
+
+    Raises:
+        InputError: A position is beyond the images, or there are no positions.
+    """
+    objects = [annotation for annotation in content['annotations'] if not annotation.get('iscrowd')]
+    with_object = {annotation['image_id'] for annotation in objects}
+    images = sorted((image for image in content['images'] if image['id'] in with_object), key=lambda image: image['id'])
+    if not positions or not 0 <= min(positions) <= max(positions) < len(images):
+        raise InputError(
+            f'the positions do not fit the {len(images)} images with objects: give the annotation file that they were '
+            'published for'
+        )
+    return divided(content, images, set(positions), objects)
+
+
+def divided(content: dict, images: Sequence[dict], labelled: set[int], annotations: list[dict]) -> tuple[dict, dict]:
+    parts = [], []
+    for index, image in enumerate(images):
+        parts[index not in labelled].append(image)
+    contents = []
+    for part in parts:
+        ids = {image['id'] for image in part}
+        contents.append(
+            {**content, 'images': part, 'annotations': [item for item in annotations if item['image_id'] in ids]}
+        )
+    return tuple(contents)
+
+
 def write(content: dict, path: Path) -> None:
     with atomic_write(path, 'w') as file:
         json.dump(content, file)
@@ -63,15 +124,15 @@ def main() -> None:
     for fold in args.fold:
         for percent in args.percent:
             if args.positions:
-                split: SemiSplit = listed_split(content, read_positions(args.positions, percent, fold))
+                labelled, unlabelled = listed_split(content, read_positions(args.positions, percent, fold))
             else:
-                split = drawn_split(content, percent, fold)
+                labelled, unlabelled = drawn_split(content, percent, fold)
             stem = args.out_dir / f'{args.ann_file.stem}.{fold}@{percent:g}'
-            write(split.labelled, Path(f'{stem}.json'))
-            write(split.unlabelled, Path(f'{stem}-unlabeled.json'))
+            write(labelled, Path(f'{stem}.json'))
+            write(unlabelled, Path(f'{stem}-unlabeled.json'))
             print(
-                f'{stem}.json: {len(split.labelled["images"])} labelled images with '
-                f'{len(split.labelled["annotations"])} objects, {len(split.unlabelled["images"])} unlabelled'
+                f'{stem}.json: {len(labelled["images"])} labelled images with '
+                f'{len(labelled["annotations"])} objects, {len(unlabelled["images"])} unlabelled'
             )
 
 

@@ -1,7 +1,8 @@
 import argparse
 
-from mmdet_sag.checkpoints import convert_checkpoint
-from mmdet_sag.checkpoints.timm_vovnet import IMAGENET_MEAN, IMAGENET_STD
+from checkpoint_conversion import convert_checkpoint
+from timm_vovnet import IMAGENET_MEAN, IMAGENET_STD
+
 from mmdet_sag.command_line import run_command
 
 

@@ -1,5 +1,4 @@
-from .conversion import Conversion
-from .label_format import FORMATS
-from .read_options import ReadOptions
+from .label_conversion import FORMATS, LabelConversion
+from .labelled_data import ReadOptions
 
-__all__ = ['FORMATS', 'Conversion', 'ReadOptions']
+__all__ = ['FORMATS', 'LabelConversion', 'ReadOptions']

@@ -1,4 +1,4 @@
-"""Pictures whose values number the objects: those of Cityscapes, and plain ones."""
+"""Pictures whose values number the objects: Cityscapes' and plain ones."""
 
 from pathlib import Path
 
@@ -6,14 +6,9 @@ import cv2
 import numpy as np
 
 from ...errors import InputError
-from .image_header import read_header
-from .labelled_data import LabelledData
-from .labelled_image import LabelledImage
-from .labelled_object import LabelledObject
-from .mask_picture import read_values
-from .outlines import encoded
-from .read_options import ReadOptions
-from .source_files import files_below, image_beside, split_of
+from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .masks import encoded, read_values
+from .source_files import files_below, image_beside, split_of, split_of_folders, without_split
 
 _CITYSCAPES_ENDING = '_instanceIds'
 _CITYSCAPES_CLASSES = {
@@ -25,22 +20,16 @@ _STEP = 1000
 
 
 def is_cityscapes(source: Path) -> bool:
-    """Whether a folder has pictures of instance ids as Cityscapes names them."""
-    return source.is_dir() and any(path.stem.endswith(_CITYSCAPES_ENDING) for path in files_below(source, '.png'))
-
-
-def is_instance_masks(source: Path) -> bool:
-    """Whether a folder has images in ``images`` and pictures of masks in ``masks``."""
-    folder = _mask_folder(source) if source.is_dir() else None
-    return folder is not None and (source / 'images').is_dir() and any(files_below(folder, '.png'))
+    """Whether a folder has pictures of instance ids named as in Cityscapes."""
+    return source.is_dir() and any(files_below(source, f'{_CITYSCAPES_ENDING}.png'))
 
 
 def read_cityscapes(source: Path, options: ReadOptions) -> LabelledData:
-    """Read pictures of instance ids in Cityscapes's layout.
+    """Read pictures of instance ids in Cityscapes' layout.
 
     ``NAME_gtFine_instanceIds.png`` goes with ``NAME_leftImg8bit.png``, in folders ``gtFine`` and ``leftImg8bit`` or
-    beside each other. A value of 1000 or more is class * 1000 + number; a smaller one of a class of objects is a group,
-    which becomes a crowd region; other values are no objects.
+    beside each other. A value of 1000 or more is class * 1000 + number. A smaller value of a class of objects is a
+    group, which becomes a crowd. Other values are not objects.
 
     Args:
         source: The folder.
@@ -51,63 +40,81 @@ def read_cityscapes(source: Path, options: ReadOptions) -> LabelledData:
     """
     names = dict(enumerate(options.class_names, 1)) if options.class_names else _CITYSCAPES_CLASSES
     images = []
-    for path in files_below(source, '.png'):
-        if not path.stem.endswith(_CITYSCAPES_ENDING):
-            continue
+    for path in files_below(source, f'{_CITYSCAPES_ENDING}.png'):
         image_path = _cityscapes_image(path, source, options.image_folder)
         values = read_values(path)
-        image = _empty_image(image_path, image_path.name, values, options)
-        image.split = next(filter(None, map(split_of, path.relative_to(source).parts[:-1])), None)
+        split = split_of_folders(path.relative_to(source))
+        image = LabelledImage.open(image_path, image_path.name, values.shape[::-1], options, split=split)
         for value in np.unique(values).tolist():
             number = value // _STEP if value >= _STEP else value
             if number in names:
                 image.objects.append(LabelledObject(names[number], encoded(values == value), is_crowd=value < _STEP))
             elif value >= _STEP and options.class_names:
                 raise InputError(
-                    f"'{path}': value {value} is of class {number}, but --source-classes names {len(names)}: name all, "
-                    'and choose with --classes'
+                    f"'{path}': value {value} is of class {number}, but --source-classes names {len(names)}: name all "
+                    'classes, and choose with --classes'
                 )
         images.append(image)
     return LabelledData(list(names.values()), images)
 
 
-def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
-    """Read images with a picture of masks each, where every value but 0 is an object.
+def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Path:
+    stem = path.stem.removesuffix(_CITYSCAPES_ENDING).removesuffix('_gtFine').removesuffix('_gtCoarse')
+    parts = path.parent.relative_to(source).parts
+    folders = [path.parent, source.joinpath(*('leftImg8bit' if part.startswith('gt') else part for part in parts))]
+    if image_folder:
+        folders += [image_folder.joinpath(*parts), image_folder.joinpath(*parts[1:]), image_folder]
+    for folder in folders:
+        image = image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png')
+        if image:
+            return image
+    raise InputError(f"'{path}' has no image: put it beside, or into 'leftImg8bit', or give --images DIR")
 
-    Where classes lie: in folders ``masks/CLASS/NAME.png``; or in values of class * 1000 + number, with
-    ``--source-classes``; else there is one class. ``images/train`` and ``images/val`` are the split.
+
+def is_instance_masks(source: Path) -> bool:
+    """Whether a folder has images in ``images`` and mask pictures in ``masks``."""
+    folder = _mask_folder(source)
+    return folder is not None and (source / 'images').is_dir() and any(files_below(folder, '.png'))
+
+
+def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
+    """Read images with one mask picture each, where every value except 0 is an object.
+
+    Classes are folders, ``masks/CLASS/NAME.png``; or, with ``--source-classes``, values class * 1000 + number; or there
+    is one class. ``images/train`` and ``images/val`` are the split.
 
     Args:
         source: Folder with ``images`` and ``masks``.
-        options: Class names; whether each connected region is an object of its own.
+        options: Class names; whether each connected region is an object.
 
     Raises:
-        InputError: A mask is missing, of another size, or may be of one class instead of one object.
+        InputError: A mask is missing, of another size, or may be a class instead of an object.
     """
     image_folder, mask_folder = options.image_folder or source / 'images', _mask_folder(source)
     if mask_folder is None:
         raise InputError(f"'{source}' has no folder of masks: put them into '{source / 'masks'}'")
-    groups = _mask_files(image_folder, mask_folder)
-    in_folders = any(name for files in groups.values() for name, _ in files)
-    if in_folders:
+    groups = _masks_by_image(image_folder, mask_folder)
+    classes = sorted({name for masks in groups.values() for name, _ in masks if name})
+    if classes:
         options.refuse_class_names(source)
-        names = sorted({name for files in groups.values() for name, _ in files})
     elif options.class_names:
-        names = options.class_names
+        classes = list(options.class_names)
     else:
         raise InputError(
-            f"'{source}' says nowhere what its classes are called: give --source-classes NAME (several if values are "
-            'class * 1000 + number of the object), or put masks into a folder for each class'
+            f"'{source}' does not name its classes: give --source-classes NAME (several if values are class * 1000 + "
+            'number of the object), or put masks into a folder for each class'
         )
     images = []
-    # Of the masks seen so far, whether all have one value, and one whose value has several regions.
+    # Whether each mask so far has one value, and a mask whose value has several regions.
     one_value, scattered = True, None
-    for image_path, files in sorted(groups.items()):
+    for image_path, masks in sorted(groups.items()):
         place = image_path.relative_to(image_folder)
         image = None
-        for name, path in files:
+        for name, path in masks:
             values = read_values(path)
-            image = image or _empty_image(image_path, _without_split(place), values, options)
+            if image is None:
+                split = split_of_folders(place)
+                image = LabelledImage.open(image_path, without_split(place), values.shape[::-1], options, split=split)
             if values.shape[::-1] != image.size:
                 raise InputError(f"mask '{path}' is of another size than its image: export it again")
             numbers = np.unique(values[values > 0]).tolist()
@@ -117,35 +124,34 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
                 regions = _connected(region) if options.components or (one_value and not scattered) else [region]
                 if len(regions) > 1:
                     scattered = path
-                label = name or _of_value(value, names, path)
-                parts = regions if options.components else [region]
-                image.objects += [LabelledObject(label, encoded(part)) for part in parts]
-        image.split = next(filter(None, map(split_of, place.parts[:-1])), None)
+                label = name or _class_of_value(value, classes, path)
+                objects = regions if options.components else [region]
+                image.objects += [LabelledObject(label, encoded(part)) for part in objects]
         images.append(image)
     if scattered and one_value and options.components is None:
         raise InputError(
-            f"all masks have one value, and '{scattered}' several regions of it: say --components if each region is an "
+            f"each mask has one value, and '{scattered}' several regions of it: give --components if each region is an "
             'object, or --no-components if the regions of a mask are one'
         )
-    return LabelledData(list(names), images)
+    return LabelledData(classes, images)
 
 
 def _mask_folder(source: Path) -> Path | None:
-    return next((source / name for name in _MASK_FOLDERS if (source / name).is_dir()), None)
+    return next(filter(Path.is_dir, (source / name for name in _MASK_FOLDERS)), None)
 
 
-def _mask_files(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[str | None, Path]]]:
-    """Images with the class, where a folder says it, and the path of each of their masks."""
+def _masks_by_image(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[str | None, Path]]]:
+    """For each image its masks: the class, if a folder names it, and the path."""
     groups: dict = {}
     for path in files_below(mask_folder, '.png'):
-        image, name = _image_of_mask(path.relative_to(mask_folder), image_folder)
+        image, name = _image_and_class(path.relative_to(mask_folder), image_folder)
         if image is None:
             raise InputError(f"mask '{path}' has no image of its name in '{image_folder}': put it there, or remove it")
         groups.setdefault(image, []).append((name, path))
     return groups
 
 
-def _image_of_mask(place: Path, image_folder: Path) -> tuple[Path | None, str | None]:
+def _image_and_class(place: Path, image_folder: Path) -> tuple[Path | None, str | None]:
     image = image_beside(image_folder / place)
     if image:
         return image, None
@@ -158,45 +164,18 @@ def _image_of_mask(place: Path, image_folder: Path) -> tuple[Path | None, str | 
     return None, None
 
 
-def _without_split(place: Path) -> str:
-    return Path(*[part for part in place.parts[:-1] if split_of(part) is None], place.name).as_posix()
-
-
-def _empty_image(path: Path, name: str, values: np.ndarray, options: ReadOptions) -> LabelledImage:
-    header = read_header(path)
-    image = LabelledImage(path, name, header)
-    image.drops_orientation = header.labels_are_of_stored(path, values.shape[::-1], options.exif)
-    return image
-
-
 def _connected(region: np.ndarray) -> list[np.ndarray]:
     count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
     return [numbers == number for number in range(1, count)]
 
 
-def _of_value(value: int, names: list[str], path: Path) -> str:
-    if len(names) == 1:
-        return names[0]
+def _class_of_value(value: int, classes: list[str], path: Path) -> str:
+    if len(classes) == 1:
+        return classes[0]
     number = value // _STEP
-    if not 1 <= number <= len(names):
+    if not 1 <= number <= len(classes):
         raise InputError(
-            f"'{path}': value {value} is not class * 1000 + number for one of {len(names)} classes, counted from 1: "
+            f"'{path}': value {value} is not class * 1000 + number for one of {len(classes)} classes, counted from 1: "
             'name one class, or put masks into a folder for each class'
         )
-    return names[number - 1]
-
-
-def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Path:
-    stem = path.stem[: -len(_CITYSCAPES_ENDING)]
-    for ending in ('_gtFine', '_gtCoarse'):
-        stem = stem[: -len(ending)] if stem.endswith(ending) else stem
-    parts = path.parent.relative_to(source).parts
-    folders = [path.parent, source.joinpath(*('leftImg8bit' if part.startswith('gt') else part for part in parts))]
-    if image_folder:
-        folders += [image_folder.joinpath(*parts), image_folder.joinpath(*parts[1:]), image_folder]
-    for folder in folders:
-        for name in (f'{stem}_leftImg8bit.png', f'{stem}.png'):
-            found = image_beside(folder / name)
-            if found:
-                return found
-    raise InputError(f"'{path}' has no image: put it beside, or into 'leftImg8bit', or give --images DIR")
+    return classes[number - 1]

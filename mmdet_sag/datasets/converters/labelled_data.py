@@ -1,16 +1,122 @@
-from dataclasses import dataclass, field
+"""Labels on their way from the files of a source to COCO's format, and how to read them."""
 
-from .labelled_image import LabelledImage
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import InputError
+from .image_header import read_header
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user says about a source because its files do not.
+
+    Args:
+        class_names: Class names by their number in the source.
+        image_folder: Folder of the images, if they are not beside the labels.
+        exif: Whether labels belong to images as EXIF orientation turns them (``'turned'``) or as they are stored
+            (``'stored'``); None: decided by the sizes, or by what the labelling tool does.
+        components: Whether each connected region of a mask is an object; None: decided by the values.
+    """
+
+    class_names: list[str] | None = None
+    image_folder: Path | None = None
+    exif: str | None = None
+    components: bool | None = None
+
+    def refuse_class_names(self, source: Path) -> None:
+        """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
+        if self.class_names:
+            raise InputError(f"--source-classes: '{source}' names its classes: change the names with --rename")
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """An object of an image.
+
+    Args:
+        name: Class name.
+        segmentation: Polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE.
+        is_crowd: Whether it is a region of many objects.
+        bbox: Box (x, y, width, height) in pixels; None: the mask's.
+        area: Area in pixels; None: the mask's.
+    """
+
+    name: str
+    segmentation: list | dict
+    is_crowd: bool = False
+    bbox: list | None = None
+    area: float | None = None
+
+
+@dataclass
+class LabelledImage:
+    """An image and its objects.
+
+    Args:
+        path: Image file; if ``content`` is given, where it would be.
+        name: Path below the folder of its split, with ``/``.
+        size: Width and height of the image that was labelled, in pixels.
+        objects: Its objects, in pixels of the image that was labelled.
+        split: ``'train'``, ``'val'`` or ``'test'``; None: not in the source.
+        drops_orientation: Whether the labels belong to the image as stored, without its EXIF orientation.
+        content: Bytes of the image file, if a label file holds them.
+    """
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    objects: list[LabelledObject] = field(default_factory=list)
+    split: str | None = None
+    drops_orientation: bool = False
+    content: bytes | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        name: str,
+        label_size: tuple[int, int] | None,
+        options: ReadOptions,
+        habit: str | None = None,
+        split: str | None = None,
+        content: bytes | None = None,
+    ) -> 'LabelledImage':
+        """Read the header of an image file, and decide whether labels belong to the turned or to the stored image.
+
+        Args, except those of the class:
+            label_size: Width and height that the labels name, or None.
+            options: ``exif`` decides if sizes do not.
+            habit: ``'turned'`` or ``'stored'``: what the labelling tool does, if that is known.
+
+        Raises:
+            InputError: The image cannot be used, the labels are of another size, or nothing decides.
+        """
+        header = read_header(path, content)
+        sizes = dict(turned=header.seen, stored=header.stored)
+        views = [view for view, size in sizes.items() if label_size in (None, size)]
+        if not views:
+            raise InputError(
+                f"'{path}' is {'x'.join(map(str, header.seen))} pixels, but its labels are of "
+                f'{"x".join(map(str, label_size))}: replace it by the image that was labelled, or leave it out'
+            )
+        view = views[0] if len(views) == 1 or header.orientation == 1 else options.exif or habit
+        if view is None:
+            raise InputError(
+                f"'{path}' has EXIF orientation {header.orientation}, and its labels may belong to the turned or to "
+                'the stored image: choose with --exif turned or --exif stored'
+            )
+        return cls(path, name, sizes[view], split=split, drops_orientation=view == 'stored', content=content)
 
 
 @dataclass
 class LabelledData:
-    """What a source holds.
+    """Labels of a source.
 
     Args:
         classes: Class names in the source's order.
-        images: Its images.
-        notes: Lines for the user about what was left out or assumed.
+        images: The images.
+        notes: Lines that tell the user what was left out or assumed.
     """
 
     classes: list[str]

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each image, with shapes."""
+"""LabelMe: a JSON file of shapes for each image."""
 
 import base64
 import binascii
@@ -12,34 +12,38 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from .image_header import read_header
-from .labelled_data import LabelledData
-from .labelled_image import LabelledImage
-from .labelled_object import LabelledObject
-from .outlines import clipped, encoded, merged
-from .read_options import ReadOptions
-from .source_files import files_below, image_beside, images_below, read_json, split_of
+from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .masks import clipped, encoded, merged
+from .source_files import (
+    files_below,
+    image_beside,
+    images_below,
+    read_if_possible,
+    read_json,
+    split_of_folders,
+    without_split,
+)
 
 _CORNERS_OF_A_CIRCLE = 64
 
 
 def is_labelme(source: Path) -> bool:
-    """Whether a folder, or a JSON file, holds labels of LabelMe."""
+    """Whether a JSON file, or the first one below a folder, has shapes of LabelMe."""
     if source.is_file():
         return source.suffix.lower() == '.json' and 'shapes' in read_json(source)
     first = next(files_below(source, '.json'), None)
-    return first is not None and _holds_shapes(first)
+    return first is not None and 'shapes' in read_if_possible(read_json, first)
 
 
 def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
-    """Read the labels of LabelMe.
+    """Read labels of LabelMe.
 
     Shapes of one label and ``group_id`` are one object. Polygons, rectangles, circles and masks are objects; points and
     lines have no area and are left out. ``"crowd": true`` in a shape's flags marks a region of many objects.
 
     Args:
         source: Folder of JSON files, or one file.
-        options: ``image_folder`` if the images are elsewhere.
+        options: ``image_folder``, if the images are elsewhere.
 
     Raises:
         InputError: An image is missing, or a shape is broken.
@@ -47,57 +51,37 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     files = [source] if source.is_file() else list(files_below(source, '.json'))
     root = source.parent if source.is_file() else source
-    images: list[LabelledImage] = []
     left_out: Counter = Counter()
-    for path in files:
-        content = read_json(path)
-        if not isinstance(content.get('shapes'), list):
-            raise InputError(f"'{path}' has no shapes, so it is no file of LabelMe: move it elsewhere")
-        images.append(_labelled_image(path, content, root, options, left_out))
+    images = [_labelled_image(path, root, options, left_out) for path in files]
     classes = sorted({item.name for image in images for item in image.objects})
     notes = [f'{count} shapes of type {kind}, which has no area: left out' for kind, count in sorted(left_out.items())]
     labelled = {image.path.resolve() for image in images}
     unlabelled = sum(path.resolve() not in labelled for path in images_below(root))
     if unlabelled:
-        notes.append(f'{unlabelled} images without a JSON file: left out, as nobody labelled them')
+        notes.append(f'{unlabelled} images without a JSON file: left out, as they are not labelled')
     return LabelledData(classes, images, notes)
 
 
-def _holds_shapes(path: Path) -> bool:
-    try:
-        return 'shapes' in read_json(path)
-    except InputError:
-        return False
-
-
-def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions, left_out: Counter) -> LabelledImage:
-    image_path = _image_of(path, content, root, options)
-    embedded = None
-    if image_path is None:
-        image_path = path.with_name(PurePosixPath(str(content.get('imagePath')).replace('\\', '/')).name)
-        embedded = _embedded(path, content)
-    header = read_header(image_path, embedded)
+def _labelled_image(path: Path, root: Path, options: ReadOptions, left_out: Counter) -> LabelledImage:
+    content = read_json(path)
+    if not isinstance(content.get('shapes'), list):
+        raise InputError(f"'{path}' has no shapes, so it is not a file of LabelMe: move it elsewhere")
+    image_path, embedded = _image_of(path, content, options)
     size = (content.get('imageWidth'), content.get('imageHeight'))
     label_size = size if all(type(value) is int and value > 0 for value in size) else None
     place = (path.parent / image_path.name).relative_to(root)
-    folders = [part for part in place.parts[:-1] if split_of(part) is None]
-    image = LabelledImage(
-        image_path,
-        PurePosixPath(*folders, image_path.name).as_posix(),
-        header,
-        split=next(filter(None, map(split_of, place.parts[:-1])), None),
-        drops_orientation=header.labels_are_of_stored(image_path, label_size, options.exif, habit='turned'),
-        content=embedded,
-    )
+    split = split_of_folders(place)
+    image = LabelledImage.open(image_path, without_split(place), label_size, options, 'turned', split, embedded)
     parts: dict[Any, list] = {}
     crowds = set()
     for index, shape in enumerate(content['shapes']):
         where = f"'{path}', shape {index}"
-        kind = shape.get('shape_type') or 'polygon' if isinstance(shape, dict) else None
+        shape = shape if isinstance(shape, dict) else {}
+        kind = shape.get('shape_type') or 'polygon'
         if kind in ('point', 'points', 'line', 'linestrip'):
             left_out[kind] += 1
             continue
-        label = shape.get('label') if isinstance(shape, dict) else None
+        label = shape.get('label')
         if not isinstance(label, str) or not label:
             raise InputError(f'{where}: has no label: give it one, or delete it')
         group = shape.get('group_id')
@@ -112,27 +96,23 @@ def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions,
     return image
 
 
-def _image_of(path: Path, content: dict, root: Path, options: ReadOptions) -> Path | None:
+def _image_of(path: Path, content: dict, options: ReadOptions) -> tuple[Path, bytes | None]:
+    """Path of the image of a JSON file, and its bytes if it is only in the JSON file."""
     named = PurePosixPath(str(content.get('imagePath') or '').replace('\\', '/'))
-    folders = [path.parent] + ([options.image_folder] if options.image_folder else [])
-    for folder in folders:
+    for folder in filter(None, (path.parent, options.image_folder)):
         for candidate in (folder / named, folder / named.name):
             if named.name and candidate.is_file():
-                return candidate
+                return candidate, None
         beside = image_beside(folder / path.name)
         if beside:
-            return beside
-    return None
-
-
-def _embedded(path: Path, content: dict) -> bytes:
+            return beside, None
     data = content.get('imageData')
     if not isinstance(data, str) or not data:
         raise InputError(
-            f"'{path}': its image '{content.get('imagePath')}' is not there and not in the file: put it beside the "
+            f"'{path}': its image '{content.get('imagePath')}' is neither there nor in the file: put it beside the "
             'JSON file, or give --images DIR'
         )
-    return _decoded(data, f"'{path}': imageData")
+    return path.with_name(named.name or path.stem), _decoded(data, f"'{path}': imageData")
 
 
 def _decoded(data: Any, where: str) -> bytes:
@@ -142,15 +122,14 @@ def _decoded(data: Any, where: str) -> bytes:
         raise InputError(f'{where} is not base64: label the image again') from error
 
 
-def _parts(shape: dict, kind: str | None, size: tuple[int, int], where: str) -> list:
+def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
     """The polygons or the RLE of a shape."""
-    points = shape.get('points')
     try:
-        points = np.asarray(points, float).reshape(-1, 2)
+        points = np.asarray(shape.get('points'), float).reshape(-1, 2)
     except (TypeError, ValueError) as error:
-        raise InputError(f'{where}: its points are no list of [x, y]: delete it, or draw it again') from error
+        raise InputError(f'{where}: its points are not a list of [x, y]: delete it, or draw it again') from error
     if not np.isfinite(points).all():
-        raise InputError(f'{where}: has a point that is no number (NaN, infinite): delete it, or draw it again')
+        raise InputError(f'{where}: a coordinate is NaN or infinite: delete it, or draw it again')
     if kind == 'mask':
         return [_mask(shape, points, size, where)]
     if kind == 'rectangle' and len(points) == 2:
@@ -164,7 +143,7 @@ def _parts(shape: dict, kind: str | None, size: tuple[int, int], where: str) -> 
     elif kind not in ('polygon', 'rectangle', 'oriented_rectangle'):
         raise InputError(f"{where}: shapes of type '{kind}' are not known: draw it as a polygon")
     if len(points) < 3:
-        raise InputError(f'{where}: a {kind} of {len(points)} points is no outline: delete it, or draw it again')
+        raise InputError(f'{where}: a {kind} of {len(points)} points has no area: delete it, or draw it again')
     return clipped(points.ravel().tolist(), size)
 
 
@@ -173,7 +152,7 @@ def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) ->
         with Image.open(io.BytesIO(_decoded(shape.get('mask'), f'{where}: its mask'))) as image:
             pixels = np.asarray(image.convert('L')) > 0
     except OSError as error:
-        raise InputError(f'{where}: its mask is no picture: delete it, or draw it again') from error
+        raise InputError(f'{where}: its mask is not a picture: delete it, or draw it again') from error
     if not len(points):
         raise InputError(f'{where}: a mask without points has no place: delete it, or draw it again')
     bitmap = np.zeros(size[::-1], bool)

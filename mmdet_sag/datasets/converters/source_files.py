@@ -1,7 +1,8 @@
-"""Finding files of a source, and reading them."""
+"""Finding and reading the files of a source."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -9,96 +10,96 @@ import yaml
 from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
 
-# What folders and files of a split are called.
-_SPLITS = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-}
+_SPLITS = dict(
+    train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test'
+)  # fmt: skip
 
 
 def split_of(name: str) -> str | None:
-    """``'train'``, ``'val'`` or ``'test'`` if a folder or file is called like one of them, else None."""
-    name = name.lower()
-    if name in _SPLITS:
-        return _SPLITS[name]
-    # instances_val2017, train_set
-    parts = ''.join(' ' if not char.isalpha() else char for char in name).split()
-    found = {_SPLITS[part] for part in parts if part in _SPLITS}
+    """``'train'``, ``'val'`` or ``'test'`` if a file or folder is named so, as in ``instances_val2017``, else None."""
+    found = {_SPLITS[word] for word in re.findall(r'[^\W\d_]+', name.lower()) if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
 
 
+def split_of_folders(place: Path) -> str | None:
+    """The split that the first of a file's folders names, or None."""
+    return next(filter(None, map(split_of, place.parts[:-1])), None)
+
+
+def without_split(place: Path, *others: str) -> str:
+    """The path of a file with ``/``, without folders that name a split or are called like one of ``others``."""
+    return Path(
+        *(part for part in place.parts[:-1] if part not in others and not split_of(part)), place.name
+    ).as_posix()
+
+
 def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, in the order of their names; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob('*')
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file()
-    )
+    """All image files below a folder, sorted; hidden files are left out."""
+    return [path for path in files_below(folder, '') if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def files_below(folder: Path, suffix: str) -> Iterator[Path]:
-    """Files below a folder with a suffix, in the order of their names; hidden ones are left out."""
+    """Files below a folder that end in ``suffix``, sorted; hidden files are left out."""
     return (path for path in sorted(folder.rglob(f'*{suffix}')) if not path.name.startswith('.') and path.is_file())
 
 
 def image_beside(path: Path) -> Path | None:
-    """The image that has the name of a path up to the suffix, or None."""
-    for suffix in IMAGE_SUFFIXES:
-        for candidate in (path.with_name(path.stem + suffix), path.with_name(path.stem + suffix.upper())):
-            if candidate.is_file():
-                return candidate
-    return None
+    """The image with the name of ``path`` except its suffix, or None."""
+    suffixes = (variant for suffix in IMAGE_SUFFIXES for variant in (suffix, suffix.upper()))
+    return next(filter(Path.is_file, (path.with_name(path.stem + suffix) for suffix in suffixes)), None)
 
 
 def read_text(path: Path) -> str:
-    """Content of a text file.
+    """Read a text file.
 
     Raises:
-        InputError: It cannot be read, or is not UTF-8.
+        InputError: The file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not a text in UTF-8: save it as UTF-8") from error
+        raise InputError(f"'{path}' is not text in UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file that are not empty, without white space around them."""
+    """Lines of a text file that are not empty, stripped."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_json(path: Path) -> dict:
-    """Content of a JSON file that holds a mapping.
+    """Read a JSON file that holds a mapping.
 
     Raises:
-        InputError: It is something else.
+        InputError: The file holds something else.
     """
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is not valid JSON ({error}): it may be truncated; export it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"'{path}' holds a {type(content).__name__} instead of a mapping: leave the file out")
-    return content
+    return _mapping(path, json.loads, 'JSON', 'it may be truncated; export it again')
 
 
 def read_yaml(path: Path) -> dict:
-    """Content of a YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
-        InputError: It is something else.
+        InputError: The file holds something else.
     """
+    return _mapping(path, yaml.safe_load, 'YAML', 'correct it')
+
+
+def read_if_possible(read: Callable[[Path], dict], path: Path) -> dict:
+    """What ``read`` returns, or an empty mapping for a file that it refuses, which may belong to another program."""
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"'{path}' is not valid YAML ({' '.join(str(error).split())}): correct it") from error
+        return read(path)
+    except InputError:
+        return {}
+
+
+def _mapping(path: Path, parse: Callable[[str], object], kind: str, remedy: str) -> dict:
+    text = read_text(path)
+    try:
+        content = parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"'{path}' is not valid {kind} ({' '.join(str(error).split())}): {remedy}") from error
     if not isinstance(content, dict):
-        raise InputError(f"'{path}' holds a {type(content).__name__} instead of a mapping: correct it")
+        raise InputError(f"'{path}' holds a {type(content).__name__} instead of a mapping: correct it, or leave it out")
     return content

@@ -10,11 +10,10 @@ from ...errors import InputError
 
 @DATA_SAMPLERS.register_module()
 class SeededGroupMultiSourceSampler(GroupMultiSourceSampler):
-    """:class:`mmdet.datasets.samplers.GroupMultiSourceSampler` whose batches depend on its seed alone.
+    """:class:`mmdet.datasets.samplers.GroupMultiSourceSampler` whose batches depend only on its seed.
 
-    That one draws whether a batch is upright or wide from NumPy's global generator, so that a resumed run sees other
-    batches. It also waits for ever for an orientation that one of its data sets does not have; here, the whole
-    training is not grouped then.
+    MMDetection's draws the orientation of a batch from NumPy's global generator, so a resumed run sees other batches.
+    It also hangs if one of its data sets lacks an orientation; this class then ignores orientations.
 
     Args:
         dataset: Labelled and unlabelled images, in this order.
@@ -23,7 +22,7 @@ class SeededGroupMultiSourceSampler(GroupMultiSourceSampler):
         **kwargs: As in ``GroupMultiSourceSampler``.
 
     Raises:
-        InputError: A data set is empty, or has no image in a batch.
+        InputError: A data set is empty, or a batch has none of its images.
     """
 
     def __init__(self, dataset: ConcatDataset, batch_size: int, source_ratio: Sequence[float], **kwargs) -> None:
@@ -34,7 +33,7 @@ class SeededGroupMultiSourceSampler(GroupMultiSourceSampler):
         if min(self.num_per_source) < 1:
             raise InputError(
                 f'a batch of {batch_size} with source_ratio={list(source_ratio)} has {self.num_per_source} images of '
-                'the data sets: set train_dataloader.batch_size and its sampler.batch_size, both alike, to more'
+                'the data sets: increase train_dataloader.batch_size and its sampler.batch_size to the same value'
             )
 
     def _get_source_group_info(self) -> None:
@@ -46,7 +45,7 @@ class SeededGroupMultiSourceSampler(GroupMultiSourceSampler):
             self.group_ratio = np.array([0.0, 1.0])
 
     def __iter__(self) -> Iterator[int]:
-        # The same on all processes, as the seed is: they wait for each other's largest images.
+        # The same orientation on all processes, which wait for each other's largest images.
         generator = np.random.default_rng(self.seed)
         while True:
             group = generator.choice(len(self.group_ratio), p=self.group_ratio)

@@ -8,11 +8,10 @@ from torchvision.transforms import RandomErasing
 
 @TRANSFORMS.register_module()
 class RandomNoiseErasing(BaseTransform):
-    """Replace a rectangle of an image by noise, and leave boxes and masks as they are.
+    """Replaces a rectangle of an image by noise. Boxes and masks do not change.
 
-    Area and aspect are drawn as by torchvision's ``RandomErasing``: at most ten tries for a rectangle smaller than the
-    image, else nothing is erased. The noise is uniform in 0 to 255 for each pixel and channel. MMDetection's
-    ``RandomErasing`` also erases the boxes and masks below, and fills with a constant.
+    Area and aspect are drawn as in torchvision's ``RandomErasing``: ten tries for a rectangle smaller than the image.
+    The noise is uniform in 0 to 255. MMDetection's ``RandomErasing`` also erases boxes and masks, and uses a constant.
 
     Required and modified keys: ``img``, shape (H, W, C), uint8.
 

@@ -6,11 +6,10 @@ from mmdet.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ShortSideResize(Resize):
-    """Resize to an exact short side, keeping the ratio as CenterMask's first implementation does.
+    """Resizes to an exact short side and keeps the ratio, as CenterMask's first implementation does.
 
-    The short side becomes that of ``scale`` or, where the long side would exceed that of ``scale``, the rounded length
-    that avoids it. The long side is what keeps the ratio, rounded down: 480x640 becomes 800x1066, and 1067 with
-    :class:`mmdet.datasets.transforms.Resize`.
+    The short side becomes that of ``scale``, or is shorter, rounded, if the long side would exceed that of ``scale``.
+    The long side is rounded down: 480x640 becomes 800x1066, not 800x1067 as with ``Resize``.
 
     Args:
         scale: Short side and upper bound of the long side, in any order.

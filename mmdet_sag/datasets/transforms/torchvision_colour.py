@@ -8,7 +8,7 @@ from mmdet.registry import TRANSFORMS
 
 from ...errors import InputError
 
-# What changes colours alone: boxes and masks stay where they are.
+# They change only colours: boxes and masks stay valid.
 _NAMES = (
     'ColorJitter',
     'GaussianBlur',
@@ -24,21 +24,21 @@ _NAMES = (
 
 @TRANSFORMS.register_module()
 class TorchvisionColour(BaseTransform):
-    """A colour transform of torchvision on an image in BGR, which torchvision sees in RGB.
+    """Applies a colour transform of torchvision to a BGR image.
 
     Required and modified keys: ``img``, shape (H, W, 3), uint8.
 
     Args:
-        name: Name of a class of ``torchvision.transforms`` that moves no pixel.
+        name: Name of a class of ``torchvision.transforms`` that changes only colours.
         **kwargs: Its arguments.
 
     Raises:
-        InputError: The class is none of these, or does not take the arguments.
+        InputError: The class is another one, or does not take the arguments.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         if name not in _NAMES:
-            raise InputError(f"TorchvisionColour.name: '{name}' is none of {', '.join(_NAMES)}")
+            raise InputError(f"TorchvisionColour.name: '{name}' is not one of {', '.join(_NAMES)}")
         try:
             self.torchvision_transform = getattr(torchvision.transforms, name)(**kwargs)
         except (TypeError, ValueError) as error:

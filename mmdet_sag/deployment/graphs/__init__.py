@@ -5,10 +5,8 @@ from torch import nn
 from ...errors import InputError
 from ...models.detectors import CenterMask, PanopticCenterMask
 from .centermask_graph import CenterMaskGraph
-from .detection_graph import DetectionGraph, Outputs
+from .detection_graph import DetectionGraph
 from .two_stage_graph import TwoStageGraph
-
-__all__ = ['CenterMaskGraph', 'DetectionGraph', 'Outputs', 'TwoStageGraph', 'build_graph']
 
 
 def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> DetectionGraph:

@@ -1,7 +1,6 @@
 import torch
 from torch import Tensor
 
-from ...errors import InputError
 from ...models.detectors import CenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
 from ...structures.inclusive_boxes import clip_boxes, not_empty
@@ -9,11 +8,7 @@ from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, tak
 
 
 class CenterMaskGraph(DetectionGraph):
-    """:class:`CenterMask` as one graph; see :class:`DetectionGraph`.
-
-    Args:
-        detector: A detector, its weights loaded.
-        dtype: See :class:`DetectionGraph`.
+    """:class:`CenterMask` as one graph; arguments are those of :class:`DetectionGraph`.
 
     Raises:
         InputError: Its ``test_cfg`` asks for what a graph cannot do.
@@ -22,15 +17,9 @@ class CenterMaskGraph(DetectionGraph):
     def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
         self.scale_adaptive = isinstance(detector.roi_head.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
-        cfg = self.detector.test_cfg.bbox_head
-        for key in ('nms_pre', 'max_per_img'):
-            if cfg.get(key, -1) <= 0:
-                raise InputError(f'test_cfg.bbox_head.{key} has to be set: an exported model needs a limit')
-        if cfg.nms.get('type', 'nms') != 'nms':
-            raise InputError(f'test_cfg.bbox_head.nms.type={cfg.nms.type} cannot be exported, only nms can')
+        self.check_test_cfg('bbox_head', 'nms_pre', 'max_per_img')
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
-        """See :meth:`DetectionGraph.forward`."""
         detector = self.detector
         cfg, inclusive = detector.test_cfg.bbox_head, detector.inclusive_boxes
         feats = detector.instance_feats(detector.extract_feat(images.to(self.dtype)))

@@ -9,6 +9,7 @@ from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
 from ...cpu import give_back
+from ...errors import InputError
 from ..onnx_operators import ExportableDeformConv, ExportableRoIExtractor, non_max_suppression
 
 
@@ -63,6 +64,15 @@ class DetectionGraph(nn.Module):
         give_back(detector)
         self.detector = _exportable(fuse_conv_bn(detector)).requires_grad_(False).to(dtype)
         self.dtype = dtype
+
+    def check_test_cfg(self, part: str, *limits: str) -> None:
+        """Raise an InputError if a limit of ``test_cfg[part]`` is not set, or if its NMS cannot be exported."""
+        cfg = self.detector.test_cfg[part]
+        for key in limits:
+            if cfg.get(key, -1) <= 0:
+                raise InputError(f'test_cfg.{part}.{key} has to be set: an exported model needs a limit')
+        if cfg.nms.get('type', 'nms') != 'nms':
+            raise InputError(f'test_cfg.{part}.nms.type={cfg.nms.type} cannot be exported, only nms can')
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """Detect objects.

@@ -1,5 +1,3 @@
-from types import MethodType
-
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead, StandardRoIHead
@@ -11,40 +9,28 @@ from ...structures.inclusive_boxes import clip_boxes
 from ..onnx_operators import non_max_suppression
 from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
+_ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead)
+
 
 class TwoStageGraph(DetectionGraph):
-    """Mask R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph; see :class:`DetectionGraph`.
+    """Mask R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph; arguments are those of :class:`DetectionGraph`.
 
     Every image has ``test_cfg.rpn.max_per_img`` proposals; those that only fill the list detect nothing.
-
-    Args:
-        detector: A detector, its weights loaded.
-        dtype: See :class:`DetectionGraph`.
 
     Raises:
         InputError: Its RoI head or an option of its ``test_cfg`` cannot be exported.
     """
 
-    roi_heads = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead)
-
     def __init__(self, detector: TwoStageDetector, dtype: torch.dtype = torch.float32) -> None:
-        if type(detector.roi_head) not in self.roi_heads:
+        if type(detector.roi_head) not in _ROI_HEADS:
             raise InputError(f'{type(detector.roi_head).__name__} cannot be exported')
         super().__init__(detector, dtype)
-        for name, cfg, keys in (
-            ('rpn', detector.test_cfg.rpn, ('nms_pre', 'max_per_img')),
-            ('rcnn', detector.test_cfg.rcnn, ('max_per_img',)),
-        ):
-            if cfg.nms.get('type', 'nms') != 'nms':
-                raise InputError(f'test_cfg.{name}.nms.type={cfg.nms.type} cannot be exported, only nms can')
-            for key in keys:
-                if cfg.get(key, -1) <= 0:
-                    raise InputError(f'test_cfg.{name}.{key} has to be set: an exported model needs a limit')
+        self.check_test_cfg('rpn', 'nms_pre', 'max_per_img')
+        self.check_test_cfg('rcnn', 'max_per_img')
         if isinstance(detector.roi_head, SCNetRoIHead):
-            self.detector.roi_head._fuse_glbctx = MethodType(_fuse_glbctx, self.detector.roi_head)
+            self.detector.roi_head._fuse_glbctx = lambda feats, context, rois: feats + context[rois[:, 0].long()]
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
-        """See :meth:`DetectionGraph.forward`."""
         detector = self.detector
         feats = detector.extract_feat(images.to(self.dtype))
         context = self._context(feats)
@@ -160,7 +146,3 @@ def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
         return logits[:, 0]
     index = labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])
     return logits.gather(1, index)[:, 0]
-
-
-def _fuse_glbctx(roi_head: SCNetRoIHead, roi_feats: Tensor, glbctx_feat: Tensor, rois: Tensor) -> Tensor:
-    return roi_feats + glbctx_feat[rois[:, 0].long()]

@@ -1,6 +1,5 @@
-from .centermask_tta import CenterMaskTTAModel
+from .centermask_tta import CenterMaskTTAModel, PanopticCenterMaskTTAModel
 from .mask_tta import MaskTTAModel
-from .panoptic_centermask_tta import PanopticCenterMaskTTAModel
 from .two_stage_mask_tta import TwoStageMaskTTAModel
 
 __all__ = ['CenterMaskTTAModel', 'MaskTTAModel', 'PanopticCenterMaskTTAModel', 'TwoStageMaskTTAModel']

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rle_masks import RLEMasks
-from .run_lengths import encode_changes
+from .rle_masks import RLEMasks, encode_changes
 
 # Columns of cells, and pixels, that are worked on at once: what fits into a core's cache, and what keeps a GPU busy.
 _BUDGETS = dict(cpu=3 << 13, other=1 << 22)

@@ -1,9 +1,8 @@
 import json
 
 import pytest
+from demo_shapes import make_demo_shapes
 from support.label_exports import DemoParts
-
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
 
 
 @pytest.fixture(scope='session')

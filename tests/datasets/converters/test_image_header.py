@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_sag.datasets.converters import Conversion, ReadOptions
+from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
 from mmdet_sag.datasets.converters.image_header import read_header
 from mmdet_sag.errors import InputError
 
@@ -42,7 +42,7 @@ def coco_file(root, width, height, suffix='.jpg'):
 
 
 def convert(path, out, **options):
-    conversion = Conversion([path], ReadOptions(**options))
+    conversion = LabelConversion([path], ReadOptions(**options))
     conversion.read()
     conversion.split(0.5, 0, None, False)
     conversion.write(out)
@@ -58,6 +58,7 @@ def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_p
     assert (image['width'], image['height']) == (40, 20)
     stored = cv2.imread(str(tmp_path / image['file_name']), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     np.testing.assert_array_equal(mmcv.imread(copy), stored)
+    assert not Image.open(copy).getexif()
 
 
 def test_labels_of_the_turned_picture_keep_the_file(tmp_path):

@@ -11,7 +11,7 @@ from mmdet_sag.datasets.converters.instance_masks import (
     read_cityscapes,
     read_instance_masks,
 )
-from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.errors import InputError
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
-from mmdet_sag.datasets.converters.read_options import ReadOptions
 from mmdet_sag.errors import InputError
 
 SQUARE = [[2, 3], [12, 3], [12, 13], [2, 13]]
@@ -87,7 +87,7 @@ def test_images_nobody_labelled_are_left_out(tmp_path):
     Image.new('RGB', (4, 4)).save(root / 'b.png')
     data = read(root)
     assert len(data.images) == 1
-    assert data.notes == ['1 images without a JSON file: left out, as nobody labelled them']
+    assert data.notes == ['1 images without a JSON file: left out, as they are not labelled']
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_images_nobody_labelled_are_left_out(tmp_path):
     [
         (shape(label=''), 'shape 0: has no label'),
         (shape([[1, 1], [2, 2]]), 'a polygon of 2 points'),
-        (shape([[1, 1], [2, float('nan')], [5, 5]]), 'no number'),
-        (shape('abc'), 'no list of'),
+        (shape([[1, 1], [2, float('nan')], [5, 5]]), 'NaN or infinite'),
+        (shape('abc'), 'not a list of'),
         (shape(kind='star'), "type 'star'"),
-        (shape([[0, 0]], 'mask', mask='!'), 'no picture'),
+        (shape([[0, 0]], 'mask', mask='!'), 'not a picture'),
     ],
 )
 def test_a_broken_shape_is_named(bad, message, tmp_path):
@@ -109,7 +109,7 @@ def test_a_broken_shape_is_named(bad, message, tmp_path):
 def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
     with pytest.raises(InputError, match='40x20 pixels, but its labels are of 50x20'):
         read(put(tmp_path / 'in', shape(), imageWidth=50))
-    with pytest.raises(InputError, match='are names, not numbers: change them with --rename'):
+    with pytest.raises(InputError, match='names its classes: change the names with --rename'):
         read(tmp_path / 'in', class_names=['x'])
-    with pytest.raises(InputError, match="its image 'b.png' is not there"):
+    with pytest.raises(InputError, match="its image 'b.png' is neither there"):
         read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.pascal_voc import is_pascal_voc, read_pascal_voc
-from mmdet_sag.datasets.converters.read_options import ReadOptions
 from mmdet_sag.errors import InputError
 
 
@@ -59,6 +59,8 @@ def test_colours_of_cvat_are_read_through_its_labelmap(source):
     data = read_pascal_voc(source, ReadOptions())
     assert data.classes == ['defect', 'insulator']
     assert [item.name for item in data.images[0].objects] == ['insulator', 'defect', 'insulator']
+    with pytest.raises(InputError, match='change the names with --rename'):
+        read_pascal_voc(source, ReadOptions(class_names=['a', 'b']))
 
 
 def test_the_border_between_coloured_objects_is_not_an_object(source):

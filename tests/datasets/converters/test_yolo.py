@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from mmdet_sag.datasets.converters.read_options import ReadOptions
+from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.yolo import is_yolo, read_yolo
 from mmdet_sag.errors import InputError
 
@@ -89,18 +89,24 @@ def test_images_may_lie_elsewhere(tmp_path):
         ('0 0.5 0.5 0.2 0.2', 'line 2: is a box'),
         ('0 0.5 0.5 0.2', 'has 3 coordinates'),
         ('0 0.5 0.5 0.2 0.2 0.1 0.1 0.3', 'has 7 coordinates'),
-        ('0 0.5 0.5 nan 0.2 0.1 0.1', 'that is none'),
-        ('0 10 10 200 10 10 200', '200 is no fraction'),
-        ('0 -10 0.1 0.9 0.1 0.5 0.9', 'line 2: -10 is'),
+        ('0 0.5 0.5 nan 0.2 0.1 0.1', 'NaN or infinite'),
+        ('0 10 10 200 10 10 200', '200 is not a fraction'),
+        ('0 -10 0.1 0.9 0.1 0.5 0.9', 'line 2: -10 is not'),
         ('2 0.1 0.1 0.9 0.1 0.5 0.9', 'class 2 has no name, there are 2'),
         ('-1 0.1 0.1 0.9 0.1 0.5 0.9', 'class -1 has no name'),
-        ('insulator 0.1 0.1 0.9 0.1 0.5 0.9', 'not numbers alone'),
+        ('insulator 0.1 0.1 0.9 0.1 0.5 0.9', 'word that is not a number'),
     ],
 )
 def test_a_broken_line_is_named(line, message, tmp_path):
     put(tmp_path / 'a.png', tmp_path / 'a.txt', TRIANGLE + line)
     with pytest.raises(InputError, match=message):
         read(tmp_path, class_names=['x', 'y'])
+
+
+def test_labels_in_pixels_are_recognised_and_refused(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', '0 10 10 20 10 10 15\n')
+    with pytest.raises(InputError, match='line 1: 20 is not a fraction'):
+        read(tmp_path, class_names=['x'])
 
 
 def test_what_a_data_yaml_lacks_is_named(tmp_path):

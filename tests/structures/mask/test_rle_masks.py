@@ -17,7 +17,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
 
 from mmdet_sag.evaluation import DumpRLEResults
-from mmdet_sag.structures.mask import RLEMasks
+from mmdet_sag.structures.mask import RLEMasks, place_rle
 
 HEIGHT, WIDTH = 40, 60
 
@@ -122,3 +122,22 @@ def test_pictures_and_the_inferencers_results_are_those_of_bitmaps(masks, bitmap
     np.testing.assert_array_equal(*pictures)
     assert pictures[0].any()
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize('x, y, h, w', [(0, 0, 12, 17), (3, 2, 5, 6), (11, 0, 12, 6), (16, 11, 1, 1), (0, 7, 5, 17)])
+def test_a_placed_mask_equals_the_encoded_bitmap_of_the_image(x, y, h, w):
+    generator = np.random.default_rng(x + y)
+    for bitmap in (generator.random((h, w)) > 0.4, np.ones((h, w), bool), np.zeros((h, w), bool)):
+        image = np.zeros((12, 17), np.uint8, order='F')
+        image[y : y + h, x : x + w] = bitmap
+        assert place_rle(bitmap, x, y, 12, 17) == mask_utils.encode(image)
+
+
+def test_runs_of_many_lengths_in_a_large_image():
+    bitmap = np.zeros((700, 900), bool)
+    # Each column's runs differ from those of the one before, by anything from a pixel to many columns.
+    for column in np.cumsum([1, 1, 2, 30, 200, 400]):
+        bitmap[: column % 700, column] = True
+    image = np.zeros((1000, 1200), np.uint8, order='F')
+    image[100:800, 200:1100] = bitmap
+    assert place_rle(bitmap, 200, 100, 1000, 1200) == mask_utils.encode(image)

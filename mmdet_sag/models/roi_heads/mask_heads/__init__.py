@@ -1,5 +1,4 @@
 from .centermask_maskiou_head import CenterMaskIoUHead
-from .sag_cascade_mask_heads import SAGHTCMaskHead, SAGSCNetMaskHead
-from .sag_mask_head import SAGMaskHead
+from .sag_mask_head import SAGHTCMaskHead, SAGMaskHead, SAGSCNetMaskHead
 
 __all__ = ['CenterMaskIoUHead', 'SAGHTCMaskHead', 'SAGMaskHead', 'SAGSCNetMaskHead']

@@ -1,13 +1,12 @@
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead, HTCMaskHead, SCNetMaskHead
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ....errors import InputError
 from ...layers import SpatialAttention
-from .mask_target_mixin import MaskTargetMixin
-from .rle_mask_mixin import RLEMaskMixin
+from .mask_head_mixins import MaskTargetMixin, RLEMaskMixin
 
 # Options of mask heads that SAGMaskHead cannot replace, and the remedy.
 _OTHER_HEADS = {
@@ -102,3 +101,24 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         weight, bias = self.conv_logits.weight[labels].flatten(1), self.conv_logits.bias[labels]
         logits = torch.bmm(weight[:, None].to(x.dtype), x.flatten(2)) + bias[:, None, None]
         return logits.unflatten(2, x.shape[2:])
+
+
+@MODELS.register_module()
+class SAGHTCMaskHead(SAGMaskHead, HTCMaskHead):
+    """:class:`SAGMaskHead` for HTC and DetectoRS-HTC: the next stage gets features after the spatial attention.
+
+    Args:
+        with_conv_res: As in ``HTCMaskHead``.
+        *args: As in :class:`SAGMaskHead`.
+        **kwargs: As in :class:`SAGMaskHead`.
+    """
+
+
+@MODELS.register_module()
+class SAGSCNetMaskHead(SAGMaskHead, SCNetMaskHead):
+    """:class:`SAGMaskHead` for SCNet: the spatial attention follows the residual blocks.
+
+    Args:
+        conv_to_res: As in ``SCNetMaskHead``.
+        **kwargs: As in :class:`SAGMaskHead`.
+    """

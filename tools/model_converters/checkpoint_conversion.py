@@ -10,16 +10,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+# Before mmdet: in a clone that is not installed, this finds the operators that mmdet wants.
+import mmdet_sag
+
+# isort: split
+from centermask_names import rename_state_dict, rename_to_centermask2
+from detectron2_pickle import read_pickle
 from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
 from torch import Tensor
 
-from ..errors import InputError
-from ..fileio import atomic_write, sha256
-from ..version import __version__
-from .centermask_names import rename_state_dict, rename_to_centermask2
-from .reading import read_weights
-from .timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
-from .zoo import CONFIGS, FIRST_CONFIGS, PANOPTIC_CONFIGS, ZooModel, recognise_backbone, recognise_detector
+from mmdet_sag.checkpoints.reading import read_weights
+from mmdet_sag.checkpoints.zoo import (
+    CONFIGS,
+    FIRST_CONFIGS,
+    PANOPTIC_CONFIGS,
+    ZooModel,
+    recognise_backbone,
+    recognise_detector,
+)
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import atomic_write, sha256
 
 DETECTOR = 'CenterMask2 detector'
 PANOPTIC = 'CenterMask2 panoptic model'
@@ -127,7 +139,7 @@ def convert_checkpoint(
     _check_destination(src, dst, force)
     if min(timm_std) <= 0:
         raise InputError(f'timm std {tuple(timm_std)}: must be positive; give the std of the RGB channels')
-    state_dict, dropped = _parameters(src, read_weights(src))
+    state_dict, dropped = _parameters(src, read_weights(src, read_pickle=read_pickle))
     try:
         state_dict, model, conversion = _convert(state_dict, dropped, timm_mean, timm_std)
     except InputError as error:
@@ -137,7 +149,7 @@ def convert_checkpoint(
         source_sha256=sha256(src),
         source_kind=conversion.kind,
         licence=conversion.licence,
-        mmdet_sag_version=__version__,
+        mmdet_sag_version=mmdet_sag.__version__,
         time=time.strftime('%Y%m%d_%H%M%S'),
     )
     if conversion.num_classes:

@@ -1,10 +1,13 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
+from support.converter import checkpoint_conversion, timm_vovnet
 
-from mmdet_sag.checkpoints import convert_checkpoint
-from mmdet_sag.checkpoints.timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention
 from mmdet_sag.errors import InputError
+
+convert_checkpoint = checkpoint_conversion.convert_checkpoint
+IMAGENET_MEAN, IMAGENET_STD = timm_vovnet.IMAGENET_MEAN, timm_vovnet.IMAGENET_STD
+fold_input_convention = timm_vovnet.fold_input_convention
 
 CONFIG_MEAN = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
 

@@ -3,21 +3,22 @@ import os
 import pickle
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from support.converter import CONVERTERS, checkpoint_conversion
 from support.layouts import CONFIGS, LAYOUTS, PANOPTIC_CONFIGS, SMALL, backbone_of, published_layout
 from support.tool import run_tool
 
 from mmdet_sag import __version__
-from mmdet_sag.checkpoints import convert_checkpoint, converting, zoo
+from mmdet_sag.checkpoints import zoo
 from mmdet_sag.errors import InputError
 
-TOOL = Path(__file__).parents[2] / 'tools/model_converters/centermask2_to_mmdet.py'
+convert_checkpoint = checkpoint_conversion.convert_checkpoint
+TOOL = CONVERTERS / 'centermask2_to_mmdet.py'
 
 
 def values(state_dict):
@@ -266,7 +267,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_other(step, tmp_path
     (tmp_path / 'converted.pth').write_text('precious')
     torch.save(backbone_of(SMALL), tmp_path / 'source.pth')
     monkeypatch.setattr(
-        *{'save': (converting.torch, 'save'), 'fsync': (os, 'fsync'), 'replace': (os, 'replace')}[step], fail
+        *{'save': (checkpoint_conversion.torch, 'save'), 'fsync': (os, 'fsync'), 'replace': (os, 'replace')}[step], fail
     )
     with pytest.raises(InputError, match='No space left on device'):
         convert_checkpoint(tmp_path / 'source.pth', tmp_path / 'converted.pth', force=True)

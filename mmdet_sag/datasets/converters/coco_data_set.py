@@ -1,46 +1,44 @@
-"""Files in COCO's format."""
+"""Data sets in COCO's format: read as one of the label formats, and written as what all become."""
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...fileio import atomic_folder
 from ..annotation_problems import box_problems, category_problems, is_usable_image, polygon_problem
 from ..coco_file import load_coco
-from .image_header import read_header
-from .labelled_data import LabelledData
-from .labelled_image import LabelledImage
-from .labelled_object import LabelledObject
-from .read_options import ReadOptions
-from .source_files import files_below, read_json, split_of
+from .image_header import without_exif
+from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .masks import box_and_area
+from .source_files import files_below, read_if_possible, read_json, split_of
 
+SPLITS = ('train', 'val', 'test')
 _REPAIR = "'tools/misc/check_dataset.py CONFIG --fix OUT.json' repairs a copy"
 
 
 def is_coco(source: Path) -> bool:
-    """Whether a path is a JSON file in COCO's format, or a folder that holds some."""
+    """Whether a path is a JSON file of instances in COCO's format, or a folder that holds some."""
     return bool(_annotation_files(source))
 
 
 def read_coco(source: Path, options: ReadOptions) -> LabelledData:
-    """Read instance annotations in COCO's format.
-
-    Ids are given anew, masks, boxes and areas stay as they are.
+    """Read instance annotations in COCO's format. Ids change; masks, boxes and areas do not.
 
     Args:
         source: An annotation file, or a folder of them: ``annotations/instances_*.json`` or, as Roboflow writes them,
             ``train/_annotations.coco.json``.
-        options: ``image_folder`` if the images are elsewhere.
+        options: ``image_folder``, if the images are elsewhere.
 
     Raises:
         InputError: An image is missing, or an annotation cannot be used.
     """
     options.refuse_class_names(source)
     files = _annotation_files(source)
-    if not files:
-        raise InputError(f"'{source}' has no annotations in COCO's format: give the JSON file")
     classes: dict[str, None] = {}
     images: dict[tuple, LabelledImage] = {}
     for path in files:
@@ -60,7 +58,7 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
         for index, annotation in enumerate(content['annotations']):
             where = f"annotation file '{path}', entry {index} of the annotations"
             if not isinstance(annotation, dict) or annotation.get('image_id') not in by_id:
-                raise InputError(f'{where}: is of no image of the file: {_REPAIR}')
+                raise InputError(f'{where}: its image is not listed: {_REPAIR}')
             image = by_id[annotation['image_id']]
             image.objects.append(_object(annotation, names, image, where))
     return LabelledData(list(classes), list(images.values()))
@@ -69,32 +67,28 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
 def _annotation_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() == '.json' and _is_instances(source) else []
-    return [path for path in files_below(source, '.json') if _is_instances(path)] if source.is_dir() else []
+    return list(filter(_is_instances, files_below(source, '.json')))
 
 
 def _is_instances(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except InputError:
-        return False
+    content = read_if_possible(read_json, path)
     if not {'images', 'annotations', 'categories'} <= content.keys():
         return False
-    # Panoptic annotations and keypoints of the same folder.
-    return not any(
-        isinstance(item, dict) and ('segments_info' in item or 'keypoints' in item)
-        for item in content['annotations'][:1]
-    )
+    annotations = content['annotations']
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    # The folder may also have panoptic annotations and keypoints.
+    return not (isinstance(first, dict) and ('segments_info' in first or 'keypoints' in first))
 
 
 def _names(content: dict, path: Path) -> dict[Any, str]:
     """Class names by category id."""
-    problems = category_problems(content['categories'], None)
+    categories = content['categories']
+    problems = category_problems(categories, None)
     if problems:
         raise InputError(f"annotation file '{path}': {problems[0][0]}, {problems[0][1]}: correct the categories")
     used = Counter(a.get('category_id') for a in content['annotations'] if isinstance(a, dict))
-    categories = content['categories']
     above = {category.get('supercategory') for category in categories}
-    # Roboflow lists the name of the whole data set as category 0.
+    # Roboflow lists the name of the data set as category 0.
     return {
         category['id']: category['name']
         for category in categories
@@ -122,12 +116,9 @@ def _image(entry: dict, folder: Path, path: Path, options: ReadOptions) -> Label
     image_path = folder / entry['file_name']
     if not image_path.is_file():
         raise InputError(f"image '{image_path}' of annotation file '{path}' does not exist: put it there, or {_REPAIR}")
-    header = read_header(image_path)
-    size = (int(entry['width']), int(entry['height']))
-    stored = header.labels_are_of_stored(image_path, size, options.exif)
     name = Path(entry['file_name'])
     place = name.as_posix() if not name.is_absolute() and '..' not in name.parts else name.name
-    return LabelledImage(image_path, place, header, drops_orientation=stored)
+    return LabelledImage.open(image_path, place, (int(entry['width']), int(entry['height'])), options)
 
 
 def _object(annotation: dict, names: dict, image: LabelledImage, where: str) -> LabelledObject:
@@ -153,3 +144,65 @@ def _object(annotation: dict, names: dict, image: LabelledImage, where: str) -> 
         bbox=annotation['bbox'] if sound else None,
         area=annotation['area'] if sound else None,
     )
+
+
+def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence[str], link: bool = False) -> None:
+    """Write ``annotations/instances_{train,val,test}.json`` and the folders of images, atomically.
+
+    Category ids are 1, 2, ... in the order of the classes. The files do not depend on time or place.
+
+    Args:
+        out: Folder of the data set, which is replaced.
+        images: The images; each has a split.
+        classes: Class names.
+        link: Whether to write links to the images instead of copies.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    contents = {
+        split: dict(images=[], annotations=[], categories=[dict(id=i, name=name) for name, i in numbers.items()])
+        for split in SPLITS
+        if any(image.split == split for image in images)
+    }
+    image_id = annotation_id = 0
+    for split, content in contents.items():
+        for image in images:
+            if image.split != split:
+                continue
+            image_id += 1
+            width, height = image.size
+            content['images'].append(dict(id=image_id, file_name=image.name, width=width, height=height))
+            for item in image.objects:
+                annotation_id += 1
+                content['annotations'].append(_annotation(item, annotation_id, image_id, numbers[item.name]))
+    try:
+        with atomic_folder(out) as folder:
+            (folder / 'annotations').mkdir()
+            for split, content in contents.items():
+                (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content), encoding='utf-8')
+            for image in images:
+                _write_image(image, folder / image.split / image.name, link)
+    except OSError as error:
+        raise InputError(f"--out '{out}' cannot be written: {error.strerror or error}") from error
+
+
+def _annotation(item: LabelledObject, annotation_id: int, image_id: int, category_id: int) -> dict:
+    box, area = item.bbox, item.area
+    if box is None or area is None:
+        box, area = box_and_area(item.segmentation)
+    ids = dict(id=annotation_id, image_id=image_id, category_id=category_id)
+    return dict(**ids, bbox=box, area=area, iscrowd=int(item.is_crowd), segmentation=item.segmentation)
+
+
+def _write_image(image: LabelledImage, target: Path, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if image.drops_orientation:
+        target.write_bytes(without_exif(image.path, image.content or image.path.read_bytes()))
+    elif image.content:
+        target.write_bytes(image.content)
+    elif link:
+        target.symlink_to(image.path.resolve())
+    else:
+        shutil.copyfile(image.path, target)

@@ -3,11 +3,10 @@ import json
 import cv2
 import numpy as np
 import pytest
+from demo_shapes import PanopticShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
 
 from mmdet_sag.datasets.coco_instance_panoptic import read_segment_ids
-from mmdet_sag.datasets.demo_shapes import make_demo_shapes
-from mmdet_sag.datasets.demo_shapes.panoptic_shape_scene import PanopticShapeScene
 from mmdet_sag.errors import InputError
 
 NUM_TRAIN = 30

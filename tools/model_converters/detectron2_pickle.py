@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .allowed_calls import ARRAY_CALLS, NotAllowed, SavedArray, SavedDtype
+from mmdet_sag.checkpoints.allowed_calls import ARRAY_CALLS, NotAllowed, SavedArray, SavedDtype
 
 # Types of the keys of a dict: Python crashes on the hash of deeply nested tuples.
 _KEYS = (str, bytes, int, float, bool, type(None))

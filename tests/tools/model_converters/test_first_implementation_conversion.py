@@ -2,10 +2,12 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from support.converter import checkpoint_conversion
 from support.layouts import FIRST_CONFIGS, FIRST_LAYOUTS, first_layout
 
-from mmdet_sag.checkpoints import convert_checkpoint
 from mmdet_sag.errors import InputError
+
+convert_checkpoint = checkpoint_conversion.convert_checkpoint
 
 SMALL = 'centermask_V_19_eSE_FPN_lite_res600_ms_bs16_4x'
 

@@ -1,28 +1,32 @@
-"""Labels of every form end as the same COCO files, and what cannot be understood is one line."""
+"""Labels of every format become the same COCO files, and an error is one line."""
 
 import copy
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 from PIL import Image
 from support.label_exports import write_labelme, write_yolo
 
-from mmdet_sag.datasets.converters import Conversion, ReadOptions
+from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
+from mmdet_sag.datasets.converters.label_conversion import split_images
+from mmdet_sag.datasets.converters.labelled_data import LabelledImage
 from mmdet_sag.errors import InputError
 
 
-def convert(out, *sources, options=None, format=None, val=0.25, group_by=None, anew=False, **changes):
-    conversion = Conversion(sources, options or ReadOptions(), format)
+def convert(out, *sources, options=None, format=None, val=0.25, group_by=None, resplit=False, **changes):
+    conversion = LabelConversion(sources, options or ReadOptions(), format)
     conversion.check_target(out, overwrite=changes.pop('overwrite', False))
     conversion.read()
     if 'rename' in changes:
         conversion.rename(changes['rename'])
     if 'classes' in changes:
         conversion.choose(changes['classes'])
-    conversion.split(val, 0, group_by, anew)
+    conversion.split(val, 0, group_by, resplit)
     conversion.write(out, changes.get('link', False))
     return conversion
 
@@ -109,7 +113,7 @@ def test_coco_passes_with_crowds_boxes_and_areas_as_they_are(demo_parts, tmp_pat
         ]
 
 
-def test_links_take_the_place_of_copies(demo_parts, tmp_path):
+def test_images_are_linked_instead_of_copied(demo_parts, tmp_path):
     convert(tmp_path / 'out', demo_parts.root, link=True)
     copies = list((tmp_path / 'out/train').iterdir())
     assert len(copies) == 12
@@ -120,7 +124,7 @@ def test_the_same_source_gives_the_same_bytes(demo_parts, tmp_path):
     write_yolo(tmp_path / 'yolo', {'train': demo_parts.parts['train']}, demo_parts.classes)
     (tmp_path / 'yolo/data.yaml').write_text(f'names: {list(demo_parts.classes)}\n')
     for out in ('first', 'second'):
-        convert(tmp_path / out, tmp_path / 'yolo', anew=True)
+        convert(tmp_path / out, tmp_path / 'yolo', resplit=True)
     for name in ('instances_train.json', 'instances_val.json'):
         assert (tmp_path / 'first/annotations' / name).read_bytes() == (
             tmp_path / 'second/annotations' / name
@@ -128,7 +132,7 @@ def test_the_same_source_gives_the_same_bytes(demo_parts, tmp_path):
     assert len(list((tmp_path / 'first/val').iterdir())) == 3
 
 
-def test_sources_of_several_forms_are_merged_by_the_names_of_their_classes(demo_parts, tmp_path):
+def test_sources_of_several_formats_are_merged_by_the_names_of_their_classes(demo_parts, tmp_path):
     write_yolo(tmp_path / 'yolo', demo_parts.parts, demo_parts.classes)
     renamed = tuple(f'old {name}' if name == 'star' else name for name in demo_parts.classes)
     write_labelme(tmp_path / 'labelme', demo_parts.parts, renamed)
@@ -206,7 +210,7 @@ def test_a_folder_in_use_is_not_replaced(demo_parts, tmp_path):
     with pytest.raises(InputError, match='--overwrite'):
         convert(out, demo_parts.root)
     (out / 'thesis.tex').touch()
-    with pytest.raises(InputError, match=r'not made here \(thesis.tex\)'):
+    with pytest.raises(InputError, match=r'did not write \(thesis.tex\)'):
         convert(out, demo_parts.root, overwrite=True)
     with pytest.raises(InputError, match='one in the other'):
         convert(demo_parts.root / 'inside', demo_parts.root)
@@ -220,22 +224,63 @@ def test_a_folder_in_use_is_not_replaced(demo_parts, tmp_path):
         (dict(classes=['sta']), "no class 'sta'"),
         (dict(rename={'sta': 'x'}), "no class 'sta'"),
         (dict(classes=['star', 'star']), 'twice'),
-        (dict(group_by='^(.)'), '--split-anew'),
-        (dict(val=0, anew=True), 'between 0 and 1'),
-        (dict(group_by='(', anew=True), 'no regular expression'),
-        (dict(group_by='xyz', anew=True), "finds nothing in '000001.jpg'"),
-        (dict(format='labelme'), 'no known form'),
+        (dict(group_by='^(.)'), '--resplit'),
+        (dict(val=0, resplit=True), 'between 0 and 1'),
+        (dict(group_by='(', resplit=True), 'is not a regular expression'),
+        (dict(group_by='xyz', resplit=True), "does not match '000001.jpg'"),
+        (dict(format='labelme'), 'no known label format'),
     ],
 )
-def test_wishes_that_do_not_fit_are_one_line(changes, message, demo_parts, tmp_path):
+def test_an_option_that_does_not_fit_is_one_line(changes, message, demo_parts, tmp_path):
     with pytest.raises(InputError, match=message):
         convert(tmp_path / 'out', demo_parts.root, **changes)
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_holds_no_labels_is_of_no_known_form(tmp_path):
+def test_a_folder_without_labels_has_no_known_format(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(InputError, match='no known form'):
+    with pytest.raises(InputError, match='no known label format'):
         convert(tmp_path / 'out', tmp_path / 'empty')
     with pytest.raises(InputError, match='does not exist'):
         convert(tmp_path / 'out', tmp_path / 'absent')
+
+
+def split(names, *args, **options):
+    images = [LabelledImage(name, name, (1, 1)) for name in names]
+    split_images(images, *args, **options)
+    return {image.name: image.split for image in images}
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))
+def test_both_parts_have_images_and_the_share_is_met_to_one(count, share, seed):
+    found = split([f'{i}.jpg' for i in range(count)], share, seed)
+    num_val = list(found.values()).count('val')
+    assert 1 <= num_val <= count - 1
+    assert abs(num_val - min(max(share * count, 1), count - 1)) <= 1
+
+
+def test_the_order_of_files_changes_nothing_and_another_seed_does():
+    names = [f'{i}.jpg' for i in range(40)]
+    assert split(names, 0.25) == split(names[::-1], 0.25)
+    assert split(names, 0.25, 1) != split(names, 0.25, 2)
+
+
+def test_more_images_move_few_of_the_others():
+    names = [f'{i}.jpg' for i in range(100)]
+    before, after = split(names[:95], 0.2), split(names, 0.2)
+    assert sum(before[name] != after[name] for name in before) <= 5
+
+
+def test_images_of_a_group_stay_together():
+    names = [f'mast{i % 7}/{i}.jpg' for i in range(70)]
+    found = split(names, 0.3, group_by='^[^/]+')
+    groups = {name.split('/')[0]: set() for name in names}
+    for name, part in found.items():
+        groups[name.split('/')[0]].add(part)
+    assert all(len(parts) == 1 for parts in groups.values())
+    assert list(found.values()).count('val') == 20
+
+
+def test_one_group_cannot_be_divided():
+    with pytest.raises(InputError, match='1 group to split'):
+        split(['a/1.jpg', 'a/2.jpg'], 0.5, group_by='^[^/]+')

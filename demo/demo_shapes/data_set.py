@@ -1,20 +1,21 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
-from shapely import Polygon, box
+from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from ...errors import InputError
-from ...fileio import atomic_folder
-from ..coco_instance_panoptic import id_to_rgb
+from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
+from mmdet_sag.datasets.converters.masks import parts_without_holes
+from mmdet_sag.errors import InputError
+from mmdet_sag.fileio import atomic_folder
+
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
 
-# To be raised whenever the same parameters would give another data set.
+# Increase it when the same parameters give another data set.
 VERSION = 1
 MARKER = 'demo_shapes.json'
 # Ids of segments are this far apart, so that their colours in the PNG use all channels.
@@ -32,8 +33,8 @@ def make_demo_shapes(
 ) -> bool:
     """Make a small instance segmentation data set in COCO's layout: textured shapes that occlude each other.
 
-    The data set is written atomically, and a second call with the same parameters finds it done. With others
-    it is replaced, unless there are files in it that were not made here. Objects are annotated with polygons of their
+    The data set is written atomically. A second call with the same parameters does nothing. With other parameters the
+    data set is replaced, unless the folder also has other files. Objects are annotated with polygons of their
     visible part, crowds (about every tenth image has one) with RLE.
 
     Args:
@@ -47,10 +48,10 @@ def make_demo_shapes(
             also gets ``annotations/panoptic_{train,val}2017.json`` and folders of that name with PNG files.
 
     Returns:
-        Whether the data set was made: False if it was there already.
+        Whether the data set was made: False if it existed.
 
     Raises:
-        InputError: If a parameter is out of range, or ``out_dir`` holds anything else than such a data set.
+        InputError: If a parameter is out of range, or ``out_dir`` has files of anything else.
     """
     out_dir = Path(out_dir)
     for name, value, least in (
@@ -72,11 +73,11 @@ def make_demo_shapes(
         if foreign := _foreign_files(out_dir, previous):
             names = ', '.join(foreign[:3]) + (', ...' if len(foreign) > 3 else '')
             raise InputError(
-                f'{out_dir} is to be made anew with other parameters, but holds {len(foreign)} files or folders that '
-                f'were not made with it ({names}): move them elsewhere, or name another directory'
+                f'{out_dir} would be replaced, as its parameters differ, but has {len(foreign)} files or folders that '
+                f'do not belong to it ({names}): move them elsewhere, or name another directory'
             )
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f'{out_dir} exists and is no demo data set: remove it, or name another directory')
+        raise InputError(f'{out_dir} exists and is not a demo data set: remove it, or name another directory')
 
     with atomic_folder(out_dir) as folder:
         for split, num_images in zip(SPLITS, (num_train, num_val)):
@@ -100,7 +101,7 @@ def _read_parameters(marker: Path) -> dict:
 
 
 def _foreign_files(root: Path, parameters: dict) -> list[str]:
-    """What a folder holds besides the data set of these parameters."""
+    """Files and folders that do not belong to the data set of these parameters."""
     made = {MARKER, 'annotations', *SPLITS}
     for split, num_images in zip(SPLITS, (parameters['num_train'], parameters['num_val'])):
         made.add(f'annotations/{_annotation_name(split)}')
@@ -184,7 +185,7 @@ def _write_segments(segments: list[SceneSegment], index: int, png_dir: Path) -> 
 
 def _polygons(region: BaseGeometry) -> dict:
     parts = [part.simplify(0.02) for part in parts_without_holes(region)]
-    # Specks of less than half a pixel are not worth a polygon, unless there is nothing else.
+    # Parts of less than half a pixel are dropped, unless there are no others.
     parts = [part for part in parts if part.area >= 0.5] or [max(parts, key=lambda part: part.area)]
     corners = [np.round(part.exterior.coords[:-1], 2) for part in parts]
     x_min, y_min = np.concatenate(corners).min(axis=0).tolist()
@@ -208,17 +209,3 @@ def _crowd(region: BaseGeometry, image_size: int) -> dict:
         area=int(mask_utils.area(rle)),
         bbox=mask_utils.toBbox(rle).tolist(),
     )
-
-
-def parts_without_holes(region: BaseGeometry) -> Iterator[Polygon]:
-    """Polygons that make up a region. COCO's have no holes: a part with a hole is cut in two through it."""
-    for part in getattr(region, 'geoms', [region]):
-        if not isinstance(part, Polygon):
-            continue
-        if not part.interiors:
-            yield part
-            continue
-        x_min, y_min, x_max, y_max = part.bounds
-        x_cut = part.interiors[0].centroid.x
-        for half in (box(x_min, y_min, x_cut, y_max), box(x_cut, y_min, x_max, y_max)):
-            yield from parts_without_holes(part.intersection(half))

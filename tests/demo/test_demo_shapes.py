@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from demo_shapes import ShapeScene, make_demo_shapes
 from pycocotools.coco import COCO
 from support.tool import run_tool
 
-from mmdet_sag.datasets.demo_shapes import ShapeScene, make_demo_shapes, parts_without_holes
+from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NUM_TRAIN, NUM_VAL = 40, 10
 
 
@@ -108,7 +109,7 @@ def test_an_interrupted_call_leaves_no_data_set(tmp_path, monkeypatch):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    with pytest.raises(InputError, match='no demo data set'):
+    with pytest.raises(InputError, match='not a demo data set'):
         make_demo_shapes(tmp_path, 1, 1)
     assert (tmp_path / 'mine.txt').read_text() == 'mine'
 

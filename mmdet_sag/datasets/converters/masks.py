@@ -1,0 +1,96 @@
+"""Masks as pictures, bitmaps, polygons and COCO's run lengths."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image
+from pycocotools import mask as mask_api
+from shapely.geometry.base import BaseGeometry
+
+from ...errors import InputError
+from .image_header import READ_ERRORS
+
+
+def read_values(path: Path, colours: bool = False) -> np.ndarray:
+    """Values of a mask picture (H, W), int32: grey values, indices of a palette, or R * 65536 + G * 256 + B.
+
+    Args:
+        path: The picture.
+        colours: Whether a palette's colours are read instead of its indices.
+
+    Raises:
+        InputError: The picture cannot be read, or its format does not keep values.
+    """
+    if path.suffix.lower() in ('.jpg', '.jpeg'):
+        raise InputError(f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG")
+    try:
+        with Image.open(path) as image:
+            if colours or image.mode in ('RGB', 'RGBA', 'RGBX'):
+                red, green, blue = np.moveaxis(np.asarray(image.convert('RGB'), np.int32), -1, 0)
+                return (red << 16) + (green << 8) + blue
+            if image.mode == 'F':
+                raise InputError(f"mask '{path}' has fractions as values: export the masks as 8- or 16-bit PNG")
+            if image.mode in ('LA', 'PA'):
+                image = image.getchannel(0)
+            return np.asarray(image).astype(np.int32)
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(f"mask '{path}' cannot be read: export it again, or leave the image out") from error
+
+
+def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
+    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons."""
+    points = np.asarray(polygon, float).reshape(-1, 2)
+    if (points >= 0).all() and (points <= size).all():
+        return [list(polygon)]
+    inside = shapely.clip_by_rect(shapely.make_valid(shapely.Polygon(points)), 0, 0, *size)
+    corners = [np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if part.area > 0]
+    return [part.ravel().tolist() for part in corners]
+
+
+def parts_without_holes(region: BaseGeometry) -> Iterator[shapely.Polygon]:
+    """Polygons that make up a region. COCO's have no holes: a part with a hole is cut in two through it."""
+    for part in getattr(region, 'geoms', [region]):
+        if not isinstance(part, shapely.Polygon):
+            continue
+        if not part.interiors:
+            yield part
+            continue
+        x_min, y_min, x_max, y_max = part.bounds
+        x_cut = part.interiors[0].centroid.x
+        for half in (shapely.box(x_min, y_min, x_cut, y_max), shapely.box(x_cut, y_min, x_max, y_max)):
+            yield from parts_without_holes(part.intersection(half))
+
+
+def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
+    """Box (x, y, width, height) and area of a mask in pixels.
+
+    The area of polygons is the sum of their areas, as in COCO's files, not their number of pixels.
+    """
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation['counts'], list):
+            segmentation = mask_api.frPyObjects(segmentation, *segmentation['size'])
+        return mask_api.toBbox(segmentation).tolist(), int(mask_api.area(segmentation))
+    rings = [np.asarray(polygon, float).reshape(-1, 2) for polygon in segmentation]
+    x_min, y_min = np.concatenate(rings).min(axis=0)
+    x_max, y_max = np.concatenate(rings).max(axis=0)
+    area = sum(shapely.Polygon(ring).area for ring in rings)
+    return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, 2)
+
+
+def encoded(bitmap: np.ndarray) -> dict:
+    """Compressed RLE of a bitmap (H, W)."""
+    return _as_json(mask_api.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
+
+
+def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
+    """Compressed RLE of the union of polygons ``[x1, y1, ...]`` and RLEs in an image of this width and height."""
+    runs = [part if isinstance(part, dict) else mask_api.frPyObjects([part], *size[::-1])[0] for part in parts]
+    return _as_json(mask_api.merge(runs))
+
+
+def _as_json(rle: dict) -> dict:
+    return dict(size=list(map(int, rle['size'])), counts=rle['counts'].decode())
