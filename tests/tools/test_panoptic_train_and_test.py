@@ -63,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def checkpoint(folder) -> Path:
     """The last checkpoint of a training on two processes."""
-    succeed(TOOLS / 'dist_train.sh', 'config.py', 2, '--work-dir', 'two', folder=folder)
+    succeed('dist_train.sh', 'config.py', 2, '--work-dir', 'two', folder=folder)
     return folder / (folder / 'two/last_checkpoint').read_text()
 
 

@@ -47,7 +47,7 @@ def print_report(report: DataSetReport) -> None:
         stops = [name for name in ('training', 'evaluation') if problem[f'stops_{name}']]
         examples = ', '.join(problem['examples'][:_EXAMPLES_SHOWN])
         rows.append([problem['meaning'], problem['count'], ', '.join(stops), examples])
-    print(AsciiTable(rows).table if report.tally else 'nothing found')
+    print(AsciiTable(rows).table if report.tally.counts else 'nothing found')
 
 
 def fix(reports: list[DataSetReport], path: str) -> None:
