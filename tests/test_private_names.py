@@ -66,7 +66,6 @@ DECLARED = {
         '_max_iters': None,
     },
     'mmengine.runner.loops.IterBasedTrainLoop': {'_decide_current_val_interval': 'self'},
-    'pickle': {'_Unpickler': None},
     'torch': {'_check': None, '_foreach_norm': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
     'torch.nn.modules.utils': {'_pair': 'x'},

@@ -59,14 +59,16 @@ def usable_category_ids(entries: Sequence[Any]) -> set:
     return {entry['id'] for entry in entries if isinstance(entry, dict) and _is_id(entry.get('id'))}
 
 
-def category_problems(categories: Sequence[Any], classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the problems of a file's categories with examples; ``classes`` are those of the config."""
+def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return the problems of a file's categories with examples; ``classes`` are those of the config, if there is one."""
     usable = [c for c in categories if isinstance(c, dict) and _is_id(c.get('id')) and isinstance(c.get('name'), str)]
     problems = [('category-malformed', f'category {category}') for category in categories if category not in usable]
     ids = [category['id'] for category in usable]
     names = [category['name'] for category in usable]
     for kind, values in (('duplicate-category-id', ids), ('duplicate-category-name', names)):
         problems += [(kind, f"category '{value}'") for value in dict.fromkeys(values) if values.count(value) > 1]
+    if classes is None:
+        return problems
     problems += [('class-not-in-file', f"'{name}'") for name in classes if name not in names]
     problems += [('category-not-in-config', f"'{name}'") for name in dict.fromkeys(names) if name not in classes]
     # MMDetection numbers labels in the order of the file, but names them in the order of the config.
