@@ -34,7 +34,8 @@ def undeclared(folders: tuple[str, ...], requirements: set[str], without: str = 
     sources = [path for folder in folders for path in (ROOT / folder).rglob('*.py')]
     sources = [path for path in sources if not {'.mim', without}.intersection(path.parts)]
     # Scripts and tests import the files beside them by their bare names.
-    own = {path.stem for path in sources if 'mmdet_sag' not in path.relative_to(ROOT).parts}
+    scripts = [path for folder in ('tools', 'demo', 'tests') for path in (ROOT / folder).rglob('*.py')]
+    own = {name for path in scripts for name in (path.stem, path.parent.name)}
     own |= {'mmdet_sag', 'mmdet_sag_operators', 'support'}
     found = {}
     for path in sources:

@@ -60,7 +60,7 @@ def usable_category_ids(entries: Sequence[Any]) -> set:
 
 
 def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Return the problems of a file's categories with examples; ``classes`` are those of the config, if there is one."""
+    """Return the problems of a file's categories with examples; ``classes`` are those of a config, if any."""
     usable = [c for c in categories if isinstance(c, dict) and _is_id(c.get('id')) and isinstance(c.get('name'), str)]
     problems = [('category-malformed', f'category {category}') for category in categories if category not in usable]
     ids = [category['id'] for category in usable]
