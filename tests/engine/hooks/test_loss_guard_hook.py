@@ -224,6 +224,18 @@ def test_norms_frozen_on_random_weights_are_named_as_the_cause(tmp_path):
         train(tmp_path / 'pretrained', 12, PretrainedNorms, images[4][0])
 
 
+@pytest.mark.parametrize('weight, cause', [(1.0, 'never trained'), (torch.arange(1.0, 5.0), 'look at the annotations')])
+def test_fixed_norms_are_untrained_unless_their_weights_hold_the_statistics(tmp_path, weight, cause):
+    class FixedNorms(FrozenNorms):
+        def __init__(self, **kwargs) -> None:
+            super().__init__(**kwargs)
+            norm = self.layers[1].requires_grad_(False)
+            norm.weight.copy_(torch.as_tensor(weight))
+
+    with pytest.raises(InputError, match=cause):
+        train(tmp_path, 12, FixedNorms, images_of(tmp_path / 'first')[4][0])
+
+
 def test_finite_losses_pass(tmp_path):
     train(tmp_path, 3)
     assert (tmp_path / 'iter_3.pth').is_file()
