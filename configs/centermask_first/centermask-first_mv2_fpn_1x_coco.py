@@ -1,18 +1,13 @@
 # With the IoU head, which the model of the longer schedule lacks.
 _base_ = [
     '../_base_/models/centermask-first_r50-caffe_fpn.py',
+    '../_base_/models/mobilenet_v2.py',
     '../_base_/datasets/coco_instance_first.py',
     '../_base_/schedules/schedule_1x.py',
     '../_base_/iter_runtime.py',
 ]
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='HeadlessMobileNetV2',
-        norm_cfg=dict(type='BN', requires_grad=False, eps=0.0),
-        norm_eval=True,
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mobilenet-v2_imagenet.pth'),
-    ),
+    backbone=dict(_base_.mobilenet_v2, norm_cfg=dict(type='BN', requires_grad=False, eps=0.0)),
     neck=dict(in_channels=[32, 96, 320]),
 )

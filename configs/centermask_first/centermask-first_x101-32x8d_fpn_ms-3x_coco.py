@@ -1,12 +1,3 @@
-_base_ = './centermask-first_r50-caffe_fpn_ms-3x_coco.py'
+_base_ = ['./centermask-first_r50-caffe_fpn_ms-3x_coco.py', '../_base_/models/resnext101_32x8d.py']
 
-model = dict(
-    backbone=dict(
-        type='ResNeXt',
-        depth=101,
-        groups=32,
-        base_width=8,
-        style='pytorch',
-        init_cfg=dict(checkpoint='open-mmlab://detectron2/resnext101_32x8d'),
-    ),
-)
+model = dict(backbone=_base_.resnext101_32x8d)
