@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from . import winograd_transforms
 from .replacements import Replacement, is_plain_cpu
 
-# Of each thread: memory that is taken anew costs as much time as the transforms that it is for.
+# One for each thread. Allocating this memory takes as long as the transforms that use it.
 _SCRATCH = threading.local()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
-from ..models.roi_heads import CenterMaskRoIHead
+from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
 from .exported_detector import detect, model_inputs
 
 # Largest differences of float32 models: pixels, scores, mask probabilities.
@@ -102,9 +102,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
 
     def record(mask_preds: Sequence[Tensor], results_list: InstanceList, *args, activate_map=False, **kwargs):
         for i, (results, preds) in enumerate(zip(results_list, mask_preds)):
-            preds = torch.as_tensor(preds)
-            labels = results.labels if preds.shape[1] > 1 else torch.zeros_like(results.labels)
-            preds = preds[torch.arange(len(labels)), labels]
+            preds = of_class(torch.as_tensor(preds), results.labels)
             found[i] = InstanceData(
                 bboxes=results.bboxes,
                 scores=results.scores,

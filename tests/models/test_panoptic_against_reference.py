@@ -12,18 +12,12 @@ from support.panoptic_reference import (
     make_test_batch,
     make_training_batch,
 )
+from support.reference import LOSSES
 
-LOSSES = {
-    'loss_cls': 'loss_fcos_cls',
-    'loss_bbox': 'loss_fcos_loc',
-    'loss_centerness': 'loss_fcos_ctr',
-    'loss_mask': 'loss_mask',
-    'loss_mask_iou': 'loss_maskiou',
-    'loss_seg': 'loss_sem_seg',
-}
-# Relative. Sums of AVX2 are rounded otherwise than those of AVX-512, where the outputs are equal: features differ by up
-# to a little more than 1e-4 of the largest and boxes by 0.012 px there.
-ROUNDING = 3e-4
+ALL_LOSSES = {**LOSSES, 'loss_seg': 'loss_sem_seg'}
+# Float32 rounding depends on the CPU and the threads: with AVX2 and one thread, features differ by 1.05e-4 of the largest
+# and boxes by 0.012 pixels.
+ROUNDING, BOX_ROUNDING = 2e-4, 0.02
 FULL_CASES = sorted(path.stem for path in SHARED.glob('panoptic_centermask_*.npz')) or ['none']
 
 
@@ -62,7 +56,7 @@ def test_instances_are_those_of_the_reference_in_the_same_order(case):
     feats = model.instance_feats(model.extract_feat(batch['inputs']))
     detections = model.bbox_head.predict(feats, batch['data_samples'])[0]
     np.testing.assert_array_equal(detections.labels, case.arrays['labels'])
-    np.testing.assert_allclose(detections.bboxes, case.arrays['boxes'], rtol=0, atol=0.03)
+    np.testing.assert_allclose(detections.bboxes, case.arrays['boxes'], rtol=0, atol=BOX_ROUNDING)
     np.testing.assert_allclose(detections.scores, case.arrays['scores'], rtol=0, atol=1e-4)
 
     results = model.predict(batch['inputs'], batch['data_samples'])[0].pred_instances
@@ -90,6 +84,6 @@ def test_losses_are_those_of_the_reference(case):
     model = case.model.train()
     batch = model.data_preprocessor(make_training_batch(case), training=True)
     losses = model(**batch, mode='loss')
-    assert set(losses) == set(LOSSES)
+    assert set(losses) == set(ALL_LOSSES)
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(case.facts['losses'][LOSSES[name]], rel=1e-3), name
+        assert loss.item() == pytest.approx(case.facts['losses'][ALL_LOSSES[name]], rel=1e-3), name

@@ -1,7 +1,7 @@
 """Runs the command-line tools in processes that are forked from one that has imported the package already.
 
-Importing PyTorch and MMDetection takes most of a short command. What a forked process cannot show is left to tests
-that start Python anew: environment variables that are read while importing, and the imports of a tool itself.
+Importing PyTorch and MMDetection takes most of a short command. Tests of what a forked
+process cannot show start a new Python: environment variables that are read while importing, and a tool's own imports.
 """
 
 import multiprocessing
