@@ -3,11 +3,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.utils import digit_version
 
 from ..checkpoints.zoo import config_root
+from ..cpu.fused_adamw import FUSED
 from ..errors import InputError
 from ..models.model_config import config_parts, set_option, unfreezing
 from .starting_weights import find_weights
@@ -294,8 +293,7 @@ class GeneratedConfig:
             why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
             self._note('learning rate', rate, f'AdamW, from random weights: {why}')
             optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
-            # PyTorch has the fused step on a CPU since 2.4.
-            if digit_version(torch.__version__) >= digit_version('2.4'):
+            if FUSED:
                 optimizer['fused'] = True
             return dict(optimizer=optimizer, clip_grad=dict(max_norm=10))
         zoo_rate, zoo_images = self.zoo.optim_wrapper.optimizer.lr, self.zoo.auto_scale_lr.base_batch_size

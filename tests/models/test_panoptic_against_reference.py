@@ -15,8 +15,8 @@ from support.panoptic_reference import (
 from support.reference import LOSSES
 
 ALL_LOSSES = {**LOSSES, 'loss_seg': 'loss_sem_seg'}
-# Float32 rounding depends on the CPU and the threads: with AVX2 and one thread, features differ by 1.05e-4 of the largest
-# and boxes by 0.012 pixels.
+# Float32 rounding depends on the CPU and the threads: with AVX2 and one thread, features differ by 1.05e-4 of the
+# largest, boxes by 0.012 pixels.
 ROUNDING, BOX_ROUNDING = 2e-4, 0.02
 FULL_CASES = sorted(path.stem for path in SHARED.glob('panoptic_centermask_*.npz')) or ['none']
 
