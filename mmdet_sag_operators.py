@@ -11,6 +11,7 @@ import sys
 
 VARIABLE = 'MMDET_SAG_OPERATORS'
 CHOICES = ('auto', 'mmcv', 'torchvision')
+STAND_IN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmdet_sag', 'operators', 'torchvision_ext.py')
 
 
 def operators_choice() -> str:
@@ -37,8 +38,12 @@ class OperatorFinder:
             return None
         from importlib.util import spec_from_file_location
 
-        folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'mmdet_sag', 'operators')
-        return spec_from_file_location(fullname, os.path.join(folder, 'torchvision_ext.py'))
+        return spec_from_file_location(fullname, STAND_IN)
+
+
+def is_stand_in(spec) -> bool:
+    """Return whether a module specification is that of torchvision's operators."""
+    return spec is not None and spec.origin == STAND_IN
 
 
 def install() -> None:

@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mmengine.fileio import LocalBackend, register_backend
-
 from .errors import InputError
 
 __all__ = [
-    'AtomicFileBackend',
     'atomic_folder',
     'atomic_write',
     'check_writable_file',
@@ -101,32 +98,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
-
-
-class AtomicFileBackend(LocalBackend):
-    """Local disk with atomic writes (:func:`atomic_write`), registered in MMEngine as ``atomic_file``."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file.
-
-        Args:
-            obj: The bytes.
-            filepath: Path of the file. Its folder is created if it does not exist.
-
-        Raises:
-            OSError: The disk is full or not writable. The previous file is unchanged.
-        """
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(obj)
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text to a file, see :meth:`put`."""
-        self.put(obj.encode(encoding), filepath)
-
-
-register_backend('atomic_file', AtomicFileBackend)
 
 
 def is_remote(path: str | Path, backend_args: dict | None = None) -> bool:

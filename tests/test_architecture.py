@@ -14,6 +14,7 @@ FLOORS = (
     ('models', 'datasets', 'visualization', 'evaluation', 'checkpoints'),
     ('checks', 'engine', 'cpu'),
     ('analysis', 'apis', 'configuration', 'deployment'),
+    ('registration',),
 )
 
 # The old door of a tool, which stays for one release.

@@ -7,7 +7,6 @@ import pycocotools.mask as mask_utils
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
 from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_folder
@@ -178,6 +177,9 @@ def _write_segments(segments: list[SceneSegment], index: int, png_dir: Path) -> 
                 bbox=[x, y, width, height],
             )
         )
+    # It imports MMDetection, which takes seconds and is not needed without panoptic labels.
+    from mmdet_sag.datasets.coco_instance_panoptic import id_to_rgb
+
     file_name = _png_name(index)
     cv2.imwrite(str(png_dir / file_name), id_to_rgb(ids)[..., ::-1])
     return dict(image_id=index + 1, file_name=file_name, segments_info=segments_info)

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 import numpy as np
+import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
+# Whether torch.load is safe by default.
+LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
 _NUMBERS = frozenset(('b1', *(f'{kind}{size}' for kind in 'iu' for size in (1, 2, 4, 8)), 'f2', 'f4', 'f8'))
 
 
@@ -145,3 +149,14 @@ ALLOWED_CALLS: dict[str, Callable] = {
     'mmengine.logging.history_buffer.HistoryBuffer': SavedHistory,
     'builtins.getattr': _history_method,
 }
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` read MMEngine's checkpoints with safe loading.
+
+    Besides tensors, they contain the run's log (:class:`mmengine.logging.HistoryBuffer`) and NumPy numbers. These are
+    read by stand-ins that check their input, so files gain no other ability. Before PyTorch 2.6, which does not load
+    safely by default, this does nothing.
+    """
+    if LOADS_SAFELY:
+        torch.serialization.add_safe_globals([(call, name) for name, call in ALLOWED_CALLS.items()])

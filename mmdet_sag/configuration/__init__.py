@@ -1,4 +1,1 @@
-from .generated_config import GeneratedConfig
-from .training_data_summary import TrainingDataSummary
-
-__all__ = ['GeneratedConfig', 'TrainingDataSummary']
+"""Configs for a user's own data."""

@@ -6,32 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 from torch import nn
 
-from ..checkpoints.allowed_calls import ALLOWED_CALLS
+from ..checkpoints.allowed_calls import LOADS_SAFELY
 from ..checkpoints.reading import read_weights
 from ..errors import InputError
 from ..fileio import is_remote
-
-# Whether torch.load is safe by default.
-LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
-
-
-def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` read MMEngine's checkpoints with safe loading.
-
-    Besides tensors, they contain the run's log (:class:`mmengine.logging.HistoryBuffer`) and NumPy numbers. These are
-    read by stand-ins that check their input, so files gain no other ability. Before PyTorch 2.6, which does not load
-    safely by default, this does nothing.
-    """
-    if LOADS_SAFELY:
-        torch.serialization.add_safe_globals([(call, name) for name, call in ALLOWED_CALLS.items()])
 
 
 def load_checkpoint_file(path: str, mmap: bool = False) -> dict:

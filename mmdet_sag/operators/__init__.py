@@ -1,4 +1,6 @@
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 import mmcv
 import torch
@@ -7,12 +9,11 @@ import mmdet_sag_operators
 
 from ..errors import InputError
 
-# Has happened at the start of Python, if the package is installed.
-mmdet_sag_operators.install()
-
 
 def check_operators() -> None:
     """Make sure that ``mmcv.ops`` has operators that work with the installed torch: mmcv's own or torchvision's.
+
+    Torchvision's are not loaded, which takes seconds: where they are used, loading them says what they lack.
 
     Raises:
         InputError: Those that ``MMDET_SAG_OPERATORS`` asks for are missing, or were built for another torch.
@@ -21,11 +22,11 @@ def check_operators() -> None:
         choice = mmdet_sag_operators.operators_choice()
     except ImportError as error:
         raise InputError(str(error)) from error
+    if 'mmcv._ext' not in sys.modules and mmdet_sag_operators.is_stand_in(find_spec('mmcv._ext')):
+        return
     try:
         import_module('mmcv._ext')
     except ImportError as error:
-        if error.name == 'torchvision':
-            raise InputError(str(error)) from error
         remedy = f'set {mmdet_sag_operators.VARIABLE}=torchvision to do without them, or '
         raise InputError(
             f'mmcv has no compiled operators for torch {torch.__version__} ({error}): '

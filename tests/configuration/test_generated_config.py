@@ -13,7 +13,8 @@ from support.tiny_training import write_rectangles
 from mmdet_sag.checkpoints.zoo import find_zoo_config
 from mmdet_sag.checks.checkpoint import check_pretrained
 from mmdet_sag.checks.model import check_class_counts
-from mmdet_sag.configuration import GeneratedConfig, TrainingDataSummary
+from mmdet_sag.configuration.generated_config import GeneratedConfig
+from mmdet_sag.configuration.training_data_summary import TrainingDataSummary
 from mmdet_sag.errors import InputError
 
 # Every kind of backbone in every family: the others differ in depth and width.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmdet_sag.engine import allow_mmengine_checkpoints
+from mmdet_sag.checkpoints.allowed_calls import allow_mmengine_checkpoints
 from mmdet_sag.errors import InputError
 from support.converter import read_any_weights as read_weights
 

@@ -5,9 +5,8 @@ schedule, learning rate and starting weights. The tool prints what it chose, and
 import argparse
 from pathlib import Path
 
-from mmdet_sag.checkpoints.zoo import find_zoo_config
 from mmdet_sag.command_line import run_command
-from mmdet_sag.configuration import GeneratedConfig, TrainingDataSummary
+from mmdet_sag.configuration.training_data_summary import TrainingDataSummary
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
 
@@ -44,9 +43,14 @@ def check_out(out: Path, overwrite: bool) -> None:
 def main() -> None:
     args = parse_args()
     check_out(args.out, args.overwrite)
+    data = TrainingDataSummary.of_folder(args.data)
+    # They import MMDetection, which takes seconds: mistakes so far are reported at once.
+    from mmdet_sag.checkpoints.zoo import find_zoo_config
+    from mmdet_sag.configuration.generated_config import GeneratedConfig
+
     base = find_zoo_config(args.model)
     config = GeneratedConfig(
-        TrainingDataSummary.of_folder(args.data),
+        data,
         base,
         load_from=args.load_from,
         weights=args.weights,

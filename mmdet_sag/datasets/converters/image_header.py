@@ -2,7 +2,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from PIL import Image
 
@@ -62,6 +61,9 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
 
 
 def _check_depth(path: Path, content: bytes | None, mode: str) -> None:
+    # Few images come here, and it takes a second to import.
+    import mmcv
+
     pixels = mmcv.imfrombytes(content or path.read_bytes())
     if not isinstance(pixels, np.ndarray):
         raise InputError(f"image '{path}' has pixels that training cannot read ({mode}): save it as 8-bit PNG")

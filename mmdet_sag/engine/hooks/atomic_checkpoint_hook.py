@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import distributed as torch_dist
 
 from ...errors import InputError
-from ...fileio import AtomicFileBackend
+from ..atomic_file_backend import AtomicFileBackend
 
 # NCCL gives up after 10 minutes, and a write to a remote storage may take longer.
 _LONGEST_WRITE = datetime.timedelta(hours=2)
