@@ -31,7 +31,8 @@ print(*(name for name in ('torch', 'mmcv', 'mmengine', 'mmdet') if name in sys.m
 def test_the_classes_are_registered_before_and_after_mmdetection_is_imported(imports):
     script = f"""
 {imports}
-print(MODELS.get('SAGMaskHead').__name__, HOOKS.get('AtomicCheckpointHook').__name__, mmdet_sag.models.CenterMask.__name__)
+classes = MODELS.get('SAGMaskHead'), HOOKS.get('AtomicCheckpointHook'), mmdet_sag.models.CenterMask
+print(*(cls.__name__ for cls in classes))
 """
     assert python(script) == 'SAGMaskHead AtomicCheckpointHook CenterMask'
 
