@@ -1,11 +1,9 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from support.distributed_step import EMPTY, FULL, gradients
+from support.tool import run_tool
 
 TESTS = Path(__file__).parents[1]
 
@@ -14,14 +12,8 @@ TESTS = Path(__file__).parents[1]
 def two_processes(tmp_path_factory) -> dict:
     """Gradients of the cases of ``distributed_step.py`` on two processes."""
     path = tmp_path_factory.mktemp('gradients') / 'gradients.pth'
-    paths = [TESTS, TESTS.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-    subprocess.run(
-        [*command, TESTS / 'support/distributed_step.py', path],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},
-        check=True,
-        timeout=240,
-    )
+    job = run_tool(TESTS / 'support/distributed_step.py', path, processes=2)
+    assert job.returncode == 0, job.stderr
     return torch.load(path)
 
 

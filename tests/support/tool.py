@@ -7,9 +7,11 @@ process cannot show start a new Python: environment variables that are read whil
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +25,12 @@ def run_tool(
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    processes: int = 1,
 ) -> subprocess.CompletedProcess:
     """Run a Python tool as ``python TOOL ARGUMENTS...`` does, and capture what it prints.
+
+    With several processes, each has the environment that torchrun gives it. torchrun itself takes three times as long,
+    since it starts a Python of its own for each process.
 
     Args:
         tool: Path of the script.
@@ -32,24 +38,42 @@ def run_tool(
         cwd: Folder that it runs in.
         env: Its environment; by default that of this process.
         timeout: Seconds after which it is killed.
+        processes: Number of processes of a distributed job. Its status is the first one that is not 0.
 
     Raises:
         subprocess.TimeoutExpired: It ran for longer.
     """
     command = [str(tool), *map(str, arguments)]
+    deadline = time.monotonic() + timeout
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ('stdout', 'stderr')]
-        process = _CONTEXT.Process(
-            target=_run, args=(command, os.fspath(cwd or os.getcwd()), dict(env or os.environ), list(map(str, streams)))
-        )
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+        jobs = [
+            _CONTEXT.Process(
+                target=_run, args=(command, os.fspath(cwd or os.getcwd()), variables, list(map(str, streams)))
+            )
+            for variables in _environments(dict(env or os.environ), processes)
+        ]
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join(deadline - time.monotonic())
+        if any(job.exitcode is None for job in jobs):
+            for job in jobs:
+                job.kill()
+                job.join()
             raise subprocess.TimeoutExpired(command, timeout)
         stdout, stderr = (path.read_text(errors='replace') if path.exists() else '' for path in streams)
-    return subprocess.CompletedProcess(command, process.exitcode, stdout, stderr)
+    status = next((job.exitcode for job in jobs if job.exitcode), 0)
+    return subprocess.CompletedProcess(command, status, stdout, stderr)
+
+
+def _environments(env: dict, processes: int) -> list[dict]:
+    if processes == 1:
+        return [env]
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+    job = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), OMP_NUM_THREADS='1')
+    return [{**env, **job, 'RANK': str(rank), 'LOCAL_RANK': str(rank)} for rank in range(processes)]
 
 
 def _run(command: list[str], cwd: str, env: dict[str, str], streams: list[str]) -> None:

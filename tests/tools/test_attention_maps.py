@@ -1,12 +1,10 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import torch
 from mmdet.registry import MODELS
 from support.tiny_training import SIZE, rectangles_config, write_rectangles
+from support.tool import run_tool
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -19,18 +17,10 @@ def test_two_processes_with_augmented_views_draw_attention(tmp_path):
     config.dump(tmp_path / 'config.py')
     torch.manual_seed(0)
     torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), tmp_path / 'model.pth')
-    job = subprocess.run(
-        [TOOLS / 'dist_test.sh', 'config.py', 'model.pth', '2', '--tta', '--work-dir', 'work'],
+    job = run_tool(
+        *(TOOLS / 'test.py', 'config.py', 'model.pth', '--launcher', 'pytorch', '--tta', '--work-dir', 'work'),
         cwd=tmp_path,
-        env={
-            **os.environ,
-            'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
-            'OMP_NUM_THREADS': '1',
-            'PORT': str(20000 + (os.getpid() + 7000) % 10000),
-        },
-        timeout=240,
-        capture_output=True,
-        text=True,
+        processes=2,
     )
     assert job.returncode == 0, job.stderr[-3000:]
     # Rank 0 has every second image.

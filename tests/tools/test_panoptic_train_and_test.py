@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,39 +7,18 @@ import torch
 from support.tiny_panoptic import SIZE, shapes_config, write_shapes
 from support.tool import run_tool
 
-ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / 'tools'
-ENVIRONMENT = {
-    **os.environ,
-    'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
-    'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
-    'OMP_NUM_THREADS': '1',
-    'PORT': str(24000 + os.getpid() % 10000),
-}
+TOOLS = Path(__file__).parents[2] / 'tools'
 NAMES = {f'coco_panoptic/{name}{part}' for name in ('PQ', 'SQ', 'RQ') for part in ('', '_th', '_st')}
 
 
-def run_script(*command, folder):
-    process = subprocess.run(
-        [TOOLS / command[0], *map(str, command[1:])],
-        cwd=folder,
-        env=ENVIRONMENT,
-        timeout=240,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return process.returncode, process.stdout
-
-
-def run(tool, *arguments, folder):
-    process = run_tool(TOOLS / tool, *arguments, cwd=folder, env=ENVIRONMENT)
+def run(tool, *arguments, folder, processes=1):
+    launcher = ('--launcher', 'pytorch') if processes > 1 else ()
+    process = run_tool(TOOLS / tool, *arguments, *launcher, cwd=folder, processes=processes)
     return process.returncode, process.stdout + process.stderr
 
 
-def succeed(tool, *arguments, folder):
-    start = run if tool.endswith('.py') else run_script
-    status, output = start(tool, *arguments, folder=folder)
+def succeed(tool, *arguments, folder, processes=1):
+    status, output = run(tool, *arguments, folder=folder, processes=processes)
     assert status == 0, output[-3000:]
     return output
 
@@ -63,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def checkpoint(folder) -> Path:
     """The last checkpoint of a training on two processes."""
-    succeed('dist_train.sh', 'config.py', 2, '--work-dir', 'two', folder=folder)
+    succeed('train.py', 'config.py', '--work-dir', 'two', folder=folder, processes=2)
     return folder / (folder / 'two/last_checkpoint').read_text()
 
 
@@ -75,7 +51,7 @@ def metrics(work_dir: Path) -> dict:
 def test_two_processes_evaluate_as_one_and_ap_and_pq_come_together(folder, checkpoint):
     assert checkpoint.name == 'iter_6.pth'
     command = ('config.py', checkpoint)
-    succeed('dist_test.sh', *command, 2, '--work-dir', 'test two', folder=folder)
+    succeed('test.py', *command, '--work-dir', 'test two', folder=folder, processes=2)
     succeed('test.py', *command, '--work-dir', 'one', '--show-dir', 'drawn', folder=folder)
     expected = metrics(folder / 'one')
     assert set(expected) > NAMES | {'coco/bbox_mAP', 'coco/segm_mAP'}

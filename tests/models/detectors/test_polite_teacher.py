@@ -1,7 +1,4 @@
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ from mmengine.runner import load_checkpoint
 from support.tiny import build_tiny
 from support.tiny_semi import SIZE, build_teacher, detections, samples, semi_rectangles_config, set_detections
 from support.tiny_training import build_runner, write_rectangles
+from support.tool import run_tool
 
 from mmdet_sag.errors import InputError
 
@@ -281,18 +279,9 @@ def test_a_resumed_training_is_the_same_bit_by_bit(tmp_path):
 
 
 def test_two_processes_of_which_one_has_no_pseudo_label_make_a_step(tmp_path):
-    tests = Path(__file__).parents[2]
-    paths = [tests, tests.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
-    subprocess.run(
-        [
-            *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone'),
-            tests / 'support/distributed_polite_teacher.py',
-            tmp_path / 'losses.pth',
-        ],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},
-        check=True,
-        timeout=240,
-    )
+    script = Path(__file__).parents[2] / 'support/distributed_polite_teacher.py'
+    job = run_tool(script, tmp_path / 'losses.pth', processes=2)
+    assert job.returncode == 0, job.stderr
     result = torch.load(tmp_path / 'losses.pth')
     assert result['same_gradients']
     # The normaliser is the mean over both processes, so that their mean loss is that of one with the joined batch.
