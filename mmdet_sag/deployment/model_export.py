@@ -86,11 +86,16 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     with atomic_folder(out) as folder:
         path = folder / f'model{model_format.suffix}'
         model_format.write(graph, path, metadata, images)
-        shutil.copyfile(runtime.__file__, folder / 'runtime.py')
+        runs_alone = model_format.suffix in runtime.LOADERS
+        if runs_alone:
+            shutil.copyfile(runtime.__file__, folder / 'runtime.py')
         print(f'{path.name} written: {sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6:.1f} MB')
         report = dict(metadata=metadata, **_compare(cfg, detector, path, settings))
         (folder / REPORT).write_text(json.dumps(report, indent=2))
-    print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
+    if runs_alone:
+        print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
+    else:
+        print(f'{out}: {path.name}, load it with torch.jit.load')
     return report
 
 
