@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from ..datasets.data_sources import coco_sources
 from ..errors import InputError
+from ..evaluation.metrics.unrounded_coco_metric import number_annotations
 
 # COCO's limits of the size of an object, areas in pixels.
 SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
@@ -29,6 +30,7 @@ class GroundTruth:
         self.image_folder = Path(image_folder)
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco = COCO(ann_file)
+            number_annotations(self.coco)
         self.cat_ids = self.coco.get_cat_ids(cat_names=classes)
         self.classes = [self.coco.cats[cat_id]['name'] for cat_id in self.cat_ids]
         self._labels = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}

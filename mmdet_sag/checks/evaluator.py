@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from mmdet.evaluation import CocoMetric, CocoPanopticMetric
 from mmdet.registry import METRICS
 
-from ..datasets.annotation_problems import is_usable_image
+from ..datasets.annotation_problems import is_countable_id, is_usable_image
 from ..datasets.data_sources import CocoSource, PanopticSource
 from ..errors import InputError
-from ..evaluation import StandaloneCocoPanopticMetric
+from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
 
 _PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
@@ -68,6 +68,18 @@ def check_metric(metric: MetricConfig, sources: Sequence[CocoSource], load: Call
         raise InputError(
             f"folder of panoptic PNG files '{folder}' ({metric.option}.seg_prefix) does not exist: set --cfg-options "
             f'{metric.option}.seg_prefix={panoptic.png_folder if panoptic else "DIR"}'
+        )
+
+
+def check_annotation_ids(metric: MetricConfig, content: dict) -> None:
+    """Check that a metric counts all annotations of the content of its annotation file."""
+    # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
+    if not metric.measures_instances or not metric.cfg.get('ann_file') or issubclass(metric.kind, UnroundedCocoMetric):
+        return
+    if not all(is_countable_id(annotation.get('id')) for annotation in content['annotations']):
+        raise InputError(
+            f"annotation file '{metric.cfg['ann_file']}' has annotation ids that are not positive numbers, which "
+            f'{metric.kind.__name__} counts wrong: set --cfg-options {metric.option}.type=UnroundedCocoMetric'
         )
 
 

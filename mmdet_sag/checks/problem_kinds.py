@@ -116,6 +116,9 @@ PROBLEM_KINDS = {
     'missing-box': Problem(BOX, 'annotations without bbox', BOTH, Fix.ADD_BOX),
     'bad-iscrowd': Problem(ANNOTATION, 'annotations whose iscrowd is neither 0 nor 1', EVALUATION, Fix.DROP_ANNOTATION),
     'duplicate-annotation-id': Problem(ANNOTATION, 'annotation ids used more than once', BOTH, Fix.NEW_ID),
+    'uncountable-annotation-id': Problem(
+        ANNOTATION, 'annotation ids that are not positive numbers, which some programs count wrong', fix=Fix.NEW_ID
+    ),
     'unknown-image': Problem(ANNOTATION, 'annotations of an image that is not listed', fix=Fix.DROP_ANNOTATION),
     'unknown-category': Problem(ANNOTATION, 'annotations of a category that is not listed', fix=Fix.DROP_ANNOTATION),
     'category-ids-as-text': Problem(

@@ -9,7 +9,13 @@ from typing import Any
 
 from pycocotools import mask as mask_api
 
-from ..datasets.annotation_problems import annotation_problems, polygon_problem, usable_category_ids, usable_images
+from ..datasets.annotation_problems import (
+    annotation_problems,
+    is_countable_id,
+    polygon_problem,
+    usable_category_ids,
+    usable_images,
+)
 from ..errors import InputError
 from ..fileio import atomic_write
 from .problem_kinds import PROBLEM_KINDS, Fix
@@ -37,22 +43,27 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
         del images[image_id]
 
     category_ids = usable_category_ids(content['categories'])
-    kept: dict = {}
-    taken = [a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int]
-    free_id = max(taken, default=0) + 1
+    # By the id in the file.
+    first: dict = {}
+    kept = []
+    free_id = (
+        max([0, *(a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int)]) + 1
+    )
     for original in content['annotations']:
         annotation = _repaired(original, images, category_ids, with_masks, done)
         if annotation is None:
             continue
-        if annotation['id'] in kept:
-            if kept[annotation['id']] == annotation:
-                done['annotations removed: duplicate-annotation-id, the same again'] += 1
-                continue
+        known = first.setdefault(annotation['id'], annotation)
+        if known is not annotation and known == annotation:
+            done['annotations removed: duplicate-annotation-id, the same again'] += 1
+            continue
+        kind = 'duplicate-annotation-id' if known is not annotation else 'uncountable-annotation-id'
+        if known is not annotation or not is_countable_id(annotation['id']):
+            done[f'annotations repaired: {kind}'] += 1
             annotation = dict(annotation, id=free_id)
             free_id += 1
-            done['annotations repaired: duplicate-annotation-id'] += 1
-        kept[annotation['id']] = annotation
-    return dict(content, images=list(images.values()), annotations=list(kept.values())), dict(done)
+        kept.append(annotation)
+    return dict(content, images=list(images.values()), annotations=kept), dict(done)
 
 
 def _with_fix(problems: Iterable[str], *fixes: Fix) -> list[str]:

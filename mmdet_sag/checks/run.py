@@ -11,7 +11,7 @@ from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .checkpoint import check_checkpoint_file, check_pretrained
 from .data import check_data
-from .evaluator import MetricConfig, check_metric, coco_metrics
+from .evaluator import MetricConfig, check_annotation_ids, check_metric, coco_metrics
 from .loader import check_full_batch, check_loader, check_packages
 from .model import check_class_counts, check_targets, check_types
 from .panoptic import check_panoptic_data
@@ -55,6 +55,8 @@ def _check_data_sets(
         masks_needed = bool(source.loads_masks) or any(metric.measures_masks for metric in metrics)
         content = load(source.ann_file, labels_needed)
         used = check_data(source, content, evaluated, masks_needed, labels_needed)
+        for metric in metrics if len(sources) == 1 else ():
+            check_annotation_ids(metric, content)
         if isinstance(source, PanopticSource):
             check_panoptic_data(source, load(source.panoptic_ann_file, True), used, evaluated)
         images[source.option] = source.of_indices(used)

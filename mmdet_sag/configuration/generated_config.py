@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ _COCO_CLASSES = 80
 _LEAST_SIDE = 320
 # Objects with fewer pixels across are lost at a stride of 8.
 _SMALL_OBJECT = 24
+# Detections of the fullest image, as a multiple of its objects, and the number that the metric counts.
+_DETECTIONS_PER_OBJECT, _COUNTED = 1.5, 1000
 # Most epochs up to this number of images, least epochs with many images.
 _FEW_IMAGES, _MOST_EPOCHS, _LEAST_EPOCHS = 100, 150, 24
 # Learning rate of AdamW from random weights, at this batch size.
@@ -78,6 +81,7 @@ class GeneratedConfig:
         self._note('start', self._start(), self.weights.why)
         self.batch_size = self._choose_batch_size(batch_size)
         self.short_side, self.long_side = self._choose_size(short_side)
+        self.max_per_img = self._choose_detections()
         self.epochs, self.steps_of_epoch = self._choose_schedule(epochs)
         self.optim_wrapper = self._choose_optimizer()
         self._note_data()
@@ -141,6 +145,14 @@ class GeneratedConfig:
                 self._note('note', f"class '{name}' has small objects", why)
         return short, long
 
+    def _choose_detections(self) -> int:
+        """Return how many detections and proposals of an image there must be at least."""
+        objects = self.data.most_objects
+        needed = -(-round(objects * _DETECTIONS_PER_OBJECT) // 10) * 10
+        if any(value < needed for _, value in _limits(self.zoo.model)):
+            self._note('detections', f'up to {needed} an image', f'one training image has {objects} objects')
+        return needed
+
     def _choose_schedule(self, given: int | None) -> tuple[int, int]:
         """Return the number of epochs, and of steps per epoch."""
         images = self.data.num_images
@@ -194,6 +206,9 @@ class GeneratedConfig:
         for option, _, part in config_parts(self.zoo.model, 'model'):
             if part.get('num_classes') == _COCO_CLASSES:
                 _set_class_count(model, option)
+        for option, value in _limits(self.zoo.model):
+            if value < self.max_per_img:
+                set_option(model, option, self.max_per_img)
         roi_head = self.zoo.model.roi_head
         if roi_head.get('semantic_head') is not None:
             model['roi_head'].update(semantic_roi_extractor=None, semantic_head=None)
@@ -255,7 +270,8 @@ class GeneratedConfig:
         if 'test' not in data.ann_files:
             statements.append('test_dataloader = val_dataloader')
         for split in ('val', 'test'):
-            own = f'dict(ann_file=data_root + {data.ann_files.get(split)!r})'
+            counted = f', proposal_nums=(100, 300, {self.max_per_img})' if self.max_per_img > _COUNTED else ''
+            own = f'dict(ann_file=data_root + {data.ann_files.get(split)!r}{counted})'
             statements.append(f'{split}_evaluator = {own if split in data.ann_files else "val_evaluator"}')
         return '\n'.join(statements)
 
@@ -300,6 +316,14 @@ class GeneratedConfig:
         rate = float(f'{zoo_rate * images / zoo_images:.3g}')
         self._note('learning rate', rate, f"the zoo's {zoo_rate} for {zoo_images} images, in proportion to {images}")
         return dict(optimizer=dict(lr=rate))
+
+
+def _limits(model: dict) -> Iterator[tuple[str, int]]:
+    """The options of a model that limit the detections or proposals of an image, with their values."""
+    for phase in ('train_cfg', 'test_cfg'):
+        for name, part in (model.get(phase) or {}).items():
+            if isinstance(part, dict) and 'max_per_img' in part:
+                yield f'{phase}.{name}.max_per_img', part['max_per_img']
 
 
 class _Code(str):

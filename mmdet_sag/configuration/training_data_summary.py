@@ -21,6 +21,7 @@ class TrainingDataSummary:
         num_images: Number of training images with objects.
         num_empty: Number of training images without objects.
         num_objects: Number of training objects of each class.
+        most_objects: Number of objects of the training image that has most.
         sizes: Width and height of the training images, shape (N, 2).
         object_sizes: Median square root of the area of the objects of each class, in pixels.
         has_rle: Whether some masks are run-length encoded.
@@ -33,6 +34,7 @@ class TrainingDataSummary:
     num_images: int
     num_empty: int
     num_objects: dict[str, int]
+    most_objects: int
     sizes: np.ndarray
     object_sizes: dict[str, float]
     has_rle: bool
@@ -101,6 +103,7 @@ def _of_training(content: dict, path: Path) -> dict:
         num_images=len(with_objects),
         num_empty=len(sizes) - len(with_objects),
         num_objects=Counter(names.get(item.get('category_id')) for item in objects),
+        most_objects=max(Counter(item['image_id'] for item in objects).values()),
         sizes=np.array([sizes[image_id] for image_id in sorted(with_objects, key=str)], float),
         object_sizes={name: float(np.sqrt(np.median(found))) for name, found in areas.items()},
         has_rle=any(isinstance(item.get('segmentation'), dict) for item in objects),

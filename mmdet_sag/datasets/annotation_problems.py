@@ -25,6 +25,11 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
+def is_countable_id(value: Any) -> bool:
+    """Whether COCOeval can count an annotation with this id: it takes 0 for an object that was not found."""
+    return isinstance(value, int) and value > 0
+
+
 def is_usable_image(image: Any) -> bool:
     """Whether an image entry has an id, a file name and a positive width and height."""
     return (
@@ -244,7 +249,7 @@ def annotation_problems(
     keys = ('id', 'image_id', 'category_id')
     if not isinstance(annotation, dict) or not all(_is_id(annotation.get(key)) for key in keys):
         return ['annotation-malformed']
-    problems = []
+    problems = [] if is_countable_id(annotation['id']) else ['uncountable-annotation-id']
     image = images.get(annotation['image_id'])
     if image is None:
         problems.append('unknown-image')

@@ -215,6 +215,21 @@ def test_equal_annotations_of_one_id_become_one_and_others_get_an_id_of_their_ow
     assert content['annotations'][-1]['image_id'] == 2
 
 
+def test_ids_that_some_programs_count_wrong_are_named_and_replaced(data):
+    data.content['annotations'][0]['id'] = 0
+    data.content['annotations'][1]['id'] = 'one'
+    data.content['annotations'].append(dict(data.content['annotations'][1]))
+    report = _report(data)
+    assert report.tally.counts == {'uncountable-annotation-id': 3, 'duplicate-annotation-id': 1}
+    assert report.tally.examples['uncountable-annotation-id'][0] == 'annotation 0'
+    content, done = _repaired(data)
+    assert [annotation['id'] for annotation in content['annotations']] == [8, 9, 3, 4, 5, 6, 7]
+    assert done == {
+        'annotations repaired: uncountable-annotation-id': 2,
+        'annotations removed: duplicate-annotation-id, the same again': 1,
+    }
+
+
 def test_category_problems_are_found(data):
     data.content['categories'] = [dict(id=1, name='dog'), dict(id=1, name='horse'), dict(id=2, name='dog'), dict(id=3)]
     assert _report(data).tally.counts == {

@@ -206,6 +206,11 @@ def _evaluator_of_other_images(data):
     data.config.val_evaluator.ann_file = str(path)
 
 
+def _evaluator_that_counts_wrong(data):
+    data.content['annotations'][0]['id'] = 0
+    data.config.val_evaluator.type = 'CocoMetric'
+
+
 def _model_without_type(data):
     del data.config.model['type']
 
@@ -320,6 +325,10 @@ BROKEN = {
     'evaluator without its file': (
         _config(val_evaluator__ann_file='nowhere.json'),
         r"'nowhere\.json' \(val_evaluator\.ann_file\) does not exist: set .*annotations\.json",
+    ),
+    'evaluator that counts wrong': (
+        _evaluator_that_counts_wrong,
+        r'ids that are not positive numbers, which CocoMetric counts wrong: .*val_evaluator\.type=UnroundedCocoMetric',
     ),
     'evaluator of other images': (_evaluator_of_other_images, r'val_evaluator\.ann_file is .*which lists others: set'),
 }

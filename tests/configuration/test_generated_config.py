@@ -100,6 +100,34 @@ def test_the_data_sets_of_a_config_give_samples_from_any_folder(model, data, mon
         assert config[f'{split}_evaluator'].ann_file == str(data / 'annotations/instances_val.json')
 
 
+@pytest.mark.parametrize(
+    'model, expected', [('centermask-lite_v39', (600, 600)), ('mask-rcnn_r50', (1000, 600))], ids=str
+)
+def test_crowded_images_get_as_many_detections_and_proposals_as_they_need(model, expected, data):
+    def crowd(content):
+        first = content['annotations'][0]
+        content['annotations'] += [dict(first, id=1000 + i) for i in range(398)]
+
+    change_training(data, crowd)
+    config, made, _ = generate(data, model)
+    train, test = config.model.train_cfg, config.model.test_cfg
+    found = (train.get('proposal', train.get('rpn_proposal')), test.get('bbox_head', test.get('rcnn')))
+    assert tuple(limits.max_per_img for limits in found) == expected
+    assert choice(made, 'detections').why == 'one training image has 400 objects'
+    assert 'proposal_nums' not in config.val_evaluator
+
+    change_training(data, lambda content: content['annotations'].extend(content['annotations'] * 2))
+    config, _, _ = generate(data, model)
+    test = config.model.test_cfg
+    assert config.val_evaluator.proposal_nums[-1] == test.get('bbox_head', test.get('rcnn')).max_per_img == 1800
+
+
+def test_a_few_objects_leave_the_zoos_numbers_of_detections(data):
+    config, made, _ = generate(data, 'centermask-lite_v39')
+    assert config.model.test_cfg.bbox_head.max_per_img == 50
+    assert not any(item.what == 'detections' for item in made.choices)
+
+
 def test_the_number_of_images_decides_the_schedule(data):
     few = generate(data, 'centermask-lite_v39')[1]
     statistics = TrainingDataSummary.of_folder(data)

@@ -1,23 +1,68 @@
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
 
-STATS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+from ...datasets.annotation_problems import is_countable_id
+
+# By key: the IoU threshold, or None for the mean over all, and the index of the range of areas.
+STATS = {
+    'mAP': (None, 0),
+    'mAP_50': (0.5, 0),
+    'mAP_75': (0.75, 0),
+    'mAP_s': (None, 1),
+    'mAP_m': (None, 2),
+    'mAP_l': (None, 3),
+}
+
+
+def number_annotations(coco: COCO) -> None:
+    """Give the annotations of a file new ids if COCOeval cannot count with theirs.
+
+    It takes an object whose id is 0 for one that was not found, fails on texts, and counts an id that is used twice as
+    one object. The entries themselves, which others may hold, are not changed.
+    """
+    annotations = coco.dataset.get('annotations', [])
+    ids = [annotation['id'] for annotation in annotations]
+    if len(set(ids)) == len(ids) and all(map(is_countable_id, ids)):
+        return
+    coco.dataset = dict(
+        coco.dataset, annotations=[dict(annotation, id=number) for number, annotation in enumerate(annotations, 1)]
+    )
+    coco.createIndex()
 
 
 @METRICS.register_module()
 class UnroundedCocoMetric(CocoMetric):
-    """COCO's box and mask AP in full precision.
+    """COCO's box and mask AP in full precision, of one number of detections.
 
-    :class:`mmdet.evaluation.CocoMetric` rounds AP to three digits, which hides small gains of fine-tuning. Keys and
-    arguments are the same. Masks are ranked by ``mask_scores`` if the model has them. With ``classwise``,
-    ``metric_items`` or proposals, that class does the work.
+    :class:`mmdet.evaluation.CocoMetric` rounds AP to three digits, which hides small gains of fine-tuning. Its mAP
+    counts 100 detections of an image and the other figures ``proposal_nums[2]``, so mAP is too low where there are more
+    objects; here all count the largest of ``proposal_nums``. Models that return at most 100 detections, as those of the
+    zoo, have COCO's figures. Annotation ids may be any (:func:`number_annotations`). Keys are the same. Masks are
+    ranked by ``mask_scores`` if the model has them. With ``metric_items`` or proposals, MMDetection's class does the
+    work.
+
+    Args:
+        *args: As in ``CocoMetric``.
+        iou_thrs: IoU thresholds, one or several. Default: 0.50:0.05:0.95. ``mAP_50`` and ``mAP_75`` are -1 without
+            their threshold.
+        **kwargs: As in ``CocoMetric``.
     """
+
+    def __init__(self, *args: Any, iou_thrs: float | Sequence[float] | None = None, **kwargs: Any) -> None:
+        thresholds = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+        super().__init__(*args, iou_thrs=thresholds, **kwargs)
+        if self._coco_api is not None:
+            number_annotations(self._coco_api)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of all results.
@@ -26,9 +71,10 @@ class UnroundedCocoMetric(CocoMetric):
             results: (ground truth, prediction) of each image, as ``process`` collects them.
 
         Returns:
-            ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects.
+            ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects; with ``classwise`` also
+            ``NAME_precision``, the mAP of each class for the last metric.
         """
-        if self.format_only or self.classwise or self.metric_items or not set(self.metrics) <= {'bbox', 'segm'}:
+        if self.format_only or self.metric_items or not set(self.metrics) <= {'bbox', 'segm'}:
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
         ground_truths, predictions = zip(*results)
@@ -55,10 +101,31 @@ class UnroundedCocoMetric(CocoMetric):
                 evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), metric)
                 evaluation.params.catIds = self.cat_ids
                 evaluation.params.imgIds = self.img_ids
-                evaluation.params.maxDets = list(self.proposal_nums)
+                evaluation.params.maxDets = [max(self.proposal_nums)]
                 evaluation.params.iouThrs = self.iou_thrs
                 evaluation.evaluate()
                 evaluation.accumulate()
-                evaluation.summarize()
-                metrics.update({f'{metric}_{name}': float(value) for name, value in zip(STATS, evaluation.stats)})
+                # (thresholds, recalls, classes, ranges of areas); -1: no object.
+                precision = evaluation.eval['precision'][..., 0]
+                metrics.update({f'{metric}_{name}': value for name, value in self._stats(precision).items()})
+                if self.classwise:
+                    metrics.update(self._classwise(precision, logger))
         return metrics
+
+    def _stats(self, precision: np.ndarray) -> dict[str, float]:
+        stats = {}
+        for name, (threshold, area) in STATS.items():
+            chosen = precision if threshold is None else precision[np.isclose(self.iou_thrs, threshold)]
+            values = chosen[..., area]
+            values = values[values > -1]
+            stats[name] = float(values.mean()) if values.size else -1.0
+        return stats
+
+    def _classwise(self, precision: np.ndarray, logger: MMLogger) -> dict[str, float]:
+        rows = [
+            (self._coco_api.cats[cat_id]['name'], self._stats(precision[:, :, [index]]))
+            for index, cat_id in enumerate(self.cat_ids)
+        ]
+        table = [['category', *STATS], *([name, *(f'{value:.3f}' for value in stats.values())] for name, stats in rows)]
+        logger.info('\n' + AsciiTable(table).table)
+        return {f'{name}_precision': stats['mAP'] for name, stats in rows}

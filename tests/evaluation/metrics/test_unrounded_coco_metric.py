@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -124,3 +125,79 @@ def test_no_detection_is_an_ap_of_zero(ann_file):
 
 def test_per_class_results_are_still_to_be_had(ann_file):
     assert 'coco/cat_precision' in evaluate(ann_file, predictions(), classwise=True)
+
+
+def crowded(tmp_path, first_id=1):
+    """An image with more objects than COCO's mAP counts, and predictions that are right in every pixel."""
+    boxes = [[4 * column, 4 * row, 3, 3] for row in range(10) for column in range(15)]
+    annotations = [
+        dict(
+            id=first_id + i if isinstance(first_id, int) else f'{first_id}{i}',
+            image_id=0,
+            category_id=1,
+            bbox=box,
+            area=9,
+            iscrowd=0,
+            segmentation=dict(size=[40, 60], counts=encoded(box)['counts'].decode()),
+        )
+        for i, box in enumerate(boxes)
+    ]
+    path = tmp_path / 'crowded.json'
+    images = [dict(id=0, file_name='0.jpg', width=60, height=40)]
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    bboxes = torch.tensor(boxes).float()
+    bboxes[:, 2:] += bboxes[:, :2]
+    found = dict(
+        bboxes=bboxes,
+        labels=torch.zeros(len(boxes), dtype=torch.long),
+        scores=torch.linspace(0.1, 0.9, len(boxes)),
+        masks=torch.tensor(np.stack([rectangle(*box) for box in boxes])),
+    )
+    return str(path), [dict(img_id=0, ori_shape=(40, 60), pred_instances=found)]
+
+
+def encoded(box):
+    return mask_utils.encode(np.asfortranarray(rectangle(*box).astype(np.uint8)))
+
+
+@pytest.mark.parametrize('options', [{}, dict(proposal_nums=(1, 10, 300)), dict(classwise=True)], ids=str)
+def test_every_figure_counts_the_same_number_of_detections(tmp_path, options):
+    metrics = evaluate(*crowded(tmp_path), **options)
+    for metric in ('bbox', 'segm'):
+        assert [metrics[f'coco/{metric}_{name}'] for name in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s')] == [1.0] * 4
+    if 'classwise' in options:
+        assert metrics['coco/cat_precision'] == 1.0
+
+
+@pytest.mark.parametrize('first_id', [0, -200, 'object '])
+def test_objects_count_whatever_their_ids(tmp_path, first_id):
+    metrics = evaluate(*crowded(tmp_path, first_id))
+    assert metrics['coco/segm_mAP'] == metrics['coco/bbox_mAP'] == 1.0
+
+
+def test_an_id_that_is_used_twice_is_two_objects(tmp_path):
+    ann_file, samples = crowded(tmp_path)
+    content = json.loads(Path(ann_file).read_text())
+    content['annotations'][1]['id'] = content['annotations'][0]['id']
+    Path(ann_file).write_text(json.dumps(content))
+    assert evaluate(ann_file, samples)['coco/segm_mAP'] == 1.0
+
+
+@pytest.mark.parametrize('iou_thrs', [0.5, [0.5, 0.75]], ids=str)
+def test_thresholds_may_be_one_or_a_list(ann_file, iou_thrs):
+    metrics, all_thresholds = (
+        evaluate(ann_file, predictions(), **options) for options in (dict(iou_thrs=iou_thrs), {})
+    )
+    assert metrics['coco/segm_mAP_50'] == all_thresholds['coco/segm_mAP_50']
+    expected = [all_thresholds[f'coco/segm_mAP_{threshold}'] for threshold in (50, 75)]
+    assert metrics['coco/segm_mAP'] == pytest.approx(np.mean(expected[:1] if iou_thrs == 0.5 else expected))
+    assert metrics['coco/segm_mAP_75'] == (-1 if iou_thrs == 0.5 else expected[1])
+
+
+def test_classes_are_listed_with_their_ap(ann_file):
+    metrics = evaluate(ann_file, predictions(), classwise=True)
+    theirs = evaluate(ann_file, predictions(), 'CocoMetric', classwise=True)
+    assert {key: round(value, 3) for key, value in metrics.items()} == {
+        key: float(value) for key, value in theirs.items()
+    }
