@@ -99,8 +99,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_local:
             self.backend_args = dict(backend='atomic_file')
             self.file_backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
-        # From the resumed run.
-        self.last_ckpt = info.get('last_ckpt')
+        self.last_ckpt = runner._load_from if runner._resume else None
         if get_world_size() > 1 and self._process_group is None:
             # Not NCCL: its watchdog kills a process that waits for longer than the timeout.
             self._process_group = torch_dist.new_group(backend='gloo', timeout=_LONGEST_WRITE)
@@ -108,9 +107,11 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.iter == 0 and 'run' not in info:
             runner.message_hub.update_info('run', uuid.uuid4().hex)
 
+        run = info.get('run')
+
         def enter() -> None:
             if is_local and is_main_process():
-                self._folder = enter_folder(self.out_dir, info.get('run'))
+                self._folder = enter_folder(self.out_dir, run if isinstance(run, str) else None)
 
         in_all_processes(enter, self._process_group)
         self._adopt_files(runner, kept)
@@ -186,6 +187,9 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         self._check_saved()
         super().after_train(runner)
+        if self._folder is not None:
+            # Another process may train there.
+            self._folder.close()
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Save a checkpoint outside of the interval. All processes must call it.
