@@ -60,7 +60,7 @@ DECLARED = {
         '_set_default_statistics': 'self',
     },
     'mmengine.registry.Registry': {'_imported': None, '_locations': None},
-    'mmengine.runner.Runner': {'_randomness_cfg': None, '_train_loop': None},
+    'mmengine.runner.Runner': {'_load_from': None, '_randomness_cfg': None, '_resume': None, '_train_loop': None},
     'mmengine.runner.loops.EpochBasedTrainLoop': {
         '_decide_current_val_interval': 'self',
         '_epoch': None,
