@@ -11,16 +11,12 @@ from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 from torch import nn
 
 from ..checkpoints.allowed_calls import ALLOWED_CALLS
-from ..checkpoints.reading import read_weights
+from ..checkpoints.reading import LOADS_SAFELY, read_weights
 from ..errors import InputError
 from ..fileio import is_remote
-
-# Whether torch.load is safe by default.
-LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -46,16 +42,17 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     Raises:
         InputError: The file does not exist, or is not a complete checkpoint.
     """
-    if is_remote(path):
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    if LOADS_SAFELY or not Path(path).is_file():
-        checkpoint = read_weights(Path(path), mmap)
-    else:
-        # As MMEngine will load it: safe loading of this PyTorch does not know MMEngine's classes.
+    if is_remote(path) or (not LOADS_SAFELY and Path(path).is_file()):
         try:
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        except InputError:
+            raise
+        # A name that is not in a zoo, or a storage whose package is missing.
         except Exception as e:
-            raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from e
+            reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+            raise InputError(f'{path}: cannot be loaded ({reason}); check it, or give the path of a file') from e
+    else:
+        checkpoint = read_weights(Path(path), mmap)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', checkpoint), dict):
         raise InputError(f'{path}: holds no state_dict; give a checkpoint of a model')
     return checkpoint

@@ -64,6 +64,17 @@ def test_the_names_and_the_folder_of_the_config_count(tmp_path):
     assert newest_checkpoint(str(work_dir), hook) == newest
 
 
+def test_a_file_with_a_flipped_bit_is_passed_over(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(write(tmp_path / 'iter_4.pth', 4, weights=torch.ones(1000)))
+    older = write(tmp_path / 'iter_2.pth', 2)
+    content = bytearray((tmp_path / 'iter_4.pth').read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / 'iter_4.pth').write_bytes(content)
+    assert newest_checkpoint(str(tmp_path)) == older
+    with pytest.raises(InputError, match='iter_4.pth: is damaged .*the checksum of iter_4/data/. is wrong'):
+        load_checkpoint_file(str(tmp_path / 'iter_4.pth'))
+
+
 @pytest.fixture
 def warnings(caplog):
     """What is logged."""
