@@ -61,6 +61,8 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
 def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
     """Check that a checkpoint holds all weights of a model. MMEngine only warns if it does not.
 
+    A checkpoint that holds more is announced.
+
     Args:
         checkpoint: Its content.
         path: Its path, for the message.
@@ -81,6 +83,9 @@ def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None
         ours, theirs = (tuple(values[different[0]].shape) for values in (expected, weights))
         reason = f'{different[0]} has shape {theirs} in the file and {ours} in the model'
     else:
+        surplus = [key for key in weights if key not in expected and not key.endswith('num_batches_tracked')]
+        if surplus:
+            _warn(f'{path} holds {len(surplus)} weights that the model has not ({surplus[0]}, ...): they are not used')
         return
     raise InputError(
         f'{path}: does not belong to this model, {reason}; give the checkpoint that was trained with this config'

@@ -107,6 +107,12 @@ def test_a_weight_of_another_shape_is_named():
         check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
 
 
+def test_surplus_weights_are_announced(warnings):
+    checkpoint = dict(state_dict={'weight': torch.zeros(2, 3), 'bias': torch.zeros(2), 'head.weight': torch.zeros(1)})
+    check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
+    assert 'file.pth holds 1 weights that the model has not (head.weight, ...): they are not used' in warnings.text
+
+
 def test_a_truncated_file_is_named(tmp_path):
     path = Path(write(tmp_path / 'iter_2.pth'))
     assert load_checkpoint_file(str(path))['state_dict'].keys() == {'weight'}
