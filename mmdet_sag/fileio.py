@@ -1,16 +1,23 @@
 """Atomic writes of files and folders, and checks that results can be written."""
 
 import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can be neither removed nor renamed.
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     'atomic_folder',
@@ -23,6 +30,8 @@ __all__ = [
 
 # MMEngine's storage backends that read and write plain paths on the local disk.
 _LOCAL_BACKENDS = ('local', 'atomic_file')
+# What storages say that cannot flush a folder, and the system of a folder that must not be listed.
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 
 @contextmanager
@@ -49,25 +58,69 @@ def atomic_write(path: str | Path, mode: str = 'wb', encoding: str | None = None
             yield file
         return
     target = Path(os.path.realpath(path))
-    # The name is fixed, so that the next write replaces what a killed process left.
-    partial = target.with_name(f'.{target.name}.partial')
+    file = _new_partial(target, mode.replace('w', 'x'), encoding)
     try:
-        with open(partial, mode, encoding=encoding) as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, partial)
-        os.replace(partial, target)
+            if fcntl is None:
+                file.close()
+            if target.exists():
+                shutil.copymode(target, file.name)
+            os.replace(file.name, target)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        Path(file.name).unlink(missing_ok=True)
         raise
     if os.name == 'posix':
-        folder = os.open(target.parent, os.O_RDONLY)
+        _flush_folder(target.parent)
+
+
+def _new_partial(target: Path, mode: str, encoding: str | None) -> IO:
+    """Create the file that becomes ``target``, and remove those that killed processes left.
+
+    The name cannot be guessed, and an existing file or link is never opened. A living process holds the lock on its
+    file.
+    """
+    # Not all of the name: it may be as long as a name can be.
+    start = f'.{target.name[:48]}.'
+    for left in target.parent.glob(f'{glob.escape(start)}*.partial'):
+        # A storage without locks keeps what is left.
+        with suppress(OSError):
+            _remove_abandoned(left)
+    while True:
+        file = open(target.with_name(f'{start}{secrets.token_hex(8)}.partial'), mode, encoding=encoding)  # noqa: SIM115
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have removed it before it was locked.
+        if os.path.exists(file.name):
+            return file
+        file.close()
+
+
+def _remove_abandoned(path: Path) -> None:
+    if fcntl is None:
+        path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise
 
 
 @contextmanager

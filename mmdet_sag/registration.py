@@ -56,10 +56,12 @@ class _RegistriesFinder:
 
 def _add_locations(registries: ModuleType) -> None:
     from .checkpoints.allowed_calls import allow_mmengine_checkpoints
+    from .checkpoints.loaders import register_loaders
     from .operators import check_operators
 
     check_operators()
     allow_mmengine_checkpoints()
+    register_loaders()
     for name, location in LOCATIONS.items():
         registry = getattr(registries, name)
         if registry._imported:

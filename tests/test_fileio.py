@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import os
 import resource
+import secrets
 import signal
 import stat
 import subprocess
@@ -60,6 +63,69 @@ with atomic_write({str(path)!r}, 'w') as file:
         file.write('newer')
     assert path.read_text() == 'newer'
     assert os.listdir(tmp_path) == ['file']
+
+
+def test_two_processes_that_write_one_file_do_not_share_a_partial_one(tmp_path):
+    path = tmp_path / 'file'
+    with atomic_write(path, 'w') as first:
+        first.write('first')
+        first.flush()
+        with atomic_write(path, 'w') as second:
+            second.write('second')
+        assert path.read_text() == 'second'
+    assert path.read_text() == 'first'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_a_planted_link_is_not_followed_and_not_in_the_way(tmp_path, monkeypatch):
+    victim = tmp_path / 'thesis'
+    victim.write_text('years of work')
+    # Even a name that was guessed.
+    tokens = ['guessed', 'other']
+    monkeypatch.setattr(secrets, 'token_hex', lambda size: tokens.pop(0))
+    for name in ('.file.partial', '.file.guessed.partial'):
+        (tmp_path / name).symlink_to(victim)
+    os.mkfifo(tmp_path / '.file.pipe.partial')
+    with pytest.raises(FileExistsError), atomic_write(tmp_path / 'file', 'w') as file:
+        file.write('new')
+    with atomic_write(tmp_path / 'file', 'w') as file:
+        file.write('new')
+    assert victim.read_text() == 'years of work'
+    assert (tmp_path / 'file').read_text() == 'new'
+    assert not (tmp_path / 'file').is_symlink()
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP])
+def test_a_storage_that_cannot_flush_folders_still_gets_the_file(number, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def file_fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', file_fsync)
+    with atomic_write(tmp_path / 'file', 'w') as file:
+        file.write('new')
+    assert (tmp_path / 'file').read_text() == 'new'
+
+
+def test_a_storage_without_locks_still_gets_the_file(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    (tmp_path / '.file.0123.partial').write_text('of someone')
+    with atomic_write(tmp_path / 'file', 'w') as file:
+        file.write('new')
+    assert (tmp_path / 'file').read_text() == 'new'
+    assert (tmp_path / '.file.0123.partial').exists()
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    with atomic_write(tmp_path / ('ü' * 127), 'w') as file:
+        file.write('new')
+    assert os.listdir(tmp_path) == ['ü' * 127]
 
 
 @contextmanager

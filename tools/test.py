@@ -1,7 +1,7 @@
 """Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``.
 
 Instead of a checkpoint, give a model that tools/deployment/export.py wrote to evaluate that: model.onnx, model.xml or
-model.pt.
+model.pt, which is a program.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import mmdet_sag  # noqa: F401
 
 # isort: split
 from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmengine.logging import print_log
 
 from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
@@ -56,6 +57,8 @@ def main() -> None:
             check_writable_file(args.out, '--out', makes_folder=True)
     exported = is_exported(args.checkpoint)
     if exported:
+        if args.checkpoint.endswith('.pt'):
+            print_log(f'{args.checkpoint} is a TorchScript program, and is run: use only one that you made or trust')
         for flag in ('tta', 'amp', 'compile'):
             if getattr(args, flag):
                 raise InputError(f'--{flag}: {args.checkpoint} is an exported model, which runs as it is; leave it out')

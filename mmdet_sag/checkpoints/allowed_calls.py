@@ -13,10 +13,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 
-# Whether torch.load is safe by default.
-LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
+from .reading import LOADS_SAFELY
+
 _NUMBERS = frozenset(('b1', *(f'{kind}{size}' for kind in 'iu' for size in (1, 2, 4, 8)), 'f2', 'f4', 'f8'))
 
 

@@ -1,20 +1,21 @@
 """Checks of the checkpoints that a config names."""
 
 import os
-import zipfile
+from pathlib import Path
 
+from ..checkpoints.reading import archive_damage
 from ..errors import InputError
 from ..fileio import is_remote
 from ..models.model_config import config_parts, is_pretrained, random_weights_remedy
 
 
 def check_checkpoint_file(path: str | None, source: str) -> None:
-    """Check that a file, which ``source`` names, is a complete checkpoint, without loading it.
+    """Check that a file, which ``source`` names, is a whole checkpoint, without loading it.
 
     A remote address is not checked.
 
     Raises:
-        InputError: The file is missing, empty, truncated, or something else.
+        InputError: The file is missing, empty, damaged, or something else.
     """
     if not isinstance(path, str) or is_remote(path):
         return
@@ -25,8 +26,10 @@ def check_checkpoint_file(path: str | None, source: str) -> None:
     with open(path, 'rb') as file:
         start = file.read(2)
     if start == b'PK':
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"checkpoint '{path}' ({source}) is truncated: copy or download it again")
+        if damage := archive_damage(Path(path)):
+            raise InputError(
+                f"checkpoint '{path}' ({source}) is damaged or truncated ({damage}): copy or download it again"
+            )
     # Checkpoints of PyTorch before 1.6 and of Detectron2 are plain pickles, of protocol 2 or later.
     elif start[:1] != b'\x80':
         what = 'is empty' if not start else 'is not a PyTorch checkpoint'

@@ -16,8 +16,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from ..checkpoints.allowed_calls import LOADS_SAFELY
-from ..checkpoints.reading import read_weights
+from ..checkpoints.reading import LOADS_SAFELY, read_weights
 from ..errors import InputError
 from ..fileio import is_remote
 
@@ -42,16 +41,17 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     Raises:
         InputError: The file does not exist, or is not a complete checkpoint.
     """
-    if is_remote(path):
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    if LOADS_SAFELY or not Path(path).is_file():
-        checkpoint = read_weights(Path(path), mmap)
-    else:
-        # As MMEngine will load it: safe loading of this PyTorch does not know MMEngine's classes.
+    if is_remote(path) or (not LOADS_SAFELY and Path(path).is_file()):
         try:
             checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        except InputError:
+            raise
+        # A name that is not in a zoo, or a storage whose package is missing.
         except Exception as e:
-            raise InputError(f'{path}: is damaged, truncated or no checkpoint at all; get the file again') from e
+            reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+            raise InputError(f'{path}: cannot be loaded ({reason}); check it, or give the path of a file') from e
+    else:
+        checkpoint = read_weights(Path(path), mmap)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict', checkpoint), dict):
         raise InputError(f'{path}: holds no state_dict; give a checkpoint of a model')
     return checkpoint
@@ -59,6 +59,8 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
 
 def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
     """Check that a checkpoint holds all weights of a model. MMEngine only warns if it does not.
+
+    A checkpoint that holds more is announced.
 
     Args:
         checkpoint: Its content.
@@ -80,6 +82,9 @@ def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None
         ours, theirs = (tuple(values[different[0]].shape) for values in (expected, weights))
         reason = f'{different[0]} has shape {theirs} in the file and {ours} in the model'
     else:
+        surplus = [key for key in weights if key not in expected and not key.endswith('num_batches_tracked')]
+        if surplus:
+            _warn(f'{path} holds {len(surplus)} weights that the model has not ({surplus[0]}, ...): they are not used')
         return
     raise InputError(
         f'{path}: does not belong to this model, {reason}; give the checkpoint that was trained with this config'

@@ -172,6 +172,15 @@ def _truncated_checkpoint(data):
     data.config.load_from = str(path)
 
 
+def _flipped_bit(data):
+    path = data.root / 'weights.pth'
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), path)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 4
+    path.write_bytes(content)
+    data.config.load_from = str(path)
+
+
 def _web_page_as_checkpoint(data):
     path = data.root / 'weights.pth'
     path.write_text('<html>404</html>')
@@ -316,10 +325,14 @@ BROKEN = {
         r"pretrained weights 'nowhere\.pth' .*docs/checkpoints\.md.*model\.backbone\.init_cfg=None "
         r'model\.backbone\.norm_cfg\.requires_grad=True model\.backbone\.norm_eval=False',
     ),
-    'truncated pretrained weights': (_truncated_pretrained_weights, r'init_cfg\.checkpoint\) is truncated: copy'),
+    'truncated pretrained weights': (
+        _truncated_pretrained_weights,
+        r'init_cfg\.checkpoint\) is damaged or truncated .*: copy',
+    ),
     'missing checkpoint': (_config(load_from='nowhere.pth'), r"checkpoint 'nowhere\.pth' \(load_from\) does not exist"),
     'empty checkpoint': (_empty_checkpoint, r'weights\.pth. \(load_from\) is empty: copy'),
-    'truncated checkpoint': (_truncated_checkpoint, r'weights\.pth. \(load_from\) is truncated: copy'),
+    'truncated checkpoint': (_truncated_checkpoint, r'weights\.pth. \(load_from\) is damaged or truncated .*: copy'),
+    'flipped bit in a checkpoint': (_flipped_bit, r'weights\.pth. \(load_from\) is damaged .*checksum of .*: copy'),
     'web page as checkpoint': (_web_page_as_checkpoint, r'is not a PyTorch checkpoint: copy or download'),
     'folder as checkpoint': (_folder_as_checkpoint, r'is a folder, not a file: give the path'),
     'evaluator without its file': (

@@ -130,6 +130,17 @@ def test_a_file_system_without_locks_is_one_to_train_on(tmp_path, monkeypatch):
     assert (tmp_path / '.run').read_text() == 'mine'
 
 
+def test_a_file_with_a_flipped_bit_is_passed_over(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(write(tmp_path / 'iter_4.pth', 4, weights=torch.ones(1000)))
+    older = write(tmp_path / 'iter_2.pth', 2)
+    content = bytearray((tmp_path / 'iter_4.pth').read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / 'iter_4.pth').write_bytes(content)
+    assert newest_checkpoint(str(tmp_path)) == older
+    with pytest.raises(InputError, match='iter_4.pth: is damaged .*the checksum of iter_4/data/. is wrong'):
+        load_checkpoint_file(str(tmp_path / 'iter_4.pth'))
+
+
 @pytest.fixture
 def warnings(caplog):
     """What is logged."""
@@ -160,6 +171,12 @@ def test_a_weight_of_another_shape_is_named():
     checkpoint['state_dict']['bias'] = torch.zeros(4)
     with pytest.raises(InputError, match=r'bias has shape \(4,\) in the file and \(2,\) in the model'):
         check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
+
+
+def test_surplus_weights_are_announced(warnings):
+    checkpoint = dict(state_dict={'weight': torch.zeros(2, 3), 'bias': torch.zeros(2), 'head.weight': torch.zeros(1)})
+    check_checkpoint_fits(checkpoint, 'file.pth', torch.nn.Linear(3, 2))
+    assert 'file.pth holds 1 weights that the model has not (head.weight, ...): they are not used' in warnings.text
 
 
 def test_a_truncated_file_is_named(tmp_path):

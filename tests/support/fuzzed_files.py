@@ -1,12 +1,22 @@
-"""Run in a process of its own: reads mutated checkpoints, and prints how many were loaded and how many refused."""
+"""Run in a process of its own: reads mutated and crafted checkpoints, and prints how many were loaded and refused.
+
+Every other one is read by its address, from a server of this process.
+"""
 
 import contextlib
 import copy
+import copyreg
+import functools
+import http.server
 import io
+import os
 import pickle
 import random
+import struct
 import sys
 import tempfile
+import threading
+import types
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -14,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 
-from mmdet_sag.checkpoints.allowed_calls import allow_mmengine_checkpoints
+from mmdet_sag.engine.checkpoint_files import load_checkpoint_file
 from mmdet_sag.errors import InputError
 from support.converter import read_any_weights as read_weights
 
@@ -86,6 +96,110 @@ def mutate_inside(data: bytes, generator: random.Random) -> bytes:
         return file.getvalue()
 
 
+def text(value: str) -> bytes:
+    data = value.encode()
+    return b'X' + struct.pack('<I', len(data)) + data
+
+
+def tuple_of(*items: bytes) -> bytes:
+    return b'(' + b''.join(items) + b't'
+
+
+# What no file may call or even touch. The extension registry names the first by a number.
+CANARIES = [
+    'trap.call',
+    'trap.Class',
+    'trap.Class.method',
+    'os.mkdir',
+    'posix.system',
+    'builtins.eval',
+    'builtins.exec',
+]
+CANARIES += ['builtins.getattr', 'builtins.__import__', 'unplanted.module', 'torch.load', 'torch.serialization._load']
+CANARIES += ['numpy.load', 'numpy._core.multiarray._reconstruct', 'torch.hub.load', 'torch._dynamo.config.load']
+CANARIES += ['torch.storage._load_from_bytes', 'codecs.encode', 'operator.attrgetter', 'functools.partial']
+EXTENSION = 77
+
+
+def crafted(generator: random.Random) -> bytes:
+    """A pickle that tries to call something, in one of the ways that there are, somewhere in a checkpoint."""
+    module, _, name = generator.choice(CANARIES).rpartition('.')
+    arguments = generator.choice(
+        [b')', tuple_of(text('canary')), tuple_of(b'}', text('canary')), tuple_of(text('a'), tuple_of(text('b')))]
+    )
+    found = generator.choice(
+        [
+            f'c{module}\n{name}\n'.encode(),
+            text(module) + text(name) + b'\x93',
+            text(module) + b'\x94' + text(name) + b'\x94\x93\x94',
+            b'\x8c' + bytes([len(module)]) + module.encode() + text(name) + b'\x93',
+            bytes([0x82, EXTENSION]),
+            b'\x83' + struct.pack('<H', EXTENSION),
+            b'\x84' + struct.pack('<i', EXTENSION),
+            # Through what is allowed.
+            b'c__builtin__\ngetattr\n' + tuple_of(f'c{module}\n'.encode() + b'Class\n', text(name)) + b'R',
+            b'ctorch._tensor\n_rebuild_from_type_v2\n'
+            + tuple_of(f'c{module}\n{name}\n'.encode(), b'ctorch\nTensor\n', arguments, b'}')
+            + b'R',
+            b'ctorch._utils\n_rebuild_tensor_v2\n' + tuple_of(f'c{module}\n{name}\n'.encode(), arguments) + b'R',
+        ]
+    )
+    where = f'{module}\n{name}\n'.encode()
+    call = generator.choice(
+        [
+            found + arguments + b'R',
+            found + arguments + b'\x81',
+            found + arguments + b'}\x92',
+            b'(' + found + text('canary') + b'o',
+            b'(' + text('canary') + b'i' + where,
+            found + b')\x81' + tuple_of(b'}', b'}' + text('attribute') + found + b's') + b'b',
+            found + b'}' + text('__dict__') + found + b'sb',
+            b'ccollections\nOrderedDict\n)R' + text('key') + found + arguments + b'Rs',
+            b'ccollections\nOrderedDict\n)R}' + text('__reduce__') + found + b'sb',
+            found + text('canary') + b'a',
+            found + b'(' + text('canary') + b'e',
+            tuple_of(text('storage'), found, text('0'), text('cpu'), b'K\x04') + b'Q',
+            tuple_of(text('module'), found, text('file'), text('source')) + b'Q',
+            found + b'Q',
+            b'P' + where.split(b'\n')[0] + b'\n',
+            b'cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81}' + text('_statistics_methods') + found + b'sb',
+        ]
+    )
+    memo = b'q' + bytes([generator.randrange(20)])
+    before = generator.choice([b'', b'', b'}' + text('state_dict'), b'(', b']', b'K\x01' + memo])
+    after = generator.choice([b'', b'', b's', b't', b'a', b'0', memo + b'h' + memo[1:]])
+    protocol = generator.choice([b'', b'\x80\x02', b'\x80\x04', b'\x80\x05', b'\x80\x63'])
+    frame = generator.choice([b'', b'', b'\x95' + struct.pack('<Q', 5)])
+    return protocol + frame + before + call + after + b'.'
+
+
+def packed(pickled: bytes, whole: bytes, generator: random.Random) -> bytes:
+    """A crafted pickle as it is, in a file of PyTorch of either format, or in an archive inside of one."""
+    way = generator.randrange(5)
+    if way == 0:
+        return pickled
+    if way == 1:
+        # The old format: three pickles come before the content.
+        head = b''.join(
+            pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True})
+        )
+        return head + pickled + pickle.dumps([], protocol=2)
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, io.BytesIO() as file:
+        with zipfile.ZipFile(file, 'w') as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith('data.pkl') else old.read(name))
+            if way == 3:
+                new.writestr('archive/constants.pkl', pickled)
+                new.writestr('archive/code/__torch__.py', 'import os\nos.mkdir("canary")\n')
+        inner = file.getvalue()
+    if way == 4:
+        with io.BytesIO() as file:
+            with zipfile.ZipFile(file, 'w') as new:
+                new.writestr('model.pth', inner)
+            return file.getvalue()
+    return inner
+
+
 def use(value: object) -> None:
     """Touch every number, as a training would."""
     if isinstance(value, dict):
@@ -110,54 +224,106 @@ def use(value: object) -> None:
 class Watch:
     """Counts what a file made the process do; imports and the reading of the file itself are its own business."""
 
-    events = ('os.system', 'os.exec', 'subprocess.Popen', 'exec', 'compile', 'os.remove', 'socket.connect')
+    events = ('os.system', 'os.exec', 'os.mkdir', 'subprocess.Popen', 'exec', 'compile', 'os.remove', 'marshal.loads')
 
     def __init__(self) -> None:
         self.on = False
         self.seen = []
+        self.thread = threading.current_thread()
         sys.addaudithook(self._hook)
+        sys.modules['trap'] = self._trap()
+        copyreg.add_extension('trap', 'call', EXTENSION)
+
+    def _trap(self) -> types.ModuleType:
+        def call(*args, **kwargs):
+            self.seen.append(('trap', args))
+
+        class Class:
+            method = call
+            __init__ = __setstate__ = __setattr__ = call
+
+        trap = types.ModuleType('trap')
+        trap.call, trap.Class = call, Class
+        return trap
 
     def _hook(self, event: str, arguments: tuple) -> None:
-        if self.on and event in self.events:
+        is_import = event == 'import' and arguments[0].startswith(('unplanted', 'trap'))
+        # PyTorch's reader is its own: pickle's would look up names.
+        is_lookup = event == 'pickle.find_class' and arguments[0] == 'trap'
+        if '/cache/' in str(arguments[:1]):
+            return
+        if self.on and threading.current_thread() is self.thread and (event in self.events or is_import or is_lookup):
             self.seen.append((event, str(arguments)[:100]))
 
 
+def serve(folder: str) -> str:
+    """Serve a folder, and return its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f'http://127.0.0.1:{server.server_port}'
+
+
 def main() -> None:
-    count = int(sys.argv[1])
-    allow_mmengine_checkpoints()
+    mutated, made = map(int, sys.argv[1:3])
     warnings.simplefilter('ignore')
+    MMLogger.get_instance('mmengine', log_level='ERROR')
     files = []
     for new in (True, False):
         file = io.BytesIO()
         torch.save(content(), file, _use_new_zipfile_serialization=new)
         files.append((file.getvalue(), mutate))
+    whole = files[0][0]
     files.insert(0, (files[0][0], mutate_inside))
     files += [(pickle.dumps(arrays(), protocol=protocol), mutate) for protocol in (0, 2, 4, 5)]
     watch = Watch()
     counts = dict(loaded=0, refused=0)
     generator = random.Random(0)
+
+    def read(data: bytes, by_address: bool) -> None:
+        path.write_bytes(data)
+        watch.on = True
+        try:
+            # What a file makes Python say is of no interest.
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                loaded = load_checkpoint_file(f'{address}/{path.name}') if by_address else read_weights(path)
+            watch.on = False
+            use(loaded)
+            counts['loaded'] += 1
+        except InputError:
+            counts['refused'] += 1
+        finally:
+            watch.on = False
+            path.unlink()
+        assert not watch.seen, (watch.seen, data)
+
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'file')
+        os.environ['TORCH_HOME'] = f'{folder}/cache'
+        address = serve(folder)
+        os.makedirs(f'{folder}/cache/hub/checkpoints')
+        os.chdir(folder)
+        path = Path(folder, 'whole')
         for data, _ in files:
             path.write_bytes(data)
             use(read_weights(path))
-        for i in range(count):
+        # What it imports is imported here.
+        path.write_bytes(whole)
+        load_checkpoint_file(f'{address}/{path.name}')
+        for i in range(mutated):
             data, mutation = files[i % len(files)]
-            path.write_bytes(mutation(data, generator))
-            watch.on = True
-            try:
-                # What a file makes Python say is of no interest.
-                with contextlib.redirect_stderr(io.StringIO()):
-                    loaded = read_weights(path)
-                watch.on = False
-                use(loaded)
-                counts['loaded'] += 1
-            except InputError:
-                counts['refused'] += 1
-            finally:
-                watch.on = False
-    assert not watch.seen, watch.seen
-    print(counts['loaded'], counts['refused'])
+            path = Path(folder, f'{i}.pth')
+            read(mutation(data, generator), by_address=False)
+        print(counts['loaded'], counts['refused'])
+        counts.update(loaded=0, refused=0)
+        for i in range(made):
+            path = Path(folder, f'made{i}.pth')
+            read(packed(crafted(generator), whole, generator), by_address=i % 2 == 1)
+        print(counts['loaded'], counts['refused'])
+        assert not Path('canary').exists()
 
 
 if __name__ == '__main__':

@@ -264,6 +264,13 @@ def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, 
     assert message in error_of(tool, *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
 
 
+def test_a_torchscript_file_is_announced_as_a_program(folder):
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), str(folder / 'relu.pt'))
+    process = run_tool(TOOLS / 'test.py', 'my config.py', 'relu.pt', cwd=folder)
+    assert process.returncode == 2
+    assert 'relu.pt is a TorchScript program, and is run: use only one that you made' in process.stdout
+
+
 def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(folder):
     def train(*arguments: str) -> str:
         command = (TOOLS / 'train.py', 'my config.py', '--work-dir', 'used', *arguments)

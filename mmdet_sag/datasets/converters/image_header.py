@@ -53,7 +53,8 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
             # Pillow itself applies the orientation of a TIFF.
             orientation = 1 if kind == 'TIFF' else image.getexif().get(_ORIENTATION, 1)
     except READ_ERRORS as error:
-        reason = ' '.join(str(error).split()) if isinstance(error, OSError) and error.strerror else 'unknown format'
+        is_told = getattr(error, 'strerror', None) or isinstance(error, Image.DecompressionBombError)
+        reason = ' '.join(str(error).split()) if is_told else 'unknown format'
         raise InputError(f"image '{path}' cannot be read ({reason}): replace it, or leave it out") from error
     if deep:
         _check_depth(path, content, mode)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
+from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import clipped, encoded, merged
 from .source_files import (
@@ -151,7 +152,7 @@ def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) ->
     try:
         with Image.open(io.BytesIO(_decoded(shape.get('mask'), f'{where}: its mask'))) as image:
             pixels = np.asarray(image.convert('L')) > 0
-    except OSError as error:
+    except READ_ERRORS as error:
         raise InputError(f'{where}: its mask is not a picture: delete it, or draw it again') from error
     if not len(points):
         raise InputError(f'{where}: a mask without points has no place: delete it, or draw it again')

@@ -1,6 +1,8 @@
 """Finding and reading the files of a source."""
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ from .image_header import IMAGE_SUFFIXES
 _SPLITS = dict(
     train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test'
 )  # fmt: skip
+# Data sets name thousands of classes and files.
+_LARGEST_YAML = 1_000_000
 
 
 def split_of(name: str) -> str | None:
@@ -83,7 +87,29 @@ def read_yaml(path: Path) -> dict:
     Raises:
         InputError: The file holds something else.
     """
-    return _mapping(path, yaml.safe_load, 'YAML', 'correct it')
+    return _mapping(path, _parse_yaml, 'YAML', 'correct it')
+
+
+def _parse_yaml(text: str) -> object:
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    if _size(node, {}) > _LARGEST_YAML:
+        raise yaml.YAMLError('its aliases stand for too many values')
+    return loader.construct_document(node)
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values below a node, those of its aliases included."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        # Of an alias inside of what it stands for.
+        known[id(node)] = math.inf
+        children = node.value if isinstance(node, yaml.SequenceNode) else itertools.chain(*node.value)
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def read_if_possible(read: Callable[[Path], dict], path: Path) -> dict:

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, 'PNG')
     return file.getvalue()
+
+
+def png_chunk(kind, data):
+    data = kind.encode() + data
+    return struct.pack('>I', len(data) - 4) + data + struct.pack('>I', zlib.crc32(data))
 
 
 def put(root, *shapes, name='a', image=True, **content):
@@ -67,6 +74,21 @@ def test_a_mask_keeps_its_pixels_and_place(tmp_path):
     expected = np.zeros((20, 40), bool)
     expected[9:12, 12:15] = True
     np.testing.assert_array_equal(mask_api.decode(item.segmentation), expected)
+
+
+@pytest.mark.parametrize('chunk', ['IHDR', 'iCCP', 'zTXt'])
+def test_a_mask_that_unpacks_into_gigabytes_is_named(chunk, tmp_path):
+    data = png(np.full((5, 5), 255, np.uint8))
+    if chunk == 'IHDR':
+        bomb = data[:8] + png_chunk('IHDR', struct.pack('>IIBBBBB', 40000, 40000, 8, 0, 0, 0, 0)) + data[33:]
+    else:
+        bomb = data[:33] + png_chunk(chunk, b'name\0\0' + zlib.compress(bytes(2**27))) + data[33:]
+    mask = shape([[2, 3], [6, 7]], 'mask', mask=base64.b64encode(bomb).decode())
+    with pytest.raises(InputError, match='shape 0: its mask is not a picture'):
+        read(put(tmp_path / 'in', mask))
+    embedded = base64.b64encode(bomb).decode()
+    with pytest.raises(InputError, match='cannot be read' + r'.*\d pixels' * (chunk == 'IHDR')):
+        read(put(tmp_path / 'embedded', image=False, imagePath='none.png', imageData=embedded, name='b'))
 
 
 def test_crowds_are_marked_by_a_flag(tmp_path):

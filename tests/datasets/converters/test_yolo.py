@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
+from mmdet_sag.datasets.converters.source_files import read_yaml
 from mmdet_sag.datasets.converters.yolo import is_yolo, read_yolo
 from mmdet_sag.errors import InputError
 
@@ -133,3 +134,23 @@ def test_a_yaml_file_of_another_program_does_not_make_a_folder_one_of_yolo(tmp_p
     (tmp_path / 'data.yaml').write_text('- a\n')
     with pytest.raises(InputError, match="data.yaml' holds a list instead of a mapping"):
         is_yolo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'a0: &a0 [x]\n' + ''.join(f'a{i}: &a{i} [{f"*a{i - 1}, " * 9}]\n' for i in range(1, 9)) + 'names: *a8\n',
+        'a0: &a0 {x: 1}\n' + ''.join(f'a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n' for i in range(1, 40)),
+        'names: &names [*names]\n',
+    ],
+    ids=['lists', 'merged mappings', 'itself'],
+)
+def test_a_yaml_file_of_nested_aliases_is_refused_at_once(text, tmp_path):
+    (tmp_path / 'data.yaml').write_text(text)
+    with pytest.raises(InputError, match=r"data.yaml' is not valid YAML \(its aliases stand for too many values\)"):
+        read(tmp_path / 'data.yaml')
+
+
+def test_a_yaml_file_may_have_aliases(tmp_path):
+    (tmp_path / 'data.yaml').write_text('x: &x {names: &names [a, b]}\n<<: *x\nothers: *names\n')
+    assert read_yaml(tmp_path / 'data.yaml')['names'] == ['a', 'b']
