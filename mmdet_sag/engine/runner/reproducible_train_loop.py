@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from .seeded_data import build_seeded_dataloader, seed_generators
 
 # In the checkpoint: the last iteration whose state was validated.
-_KEY = 'validated_at'
+VALIDATED_AT = 'validated_at'
 
 
 class ReproducibleTrainLoop:
@@ -44,7 +44,7 @@ class ReproducibleTrainLoop:
         sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed', False) else runner.seed
         self.dataloader.batch_sampler.start_at(self.iter, runner.seed, sampler_seed, num_skipped)
         super()._decide_current_val_interval()
-        validated = runner.message_hub.runtime_info.get(_KEY) == self.iter
+        validated = runner.message_hub.runtime_info.get(VALIDATED_AT) == self.iter
         if not num_skipped and self._validation_is_due() and not validated:
             # After all other hooks are ready.
             runner.register_hook(_ValidateFirst(), priority='LOWEST')
@@ -58,7 +58,7 @@ class ReproducibleTrainLoop:
         # MMEngine's loop validates right after this.
         super()._decide_current_val_interval()
         if self._validation_is_due():
-            self.runner.message_hub.update_info(_KEY, self.iter)
+            self.runner.message_hub.update_info(VALIDATED_AT, self.iter)
 
     def _validation_is_due(self) -> bool:
         if isinstance(self, EpochBasedTrainLoop):
@@ -72,5 +72,5 @@ class ReproducibleTrainLoop:
 class _ValidateFirst(Hook):
     def before_train(self, runner: Runner) -> None:
         runner.logger.info(f'The validation after iteration {runner.iter} was due when the run stopped: it runs first.')
-        runner.message_hub.update_info(_KEY, runner.iter)
+        runner.message_hub.update_info(VALIDATED_AT, runner.iter)
         runner.val_loop.run()
