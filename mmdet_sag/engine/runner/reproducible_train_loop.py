@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from .seeded_data import build_seeded_dataloader, seed_generators
 
 # In the checkpoint: the last iteration whose state was validated.
-VALIDATED_AT = 'validated_at'
+VALIDATED_AT = 'last_validated_iter'
 
 
 class ReproducibleTrainLoop:
