@@ -30,6 +30,12 @@ class ReproducibleTrainLoop:
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
+        cached = [name for name in ('CachedMosaic', 'CachedMixUp') if name in str(dataloader)]
+        if cached:
+            runner.logger.warning(
+                f'{" and ".join(cached)} mix images that a worker has loaded before: a resumed run will differ from '
+                'one that never stopped. Mosaic and MixUp in a MultiImageMixDataset do not have this limit.'
+            )
         super().__init__(runner, build_seeded_dataloader(runner, dataloader), *args, **kwargs)
 
     def start(self, num_skipped: int | None = None) -> None:
