@@ -48,6 +48,7 @@ DECLARED = {
     'mmengine.config.DictAction': {'_parse_int_float_bool': 'val', '_parse_iterable': 'val'},
     'mmengine.dataset.base_dataset.BaseDataset': {'_join_prefix': 'self'},
     'mmengine.hooks.checkpoint_hook.CheckpointHook': {
+        '_save_checkpoint': 'self runner',
         '_save_best_checkpoint': 'self runner metrics',
         '_save_checkpoint_with_step': 'self runner step meta',
     },
@@ -67,6 +68,7 @@ DECLARED = {
         '_max_iters': None,
     },
     'mmengine.runner.loops.IterBasedTrainLoop': {'_decide_current_val_interval': 'self'},
+    'mmengine.visualization.Visualizer': {'_vis_backends': None},
     'torch': {'_check': None, '_foreach_norm': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
     'torch.nn.modules.utils': {'_pair': 'x'},

@@ -26,7 +26,9 @@ fi
 
 # What a new torchrun needs to be told, and an old one does not know: which signals it hands on to the processes, and
 # how many seconds they then have for their checkpoint.
-export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+# torchrun would also handle the SIGHUP that nohup ignores.
+[ -n "$(trap -p HUP)" ] || hangup=SIGHUP,
+export PET_SIGNALS_TO_HANDLE="${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,${hangup:-}SIGQUIT,SIGUSR1}"
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 
 # torchrun, which ends with a stack trace and status 1 after a signal, though the processes have ended in good order.

@@ -1,7 +1,9 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .attention_visualization_hook import AttentionVisualizationHook
+from .early_stopping_hook import EarlyStoppingHook
 from .fast_inference_hook import FastInferenceHook
 from .fast_training_hook import FastTrainingHook
+from .logger_hook import LoggerHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
@@ -9,8 +11,10 @@ from .throughput_timer_hook import ThroughputTimerHook
 
 __all__ = [
     'AttentionVisualizationHook',
+    'EarlyStoppingHook',
     'FastInferenceHook',
     'FastTrainingHook',
+    'LoggerHook',
     'LossGuardHook',
     'PreemptionHook',
     'PseudoLabelVisualizationHook',

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import uuid
-from typing import IO
+from typing import IO, Any
 
 import torch
 from mmdet.registry import HOOKS
@@ -13,7 +13,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +31,11 @@ _WITHIN_EPOCH = 'ckpt_within_epoch'
 def weights_changed(runner: Runner) -> bool:
     """Return whether the last iteration updated the weights. With gradient accumulation, not all of them do."""
     return not isinstance(runner.optim_wrapper, OptimWrapper) or runner.optim_wrapper.should_update()
+
+
+def ends_epoch(runner: Runner, batch_idx: int) -> bool:
+    """Return whether a batch is the last of its epoch, after which hooks change the state once more."""
+    return isinstance(runner.train_loop, EpochBasedTrainLoop) and batch_idx + 1 == len(runner.train_dataloader)
 
 
 # Configs in the work folders of earlier versions have the second name.
@@ -54,6 +59,7 @@ class AtomicCheckpointHook(CheckpointHook):
     Folders on other storages are written as by MMEngine. The arguments are those of ``CheckpointHook``.
     """
 
+    _due = False
     _unsaved = False
     _saved_state = None
     _meta: dict | None = None
@@ -178,6 +184,23 @@ class AtomicCheckpointHook(CheckpointHook):
                 'no checkpoint was written: lower the learning rate or clip the gradients (optim_wrapper.clip_grad), '
                 'then continue with --resume, from the newest complete one'
             )
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint if it is due, at the end of an epoch only with :meth:`after_train_epoch`."""
+        self._ends_epoch = ends_epoch(runner, batch_idx)
+        super().after_train_iter(runner, batch_idx, *args, **kwargs)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save a checkpoint if it is due."""
+        super().after_train_epoch(runner)
+        if self._due:
+            self._due = False
+            self._save_checkpoint_with_step(runner, runner.iter, dict(epoch=runner.epoch + 1, iter=runner.iter))
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        self._due = not self.by_epoch and self._ends_epoch
+        if not self._due:
+            super()._save_checkpoint(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Publish the checkpoint if the config says so.
@@ -342,7 +365,8 @@ class AtomicCheckpointHook(CheckpointHook):
         if _best(info) != before:
             old = [path for key, path in before.items() if key.startswith('best_ckpt') and path != info[key]]
             self._remove(*map(os.path.basename, old))
-            if self.last_ckpt is not None:
+            # Within a gradient accumulation, it would lose the gradients.
+            if self.last_ckpt is not None and weights_changed(runner):
                 # A run that resumes from the newest checkpoint must know which best one to remove.
                 step = runner.epoch if self.by_epoch else runner.iter
                 self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))

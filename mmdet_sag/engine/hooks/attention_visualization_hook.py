@@ -1,6 +1,5 @@
-import tempfile
+import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -73,14 +72,8 @@ class AttentionVisualizationHook(Hook):
 
     def _draw(self, visualizer: Visualizer, sample: DetDataSample, heat: np.ndarray) -> np.ndarray:
         image = mmcv.imfrombytes(get(sample.img_path, backend_args=self.backend_args), channel_order='rgb')
-        with tempfile.TemporaryDirectory() as folder:
-            # With an output file, the visualizer does not send the image to its backends.
-            visualizer.add_datasample(
-                'prediction',
-                image,
-                data_sample=sample,
-                draw_gt=False,
-                pred_score_thr=self.score_thr,
-                out_file=str(Path(folder) / 'prediction.png'),
-            )
-        return np.concatenate([visualizer.get_image(), self._recorder.overlay(heat, image)], axis=1)
+        # Draws on the same figure, and sends nothing to the backends.
+        quiet = copy.copy(visualizer)
+        quiet.add_image = lambda *args: None
+        quiet.add_datasample('prediction', image, data_sample=sample, draw_gt=False, pred_score_thr=self.score_thr)
+        return np.concatenate([quiet.get_image(), self._recorder.overlay(heat, image)], axis=1)

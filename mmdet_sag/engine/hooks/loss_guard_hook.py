@@ -74,9 +74,9 @@ class LossGuardHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Note the images, and after a step also the state that will change until the next one."""
         if self._stepped:
-            self._stepped = False
             self._images, self._losses, self._largest = [], [], {}
             self._note_state()
+            self._stepped = False
         self._images.append(_image_paths(data_batch.get('data_samples', ())) if isinstance(data_batch, dict) else [])
 
     def after_train_iter(
@@ -95,6 +95,17 @@ class LossGuardHook(Hook):
             if self._num_skipped >= self.patience:
                 self._stop()
             self._stepped = True
+
+    def knows_state(self) -> bool:
+        """Return whether no optimizer has begun a step since the state was noted."""
+        return not self._stepped and bool(self._wrappers())
+
+    def restore_state(self) -> tuple[int, int]:
+        """Restore the state after the last step, see :meth:`knows_state`, and return its epoch and iteration."""
+        self._restore_statistics()
+        for restore in self._restore:
+            restore()
+        return self._position
 
     def _wrappers(self) -> list[OptimWrapper]:
         wrapper = self._runner.optim_wrapper
@@ -155,11 +166,10 @@ class LossGuardHook(Hook):
 
     def _stop(self) -> NoReturn:
         runner = self._runner
-        self._restore_statistics()
-        for restore in self._restore:
-            restore()
+        # Nobody needs to save it again.
+        self._stepped = True
         try:
-            state = f'The state before it is saved in {self._checkpoint_hook.save_now(runner, *self._position)}'
+            state = f'The state before it is saved in {self._checkpoint_hook.save_now(runner, *self.restore_state())}'
         except InputError as e:
             state = f'The state before it is not saved: {e}'
         causes, parameters, images = zip(

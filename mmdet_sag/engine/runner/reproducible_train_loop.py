@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from .seeded_data import build_seeded_dataloader, seed_generators
 
 # In the checkpoint: the last iteration whose state was validated.
-_KEY = 'validated_at'
+VALIDATED_AT = 'last_validated_iter'
 
 
 class ReproducibleTrainLoop:
@@ -30,6 +30,12 @@ class ReproducibleTrainLoop:
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
+        cached = [name for name in ('CachedMosaic', 'CachedMixUp') if name in str(dataloader)]
+        if cached:
+            runner.logger.warning(
+                f'{" and ".join(cached)} mix images that a worker has loaded before: a resumed run will differ from '
+                'one that never stopped. Mosaic and MixUp in a MultiImageMixDataset do not have this limit.'
+            )
         super().__init__(runner, build_seeded_dataloader(runner, dataloader), *args, **kwargs)
 
     def start(self, num_skipped: int | None = None) -> None:
@@ -44,7 +50,7 @@ class ReproducibleTrainLoop:
         sampler_seed = None if runner._randomness_cfg.get('diff_rank_seed', False) else runner.seed
         self.dataloader.batch_sampler.start_at(self.iter, runner.seed, sampler_seed, num_skipped)
         super()._decide_current_val_interval()
-        validated = runner.message_hub.runtime_info.get(_KEY) == self.iter
+        validated = runner.message_hub.runtime_info.get(VALIDATED_AT) == self.iter
         if not num_skipped and self._validation_is_due() and not validated:
             # After all other hooks are ready.
             runner.register_hook(_ValidateFirst(), priority='LOWEST')
@@ -58,7 +64,7 @@ class ReproducibleTrainLoop:
         # MMEngine's loop validates right after this.
         super()._decide_current_val_interval()
         if self._validation_is_due():
-            self.runner.message_hub.update_info(_KEY, self.iter)
+            self.runner.message_hub.update_info(VALIDATED_AT, self.iter)
 
     def _validation_is_due(self) -> bool:
         if isinstance(self, EpochBasedTrainLoop):
@@ -72,5 +78,5 @@ class ReproducibleTrainLoop:
 class _ValidateFirst(Hook):
     def before_train(self, runner: Runner) -> None:
         runner.logger.info(f'The validation after iteration {runner.iter} was due when the run stopped: it runs first.')
-        runner.message_hub.update_info(_KEY, runner.iter)
+        runner.message_hub.update_info(VALIDATED_AT, runner.iter)
         runner.val_loop.run()

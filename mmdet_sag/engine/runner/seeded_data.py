@@ -136,7 +136,7 @@ def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # macOS has no sigwaitinfo: a worker stops there at the first signal.
     if hasattr(signal, 'sigwaitinfo'):
-        signals = {signal.SIGTERM, signal.SIGUSR1}
+        signals = {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(target=_obey_parent, args=(signals, os.getppid()), daemon=True).start()
     if worker_init_fn is not None:

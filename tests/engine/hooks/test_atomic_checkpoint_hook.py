@@ -4,20 +4,35 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
-from support.tiny_training import HOOKS, FewWeights, few_weights_runner
+from support.small_disk import mount_small_disk
+from support.tiny_training import HOOKS, FewWeights, NumberedImages, PredictsNothing, few_weights_runner
 
 from mmdet_sag.engine.checkpoint_files import newest_checkpoint
 from mmdet_sag.engine.hooks import AtomicCheckpointHook
 from mmdet_sag.errors import InputError
+
+
+class Rising(BaseMetric):
+    """Each validation is better than the one before."""
+
+    score = 0
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results) -> dict:
+        self.score += 1
+        return dict(score=self.score)
+
 
 EVERY_ITERATION = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 1}}
 
@@ -125,12 +140,8 @@ def test_a_constant_of_a_layer_may_be_infinite(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 5 MB."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=5m', 'tmpfs', folder], capture_output=True).returncode:
-        pytest.skip('mounting a small disk needs root')
-    yield folder
-    subprocess.run(['umount', '-l', folder], check=True)
+    with mount_small_disk(tmp_path / 'disk', '5m') as folder:
+        yield folder
 
 
 def test_a_full_disk_leaves_the_older_checkpoints(small_disk):
@@ -358,3 +369,52 @@ def test_the_checkpoint_of_another_model_is_not_resumed(tmp_path):
     train(tmp_path, 2)
     with pytest.raises(InputError, match='iter_2.pth: does not belong to this model, padding has shape'):
         train(tmp_path, 4, num_padding=3)
+
+
+def train_by_epoch(work_dir: Path, resume: str | None = None) -> dict:
+    """Train two epochs of six iterations with a schedule by epochs, and return the last checkpoint."""
+    torch.manual_seed(0)
+    few_weights_runner(
+        work_dir,
+        12,
+        FewWeights(),
+        by_epoch=True,
+        default_hooks={**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 3, 'max_keep_ckpts': -1}},
+        param_scheduler=[dict(type='ExponentialLR', gamma=0.5), dict(type='CosineAnnealingMomentum', T_max=3)],
+        load_from=resume,
+        resume=resume is not None,
+        log_level='ERROR',
+    ).train()
+    return torch.load(work_dir / 'iter_12.pth')
+
+
+@pytest.mark.parametrize('iteration', [3, 6, 9])
+def test_a_checkpoint_at_the_end_of_an_epoch_includes_the_step_of_its_schedule(tmp_path, iteration):
+    straight = train_by_epoch(tmp_path)
+    assert files(tmp_path)[-5:] == ['iter_12.pth', 'iter_3.pth', 'iter_6.pth', 'iter_9.pth', 'last_checkpoint']
+    resumed = train_by_epoch(tmp_path, str(tmp_path / f'iter_{iteration}.pth'))
+    assert straight['param_schedulers'] == resumed['param_schedulers']
+    for key, value in straight['state_dict'].items():
+        assert torch.equal(value, resumed['state_dict'][key]), key
+    assert [scheduler['_global_step'] for scheduler in straight['param_schedulers']] == [2, 2]
+
+
+def test_the_best_checkpoint_leaves_the_newest_one_at_an_update_of_the_weights(tmp_path):
+    checkpoint = {**HOOKS['checkpoint'], 'interval': 4, 'save_best': 'score', 'rule': 'greater'}
+    few_weights_runner(
+        tmp_path,
+        6,
+        PredictsNothing(),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3), accumulative_counts=4),
+        train_cfg=dict(type='ReproducibleIterBasedTrainLoop', max_iters=8, val_interval=3),
+        val_dataloader=dict(dataset=NumberedImages(), sampler=dict(type='DefaultSampler', shuffle=False), batch_size=4),
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=Evaluator([Rising()]),
+        default_hooks={**HOOKS, 'checkpoint': checkpoint},
+        log_level='ERROR',
+    ).train()
+    assert [name for name in files(tmp_path) if name.endswith('.pth')] == [
+        'best_score_iter_8.pth',
+        'iter_4.pth',
+        'iter_8.pth',
+    ]

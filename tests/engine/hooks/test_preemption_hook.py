@@ -32,11 +32,20 @@ def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SI
     return os.path.basename(path)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_iteration_that_runs_and_stops(tmp_path, number):
     handler = signal.getsignal(number)
     assert train(tmp_path, 5, number=number) == 'iter_5.pth'
     assert signal.getsignal(number) == handler
+
+
+def test_nohup_goes_on(tmp_path):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        few_weights_runner(tmp_path, 6, FewWeights(), custom_hooks=[SignalAt(3, signal.SIGHUP)]).train()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 def test_with_gradient_accumulation_the_stop_waits_for_the_weights(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 from mmengine.evaluator import BaseMetric, Evaluator
-from support.tiny_training import HOOKS, FewWeights, NumberedImages, few_weights_runner
+from support.tiny_training import HOOKS, NumberedImages, PredictsNothing, few_weights_runner, write_rectangles
 
 
 class Stop(Exception):
@@ -25,17 +25,12 @@ class Iterations(BaseMetric):
         return dict(score=1.0)
 
 
-class Predicting(FewWeights):
-    def forward(self, inputs, data_samples, mode='loss'):
-        return data_samples if mode == 'predict' else super().forward(inputs, data_samples, mode)
-
-
 def train(work_dir, by_epoch, validated, fails=False, resume=None, **loop) -> None:
     hooks = dict(HOOKS, checkpoint=dict(HOOKS['checkpoint'], by_epoch=by_epoch, interval=1 if by_epoch else 6))
     few_weights_runner(
         work_dir,
         12,
-        Predicting(),
+        PredictsNothing(),
         by_epoch=by_epoch,
         train_cfg=dict(type='ReproducibleEpochBasedTrainLoop', max_epochs=2, **loop)
         if by_epoch
@@ -71,3 +66,13 @@ def test_a_resumed_run_does_not_validate_first_before_val_begin(by_epoch, tmp_pa
     validated = []
     train(tmp_path, by_epoch, validated, resume=tmp_path / ('epoch_1.pth' if by_epoch else 'iter_6.pth'), **begin)
     assert len(validated) == 1, 'the last one only'
+
+
+@pytest.mark.parametrize('name', ['CachedMosaic', 'CachedMixUp'])
+def test_a_transform_that_no_resumed_run_can_repeat_is_named(name, tmp_path, capsys):
+    write_rectangles(tmp_path / 'data')
+    pipeline = [dict(type=name, img_scale=(64, 64))]
+    dataset = dict(type='CocoDataset', ann_file=str(tmp_path / 'data' / 'annotations.json'), pipeline=pipeline)
+    loader = dict(dataset=dataset, sampler=dict(type='InfiniteSampler'), batch_size=2, num_workers=0)
+    few_weights_runner(tmp_path, 6, PredictsNothing(), train_dataloader=loader).train_loop  # noqa: B018
+    assert f'{name} mix images that a worker has loaded before' in capsys.readouterr().out
