@@ -2,12 +2,11 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-REGISTRIES = 'mmdet.registry'
 # The modules that fill each registry.
 LOCATIONS = {
     'DATASETS': 'mmdet_sag.datasets.coco_instance_panoptic',
@@ -25,20 +24,32 @@ LOCATIONS = {
 def register_with_mmdet() -> None:
     """Add the modules of this package to those that MMDetection's registries import when they are first asked.
 
-    MMDetection takes seconds to import, which commands that need no model should not: if it is not imported yet, this
-    happens as soon as it is.
+    MMDetection and MMEngine's runner take seconds to import, which commands that need no model should not: what is not
+    imported yet is completed as soon as it is.
     """
-    if REGISTRIES in sys.modules:
-        _add_locations(sys.modules[REGISTRIES])
-    elif not any(isinstance(finder, _RegistriesFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _RegistriesFinder())
+    _when_imported('mmdet.registry', _add_locations)
+    _when_imported('mmengine.runner.checkpoint', _register_loaders)
 
 
-class _RegistriesFinder:
+def _when_imported(name: str, function: Callable[[ModuleType], None]) -> None:
+    """Call a function with a module, at once or as soon as the module is imported."""
+    if name in sys.modules:
+        function(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Finder(name, function))
+
+
+class _Finder:
+    """Finds one module once, to call a function after it has run."""
+
+    def __init__(self, name: str, function: Callable[[ModuleType], None]) -> None:
+        self.name = name
+        self.function = function
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != REGISTRIES:
+        if fullname != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -46,25 +57,29 @@ class _RegistriesFinder:
             return None
         run = spec.loader.exec_module
 
-        def run_and_register(module: ModuleType) -> None:
+        def run_and_complete(module: ModuleType) -> None:
             run(module)
-            _add_locations(module)
+            self.function(module)
 
-        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        spec.loader.exec_module = run_and_complete  # type: ignore[method-assign]
         return spec
 
 
 def _add_locations(registries: ModuleType) -> None:
     from .checkpoints.allowed_calls import allow_mmengine_checkpoints
-    from .checkpoints.loaders import register_loaders
     from .operators import check_operators
 
     check_operators()
     allow_mmengine_checkpoints()
-    register_loaders()
     for name, location in LOCATIONS.items():
         registry = getattr(registries, name)
         if registry._imported:
             import_module(location)
         elif location not in registry._locations:
             registry._locations.append(location)
+
+
+def _register_loaders(module: ModuleType) -> None:
+    from .checkpoints.loaders import register_loaders
+
+    register_loaders()

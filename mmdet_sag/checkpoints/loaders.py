@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+# By its full name: mmengine.runner may be in the middle of importing it.
+import mmengine.runner.checkpoint as mmengine_checkpoint
 from mmengine.fileio import get_file_backend
-from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import hub
 
 from ..errors import InputError
