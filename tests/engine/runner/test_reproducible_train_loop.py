@@ -71,8 +71,13 @@ def test_a_resumed_run_does_not_validate_first_before_val_begin(by_epoch, tmp_pa
 @pytest.mark.parametrize('name', ['CachedMosaic', 'CachedMixUp'])
 def test_a_transform_that_no_resumed_run_can_repeat_is_named(name, tmp_path, capsys):
     write_rectangles(tmp_path / 'data')
-    pipeline = [dict(type=name, img_scale=(64, 64))]
-    dataset = dict(type='CocoDataset', ann_file=str(tmp_path / 'data' / 'annotations.json'), pipeline=pipeline)
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(tmp_path / 'data'),
+        ann_file='annotations.json',
+        data_prefix=dict(img='images'),
+        pipeline=[dict(type=name, img_scale=(64, 64))],
+    )
     loader = dict(dataset=dataset, sampler=dict(type='InfiniteSampler'), batch_size=2, num_workers=0)
     few_weights_runner(tmp_path, 6, PredictsNothing(), train_dataloader=loader).train_loop  # noqa: B018
     assert f'{name} mix images that a worker has loaded before' in capsys.readouterr().out
