@@ -21,7 +21,7 @@ from support.training_combinations import NUM_IMAGES, Combination
 NUM_COMBINATIONS = int(os.environ.get('KILLS', '5'))
 TOOL = Path(__file__).parents[1] / 'support/signalled_train.py'
 # In the log, what differs from run to run.
-MEASURED = ('time', 'memory', 'images_per_s')
+MEASURED = ('time', 'memory', 'images_per_s', 'ram_mb')
 # By a signal, handled or not.
 INTERRUPTED = {sign * n + base for n in (1, 2, 9, 10, 15) for sign, base in ((1, 128), (-1, 0))}
 
