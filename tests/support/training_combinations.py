@@ -243,5 +243,5 @@ class Combination:
             hook.update(save_best='score', rule='greater')
         else:
             hook.update(save_best=None)
-        self.config['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
+        self.config['default_hooks']['logger'] = dict(type='LoggerHook', interval=1, log_metric_by_epoch=self.by_epoch)
         self.config['default_hooks']['preemption'] = dict(type='PreemptionHook')
