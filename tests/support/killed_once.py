@@ -3,6 +3,7 @@
 import os
 import signal
 
+import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -20,6 +21,10 @@ class KilledOnce(Hook):
     def __init__(self, rank: int, iteration: int) -> None:
         self.rank = rank
         self.iteration = iteration
+
+    def before_run(self, runner) -> None:
+        # More of them add up in another order, and a forked process has as many as its parent.
+        torch.set_num_threads(1)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if (get_rank(), runner.iter + 1, os.environ.get('TORCHELASTIC_RESTART_COUNT')) == (
