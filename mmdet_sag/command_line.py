@@ -42,6 +42,5 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def is_main_process_of_node() -> bool:
-    """Return whether this is the first process of a job on its machine, with any launcher."""
-    names = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
-    return all(os.environ.get(name, '0') == '0' for name in names)
+    """Return whether this is the first process of a job on its machine. The launch sets ``LOCAL_RANK``."""
+    return os.environ.get('LOCAL_RANK', '0') == '0'

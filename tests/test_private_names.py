@@ -59,7 +59,7 @@ DECLARED = {
         '_log_history': None,
         '_set_default_statistics': 'self',
     },
-    'mmengine.runner.Runner': {'_randomness_cfg': None, '_train_loop': None},
+    'mmengine.runner.Runner': {'_load_from': None, '_randomness_cfg': None, '_resume': None, '_train_loop': None},
     'mmengine.runner.loops.EpochBasedTrainLoop': {
         '_decide_current_val_interval': 'self',
         '_epoch': None,

@@ -11,9 +11,9 @@ fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
+    --nnodes="${NNODES:-${PET_NNODES:-1}}" \
+    --node_rank="${NODE_RANK:-${PET_NODE_RANK:-0}}" \
+    --master_addr="${MASTER_ADDR:-${PET_MASTER_ADDR:-127.0.0.1}}" \
+    --master_port="${PORT:-${PET_MASTER_PORT:-${MASTER_PORT:-29500}}}" \
     --nproc_per_node="$3" \
     "$tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -2,8 +2,9 @@
 # Train on several GPUs, or on several CPU processes where there is no GPU:
 #   dist_train.sh CONFIG PROCESSES [flags of train.py]
 # Several machines: run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
-# MAX_RESTARTS=n starts the processes again up to n times after a crash; add --resume to go on where they were. The
-# machines then find each other by themselves: NODE_RANK is not needed, and NNODES may be MIN:MAX.
+# MAX_RESTARTS=n starts the processes again up to n times after a crash, and they resume the training. The machines then
+# find each other by themselves: NODE_RANK is not needed, and NNODES may be MIN:MAX.
+# Variables that are not set are taken from those that Kubernetes' training operator sets (PET_NNODES, ...).
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -12,14 +13,15 @@ if [ $# -lt 2 ]; then
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [ -n "${MAX_RESTARTS:-}" ]; then
+address=${MASTER_ADDR:-${PET_MASTER_ADDR:-127.0.0.1}}
+port=${PORT:-${PET_MASTER_PORT:-${MASTER_PORT:-29500}}}
+if [ -n "${MAX_RESTARTS:-${PET_RDZV_BACKEND:-}}" ]; then
     # A store of its own for each attempt: in a shared one, gloo finds the addresses of the processes that died.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    rendezvous=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d --rdzv_id="${RDZV_ID:-mmdet_sag}"
-        --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}")
+    rendezvous=(--max_restarts="${MAX_RESTARTS:-${PET_MAX_RESTARTS:-0}}" --rdzv_backend="${PET_RDZV_BACKEND:-c10d}"
+        --rdzv_id="${RDZV_ID:-${PET_RDZV_ID:-mmdet_sag}}" --rdzv_endpoint="${PET_RDZV_ENDPOINT:-$address:$port}")
 else
-    rendezvous=(--node_rank="${NODE_RANK:-0}"
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
+    rendezvous=(--node_rank="${NODE_RANK:-${PET_NODE_RANK:-0}}" --master_addr="$address" --master_port="$port")
 fi
 
 # What a new torchrun needs to be told, and an old one does not know: which signals it hands on to the processes, and
@@ -38,7 +40,7 @@ except SignalException as e:
     sys.exit(128 + e.sigval)
 '
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -c "$torchrun" \
-    --nnodes="${NNODES:-1}" \
+    --nnodes="${NNODES:-${PET_NNODES:-1}}" \
     --nproc_per_node="$2" \
     "${rendezvous[@]}" \
     "$tools/train.py" "$1" --launcher pytorch "${@:3}"

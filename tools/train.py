@@ -1,8 +1,11 @@
 """Train a detector from a config, with the flags of MMDetection's ``train.py``."""
 
 import argparse
+import os
 
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
 
 from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
@@ -13,7 +16,15 @@ from mmdet_sag.engine.checkpoint_files import (
     note_earlier_run,
     note_finished_training,
 )
-from mmdet_sag.engine.launch import add_arguments, build_runner, check_work_dir, load_config, run_tool
+from mmdet_sag.engine.launch import (
+    add_arguments,
+    build_runner,
+    check_work_dir,
+    in_all_processes,
+    init_processes,
+    load_config,
+    run_tool,
+)
 from mmdet_sag.errors import InputError
 from mmdet_sag.models.model_config import unfreeze_random_backbones
 
@@ -36,10 +47,31 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def choose_checkpoint(resume: str | None, cfg: Config) -> str | None:
+    """Choose the checkpoint to resume from, in all processes that of rank 0."""
+    # torchrun starts the processes again after a crash. This run may have saved something since it began.
+    restarted = max(all_gather_object(int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)))) > 0
+    checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
+
+    def choose() -> str | None:
+        if get_rank() != 0:
+            return None
+        newest = newest_checkpoint(cfg.work_dir, checkpoint_hook) if restarted or resume == 'auto' else None
+        if newest is None and resume is None:
+            note_earlier_run(cfg.work_dir, checkpoint_hook)
+        return newest or (None if resume == 'auto' else resume)
+
+    chosen = [in_all_processes(choose)]
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if is_main_process_of_node():
+    # A launcher may set LOCAL_RANK in another way later.
+    checks = is_main_process_of_node()
+    if checks:
         check_work_dir(cfg)
     if args.amp:
         if get_device() == 'cpu':
@@ -51,21 +83,19 @@ def main() -> None:
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
     unfreeze_random_backbones(cfg)
-    checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
-    if args.resume:
-        resume_from = newest_checkpoint(cfg.work_dir, checkpoint_hook) if args.resume == 'auto' else args.resume
-        cfg.resume = resume_from is not None
-        if cfg.resume:
-            cfg.load_from = resume_from
-            # Report a mistake before the checks; the tensors are not kept.
-            checkpoint = load_checkpoint_file(resume_from, mmap=True)
-            note_finished_training(checkpoint, resume_from, cfg.get('train_cfg') or {})
-    elif is_main_process_of_node():
-        note_earlier_run(cfg.work_dir, checkpoint_hook)
+    init_processes(cfg)
+    by_config = cfg.get('load_from') or 'auto' if cfg.get('resume') else None
+    resume_from = choose_checkpoint(args.resume or by_config, cfg)
+    cfg.resume = resume_from is not None
+    if cfg.resume:
+        cfg.load_from = resume_from
+        # Report a mistake before the checks; the tensors are not kept.
+        checkpoint = in_all_processes(lambda: load_checkpoint_file(resume_from, mmap=True))
+        note_finished_training(checkpoint, resume_from, cfg.get('train_cfg') or {})
 
-    contents = check_inputs(cfg, 'train') if is_main_process_of_node() else {}
+    contents = in_all_processes(lambda: check_inputs(cfg, 'train') if checks else {})
     runner = build_runner(cfg)
-    if args.resume and cfg.resume:
+    if cfg.resume:
         check_checkpoint_fits(load_checkpoint_file(resume_from, mmap=True), resume_from, runner.model)
     with hand_over(contents):
         runner.train()

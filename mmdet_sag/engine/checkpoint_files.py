@@ -1,16 +1,20 @@
+import contextlib
+import errno
 import itertools
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import CheckpointLoader
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import digit_version
 from torch import nn
 
@@ -19,8 +23,15 @@ from ..checkpoints.reading import read_weights
 from ..errors import InputError
 from ..fileio import is_remote
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 # Whether torch.load is safe by default.
 LOADS_SAFELY = digit_version(torch.__version__) >= digit_version('2.6')
+# Beside the checkpoints: the run that trains there now, or trained there last. Locked while it trains.
+_RUN_FILE = '.run'
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -94,8 +105,9 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
     """Find the newest checkpoint of a run from which training can continue.
 
     Candidates are the file that ``last_checkpoint`` names, and for each name pattern of the run the complete file with
-    the highest number that was saved into the same folder as that file. The candidate with the most epochs and
-    iterations is returned. Damaged files are skipped. Tensors are not loaded.
+    the highest number that the same run saved: the last one that trained in the folder (:func:`enter_folder`) or, for
+    files of earlier versions, one that saved into the same folder. The candidate with the most epochs and iterations is
+    returned. Files that cannot be used are named and skipped. Tensors are not loaded.
 
     Args:
         work_dir: The work folder of the run.
@@ -105,30 +117,92 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
         Path of the checkpoint, or None if there is none.
 
     Raises:
-        InputError: The hook does not write to the local disk, and there are checkpoints, or they cannot be listed.
+        InputError: There are checkpoints, and none can be used; or they cannot be listed, or are not on the local disk.
     """
     backend_args = (checkpoint_hook or {}).get('backend_args')
     folder, templates = _folder_and_templates(work_dir, checkpoint_hook)
     if is_remote(folder, backend_args):
         _check_empty(folder, backend_args, templates)
         return None
-    named, pointer = None, Path(work_dir, 'last_checkpoint')
-    if pointer.is_file():
-        named = _training_state(Path(pointer.read_text().strip()))
+    failed, others = [], []
+    run = _read_note(Path(folder, _RUN_FILE))
+
+    def read(path: Path) -> _TrainingState | None:
+        try:
+            state = _training_state(path)
+        except InputError as e:
+            failed.append(str(e))
+            _warn(f'Not resumed from {e}')
+            return None
+        if run and state.run != run:
+            others.append(state.path)
+            return None
+        return state
+
+    pointer = Path(work_dir, 'last_checkpoint')
+    path = _read_note(pointer)
+    named = read(Path(path)) if path else None
     found = [named] if named else []
     for template in templates:
-        states = filter(None, map(_training_state, _numbered(Path(folder), template)))
+        states = filter(None, map(read, _numbered(Path(folder), template)))
         found += itertools.islice((state for state in states if _same_run(state, named)), 1)
-    if not found:
-        return None
-    newest = max(found, key=lambda state: state.progress)
-    if named and newest is not named:
-        _warn(
-            f'Resumed from {newest.path}, after iteration {newest.progress[1]}, though {pointer} names {named.path}, '
-            f'after iteration {named.progress[1]}: if that is a later run in the same folder, stop and give '
-            f'--resume {named.path}'
+    if found:
+        newest = max(found, key=lambda state: state.progress)
+        if named and newest is not named:
+            _warn(
+                f'Resumed from {newest.path}, after iteration {newest.progress[1]}, though {pointer} names '
+                f'{named.path}, after iteration {named.progress[1]}: if that is a later run in the same folder, stop '
+                f'and give --resume {named.path}'
+            )
+        return newest.path
+    if failed:
+        raise InputError(
+            f'no checkpoint in {folder} can be used: {"; ".join(dict.fromkeys(failed))}. Name another file (--resume '
+            'FILE), or leave out --resume to start from the beginning'
         )
-    return newest.path
+    if others:
+        _warn(
+            f'The last run in {folder} saved no checkpoint: it starts from the beginning. To continue an earlier run '
+            f'instead, stop and give --resume {others[0]}'
+        )
+    return None
+
+
+def enter_folder(folder: str, run: str | None) -> IO[str]:
+    """Mark a folder as that of the run that trains in it now.
+
+    Args:
+        folder: The local folder of its checkpoints, which is created if it does not exist.
+        run: Identity of the run, which its checkpoints hold as ``run`` of the runtime information. None: unknown.
+
+    Returns:
+        A file. As long as it is open in this process, other processes cannot enter the folder, if the file system has
+        locks.
+
+    Raises:
+        InputError: Another process trains in the folder, or it cannot be written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = Path(folder, _RUN_FILE).open('a')  # noqa: SIM115
+    except OSError as e:
+        raise InputError(f'{folder} cannot be written to ({e.strerror}): give another --work-dir') from e
+    try:
+        if fcntl is not None:
+            # Not flock: forked workers would inherit it, and outlive a killed process for some seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        # Others mean that there are no locks.
+        if e.errno in (errno.EAGAIN, errno.EACCES):
+            raise InputError(
+                f'another process is training in {folder}: give another --work-dir, or wait until it has ended'
+            ) from e
+    # On a full disk the run stays unknown.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(run or '')
+        file.flush()
+    return file
 
 
 def note_earlier_run(work_dir: str, checkpoint_hook: dict | None = None) -> None:
@@ -168,30 +242,133 @@ def note_finished_training(checkpoint: dict, path: str, train_cfg: dict) -> None
             )
 
 
+def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
+    """Prepare a checkpoint for a run whose config has changed, and say what differs.
+
+    A changed learning rate takes effect at its place in the schedule: the rates of optimizer and schedule in the
+    checkpoint are multiplied. Everything else stays as it was saved.
+
+    Args:
+        runner: The runner, with optimizer and schedule of its config.
+        checkpoint: The content of the file, which is changed in place.
+        path: Its path, for the message.
+
+    Raises:
+        InputError: The optimizer has other groups of parameters.
+    """
+    optimizer, schedules = checkpoint.get('optimizer'), checkpoint.get('param_schedulers')
+    if not optimizer or runner.optim_wrapper is None:
+        return
+    parts: Iterable[tuple[str, Any, dict, Any, Any]]
+    if isinstance(runner.optim_wrapper, OptimWrapperDict):
+        parts = [
+            (
+                f'{name}.',
+                wrapper,
+                optimizer[name],
+                (runner.param_schedulers or {}).get(name),
+                (schedules or {}).get(name),
+            )
+            for name, wrapper in runner.optim_wrapper.items()
+        ]
+    else:
+        parts = [('', runner.optim_wrapper, optimizer, runner.param_schedulers, schedules)]
+    changes, differences = {}, {}
+    for name, wrapper, saved, schedulers, states in parts:
+        # MMEngine keeps the settings without factors of single parameters as one more group.
+        groups = [*saved['param_groups'], *filter(None, [saved.get('base_param_settings')])]
+        ours = wrapper.param_groups
+        if [len(group['params']) for group in groups] != [len(group['params']) for group in ours]:
+            raise InputError(
+                f'{path} was trained with other groups of parameters ({name}optimizer, or other layers were frozen): '
+                'use that config, or start from its weights (--cfg-options load_from=FILE without --resume)'
+            )
+        factors = []
+        for old, new in zip(groups, ours):
+            was, now = (float(group.get('initial_lr', group['lr'])) for group in (old, new))
+            factors.append(1.0 if not was or math.isclose(was, now) else now / was)
+            for key in _RATES & old.keys() if factors[-1] != 1 else ():
+                old[key] = old[key] * factors[-1]
+            if factors[-1] != 1:
+                changes[f'from {was:g} to {now:g}'] = None
+            differences.update(_differences(f'{name}optimizer.', _settings(old), _settings(new)))
+        ours, states = [scheduler.state_dict() for scheduler in schedulers or []], states or []
+        if len(ours) != len(states):
+            differences[f'{name}param_scheduler: {len(ours)} schedules, {len(states)} in the checkpoint'] = None
+        for index, (new, old) in enumerate(zip(ours, states)):
+            if old.get('param_name') == 'lr':
+                for key in {'base_values', '_last_value'} & old.keys():
+                    old[key] = [value * factor for value, factor in zip(old[key], factors)]
+            differences.update(_differences(f'{name}param_scheduler[{index}].', old, new))
+    if changes:
+        _warn(
+            f'The learning rate changes {", ".join(changes)}, with respect to {path}: its value at each point of the '
+            'schedule changes in proportion'
+        )
+    if differences:
+        _warn(
+            f'The config differs from {path}, whose values stay in force: {"; ".join(differences)}. To use those of '
+            f'the config, start from its weights: --cfg-options load_from={path} without --resume'
+        )
+
+
+_RATES = {'lr', 'initial_lr', 'max_lr', 'min_lr'}
+# What an optimizer computes with rather than what it computes, and what changes as a schedule goes on.
+_NO_SETTINGS = {'params', 'foreach', 'fused', 'capturable', 'differentiable', 'verbose', 'eta_max', 'base_values'}
+_NO_SETTINGS |= {'last_step', 'best', 'num_bad_epochs', 'cooldown_counter', *_RATES}
+
+
+def _settings(group: dict) -> dict:
+    """Settings of a group of parameters at the beginning of the schedule."""
+    scheduled = {key for key in group if f'initial_{key}' in group}
+    if 'momentum' in scheduled:
+        scheduled.add('betas')
+    return {key: value for key, value in group.items() if key not in scheduled}
+
+
+def _differences(prefix: str, old: dict, new: dict) -> dict[str, None]:
+    """Settings whose values differ, as an ordered set of texts."""
+    different = {}
+    for key in sorted(old.keys() | new.keys()):
+        if key in _NO_SETTINGS or key.startswith('_') or callable(new.get(key)):
+            continue
+        if key not in old or key not in new:
+            # Another class, or another version of it.
+            different[f'{prefix}{key} is only in the {"config" if key in new else "checkpoint"}'] = None
+        elif repr(old[key]) != repr(new[key]):
+            different[f'{prefix}{key} is {new[key]!r}, {old[key]!r} in the checkpoint'] = None
+    return different
+
+
 class _TrainingState(NamedTuple):
     path: str
     progress: tuple[int, int]
     # The folder at the time of saving: the run may have been moved since.
     saved_into: str | None
+    run: str | None
 
 
-def _training_state(path: Path) -> _TrainingState | None:
-    """Read which training a file belongs to. None: training cannot continue from it."""
-    try:
-        checkpoint = load_checkpoint_file(str(path), mmap=True)
-    except InputError as e:
-        print_log(f'Not resumed from {e}', logger='current')
-        return None
+def _training_state(path: Path) -> _TrainingState:
+    """Read which training a file belongs to. InputError: training cannot continue from it."""
+    checkpoint = load_checkpoint_file(str(path), mmap=True)
     meta = checkpoint.get('meta')
     progress = (meta.get('epoch'), meta.get('iter')) if isinstance(meta, dict) else (None, None)
     # The best checkpoint, for example, has weights only.
     if 'optimizer' not in checkpoint or not all(isinstance(number, int) for number in progress):
-        print_log(f'Not resumed from {path}: it has weights, but no training state', logger='current')
-        return None
+        raise InputError(f'{path}: has weights, but no training state')
     hub = checkpoint.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
-    saved_as = info.get('last_ckpt') if isinstance(info, dict) else None
-    return _TrainingState(str(path), progress, os.path.dirname(saved_as) if isinstance(saved_as, str) else None)
+    saved_as, run = (info.get('last_ckpt'), info.get('run')) if isinstance(info, dict) else (None, None)
+    return _TrainingState(str(path), progress, os.path.dirname(saved_as) if isinstance(saved_as, str) else None, run)
+
+
+def check_resumable(path: str) -> None:
+    """Read a checkpoint as ``--resume`` does.
+
+    Raises:
+        InputError: Training cannot continue from it.
+    """
+    _training_state(Path(path))
 
 
 def _same_run(state: _TrainingState, named: _TrainingState | None) -> bool:
@@ -218,8 +395,27 @@ def _number(name: str, template: str) -> int | None:
 
 def _numbered(folder: Path, template: str) -> list[Path]:
     """Files whose names match a pattern, the highest number first."""
-    numbers = {path: _number(path.name, template) for path in folder.glob('*')}
+    try:
+        numbers = {folder / name: _number(name, template) for name in os.listdir(folder)}
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise _unreadable(folder, e) from e
     return sorted((path for path in numbers if numbers[path] is not None), key=numbers.get, reverse=True)
+
+
+def _read_note(path: Path) -> str | None:
+    """Text of a small file, if there is one."""
+    try:
+        return path.read_text(errors='replace').replace('\0', '').strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise _unreadable(path, e) from e
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f'{path} cannot be read ({error.strerror}), so the newest checkpoint is unknown: mend that first')
 
 
 def _check_empty(folder: str, backend_args: dict | None, templates: Iterable[str]) -> None:

@@ -8,23 +8,28 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mmdet.registry import RUNNERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import barrier, is_distributed
+from mmengine.dist import all_gather_object, barrier, init_dist, is_distributed
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed as torch_dist
+from torch.distributed import ProcessGroup
 
 from ..command_line import run_command
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
 
-# The environment variables of other launchers for RANK, WORLD_SIZE and LOCAL_RANK.
+Result = TypeVar('Result')
+
+# The environment variables of the launchers for RANK, WORLD_SIZE and LOCAL_RANK.
 _RANKS = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
@@ -91,7 +96,7 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         InputError: The file or an option of ``--cfg-options`` is not usable.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    _set_local_rank(args)
     if not Path(args.config).is_file():
         raise InputError(f'config {args.config} does not exist, check the path')
     try:
@@ -120,11 +125,42 @@ def check_work_dir(cfg: Config) -> None:
         check_writable_folder(checkpoint['out_dir'], 'default_hooks.checkpoint.out_dir')
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with a process group for its device. The log names the operators in use."""
-    setup_cache_size_limit_of_dynamo()
+def init_processes(cfg: Config) -> None:
+    """Create the process group of a run with a launcher, for its device. The runner uses it.
+
+    On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
+    """
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
+    elif cfg.launcher != 'none' and 'runner_type' not in cfg and not is_distributed():
+        env_cfg = cfg.get('env_cfg', {})
+        # Before MMEngine chooses another way to start workers.
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
+
+
+def in_all_processes(function: Callable[[], Result], group: ProcessGroup | None = None) -> Result:
+    """Call a function in all processes. If it fails in one, the first error is raised in all.
+
+    Args:
+        function: The function. Only :class:`InputError` and ``OSError`` are shared.
+        group: Process group for the exchange. Default: all processes.
+    """
+    error = None
+    try:
+        result = function()
+    except (InputError, OSError) as e:
+        error = e
+    for failure in all_gather_object(error, group):
+        if failure is not None:
+            raise failure
+    return result
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, with :func:`init_processes`. The log names the operators in use."""
+    setup_cache_size_limit_of_dynamo()
+    init_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
     return runner
@@ -154,6 +190,20 @@ def run_tool(main: Callable[[], None]) -> NoReturn:
     run_command(run)
 
 
+def _set_local_rank(args: argparse.Namespace) -> None:
+    """Set ``LOCAL_RANK`` as the launcher does. Variables of a launcher that is not in use mean nothing."""
+    if args.launcher == 'none':
+        os.environ['LOCAL_RANK'] = '0'
+        return
+    if args.launcher == 'pytorch':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    missing = [name for name in _RANKS[args.launcher] if name not in os.environ]
+    if missing:
+        starter = dict(pytorch='torchrun', slurm='srun', mpi='mpirun')[args.launcher]
+        raise InputError(f'--launcher {args.launcher} needs {", ".join(missing)}: start it with {starter}')
+    os.environ['LOCAL_RANK'] = os.environ[_RANKS[args.launcher][2]]
+
+
 def _one_line(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
@@ -161,10 +211,7 @@ def _one_line(error: Exception) -> str:
 def _use_gloo(cfg: Config) -> None:
     """Create a process group for the CPU. MMEngine would call CUDA, and pass the index of a GPU to DDP."""
     env = os.environ
-    if cfg.launcher in _RANKS:
-        env.update(
-            {name: env[theirs] for name, theirs in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _RANKS[cfg.launcher])}
-        )
+    env.update({name: env[theirs] for name, theirs in zip(_RANKS['pytorch'], _RANKS[cfg.launcher])})
     if 'MASTER_ADDR' not in env and cfg.launcher == 'slurm':
         command = ['scontrol', 'show', 'hostname', env['SLURM_NODELIST']]
         env['MASTER_ADDR'] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]

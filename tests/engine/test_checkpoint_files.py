@@ -1,5 +1,9 @@
+import errno
 import io
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from mmengine.logging import HistoryBuffer, MMLogger
 from mmdet_sag.engine.checkpoint_files import (
     LOADS_SAFELY,
     check_checkpoint_fits,
+    enter_folder,
     load_checkpoint_file,
     newest_checkpoint,
     note_earlier_run,
@@ -20,12 +25,14 @@ from mmdet_sag.errors import InputError
 SAFE = pytest.mark.skipif(not LOADS_SAFELY, reason='this PyTorch does not load safely by default')
 
 
-def write(path: Path, iteration: int = 0, epoch: int = 0, saved_into: str = '/runs/mine', **content) -> str:
+def write(
+    path: Path, iteration: int = 0, epoch: int = 0, saved_into: str = '/runs/mine', run: str | None = None, **content
+) -> str:
     content = {
         'meta': dict(epoch=epoch, iter=iteration),
         'state_dict': {'weight': torch.zeros(2)},
         'optimizer': {},
-        'message_hub': dict(runtime_info=dict(last_ckpt=f'{saved_into}/{path.name}')),
+        'message_hub': dict(runtime_info=dict(last_ckpt=f'{saved_into}/{path.name}', run=run)),
         **content,
     }
     path.parent.mkdir(exist_ok=True, parents=True)
@@ -62,6 +69,65 @@ def test_the_names_and_the_folder_of_the_config_count(tmp_path):
     hook = dict(out_dir=str(tmp_path / 'big_disk'), filename_tmpl='step_{}.pth')
     newest = write(tmp_path / 'big_disk' / 'run' / 'step_4.pth', 4)
     assert newest_checkpoint(str(work_dir), hook) == newest
+
+
+def test_checkpoints_of_which_none_can_be_used_are_not_taken_for_none(tmp_path):
+    assert newest_checkpoint(str(tmp_path / 'new')) is None
+    (tmp_path / 'iter_4.pth').write_bytes(b'damaged')
+    write(tmp_path / 'iter_2.pth', 2, optimizer=None)
+    (tmp_path / 'last_checkpoint').write_text('/gone/iter_6.pth')
+    with pytest.raises(
+        InputError, match=r'no checkpoint .*gone/iter_6.*iter_4.pth: is no file.*iter_2.pth: has weights'
+    ):
+        newest_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize('code', [errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize('what', ['listdir', 'read_text'])
+def test_what_cannot_be_read_is_not_taken_for_absent(tmp_path, monkeypatch, what, code):
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    write(tmp_path / 'iter_4.pth', 4)
+    monkeypatch.setattr(*dict(listdir=(os, what), read_text=(Path, what))[what], fail)
+    with pytest.raises(InputError, match=rf'cannot be read \({os.strerror(code)}\)'):
+        newest_checkpoint(str(tmp_path))
+
+
+def test_a_new_run_that_has_saved_nothing_does_not_resume_the_one_before(tmp_path, warnings):
+    (tmp_path / 'last_checkpoint').write_text(write(tmp_path / 'iter_4.pth', 4, run='first'))
+    enter_folder(str(tmp_path), 'second').close()
+    assert newest_checkpoint(str(tmp_path)) is None
+    assert f'--resume {tmp_path / "iter_4.pth"}' in warnings.text
+    newest = write(tmp_path / 'iter_2.pth', 2, run='second')
+    assert newest_checkpoint(str(tmp_path)) == newest
+    enter_folder(str(tmp_path), 'first').close()
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path):
+    lock = "import fcntl, sys; file = open('.run', 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    code = f"{lock}print('in', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == 'in\n'
+        with pytest.raises(InputError, match='another process is training in'):
+            enter_folder(str(tmp_path), None)
+    finally:
+        other.kill()
+        other.communicate()
+    enter_folder(str(tmp_path), None).close()
+
+
+def test_a_file_system_without_locks_is_one_to_train_on(tmp_path, monkeypatch):
+    def lockf(*args):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr('fcntl.lockf', lockf)
+    enter_folder(str(tmp_path), 'mine').close()
+    assert (tmp_path / '.run').read_text() == 'mine'
 
 
 @pytest.fixture

@@ -167,7 +167,8 @@ def test_a_killed_process_is_started_again_and_goes_on(folder):
         'train_cfg = dict(max_iters=6)\n'
     )
     environment = {**ENVIRONMENT, 'MAX_RESTARTS': '1', 'PYTHONPATH': f'{folder}:{ENVIRONMENT["PYTHONPATH"]}'}
-    command = [TOOLS / 'dist_train.sh', 'killed.py', '2', '--work-dir', 'killed', '--resume']
+    # Without --resume: the second start of the processes is no new run.
+    command = [TOOLS / 'dist_train.sh', 'killed.py', '2', '--work-dir', 'killed']
     job = subprocess.run(command, cwd=folder, env=environment, timeout=200, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr[-3000:]
     assert 'resumed epoch: 0, iter: 2' in job.stdout + job.stderr
@@ -272,9 +273,41 @@ def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(
     text = train('--cfg-options', 'train_cfg.max_iters=2')
     assert 'used holds iter_4.pth, iter_2.pth of an earlier run, and this one starts from the beginning' in text
     text = train('--resume', '--cfg-options', 'train_cfg.max_iters=3')
-    assert 'iter_4.pth, after iteration 4, though used/last_checkpoint names' in text
-    assert 'iter_2.pth, after iteration 2' in text
+    assert 'resumed epoch: 0, iter: 2' in text, 'not the newest file, which is of the earlier run'
+    text = train('--resume', 'used/iter_4.pth', '--cfg-options', 'train_cfg.max_iters=4')
     assert 'nothing is left to train; raise it with --cfg-options train_cfg.max_iters=N' in text
+
+
+def test_processes_with_folders_of_their_own_do_not_train_from_different_states(folder, checkpoint):
+    ranks = [folder / 'node 0', folder / 'node 1']
+    jobs = []
+    for rank, node in enumerate(ranks):
+        (node / 'work').mkdir(parents=True)
+        content = torch.load(checkpoint)
+        content['state_dict']['bbox_head.conv_cls.bias'] += rank
+        torch.save(content, node / 'work' / 'iter_24.pth')
+        if rank == 1:
+            torch.save(content, node / 'work' / 'iter_30.pth')
+        command = [sys.executable, TOOLS / 'train.py', '../my config.py', '--work-dir', 'work', '--resume']
+        job = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=PORT)
+        jobs.append(
+            subprocess.Popen(
+                [*command, '--launcher', 'pytorch', '--cfg-options', 'train_cfg.max_iters=30'],
+                cwd=node,
+                env={**ENVIRONMENT, **job},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        texts = [job.communicate(timeout=200) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+    assert [job.returncode for job in jobs] == [2, 2], texts[0][1][-3000:]
+    assert 'starts after iteration 24 and rank 0' in texts[0][1] and 'with other weights' in texts[0][1]
+    assert [text.count('error: ') for _, text in texts] == [1, 0], texts[1][1][-3000:]
 
 
 def test_training_parses_each_annotation_file_once_beside_the_metric(folder):

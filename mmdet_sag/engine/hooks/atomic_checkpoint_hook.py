@@ -1,6 +1,12 @@
 import datetime
-from collections.abc import Callable
+import hashlib
+import os
+import re
+import socket
+import uuid
+from typing import IO
 
+import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -8,14 +14,18 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as torch_dist
+from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import InputError
 from ...fileio import AtomicFileBackend
+from ..checkpoint_files import apply_settings, check_resumable, enter_folder
+from ..launch import in_all_processes
 
 # NCCL gives up after 10 minutes, and a write to a remote storage may take longer.
 _LONGEST_WRITE = datetime.timedelta(hours=2)
+_WITHIN_EPOCH = 'ckpt_within_epoch'
 
 
 def weights_changed(runner: Runner) -> bool:
@@ -36,6 +46,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - All processes wait until the file is written, and all learn whether that failed.
     - ``max_keep_ckpts`` checkpoints are kept. If epochs are counted, the newest one saved within an epoch
       (:meth:`save_now`) is kept in addition until the next epoch is saved.
+    - Only files of its own folder are removed, which the checkpoint names that it has resumed from there.
+    - The first file is read back as ``--resume`` will read it. What cannot be read so ends the training.
     - If a checkpoint cannot be written (a full disk), an error is logged, the older checkpoints stay, and training
       continues. It fails at the end if the last state could not be saved.
 
@@ -46,6 +58,8 @@ class AtomicCheckpointHook(CheckpointHook):
     _saved_state = None
     _meta: dict | None = None
     _process_group = None
+    _folder: IO[str] | None = None
+    _is_read_back = False
 
     @classmethod
     def of(cls, runner: Runner) -> 'AtomicCheckpointHook':
@@ -61,17 +75,76 @@ class AtomicCheckpointHook(CheckpointHook):
             "set default_hooks.checkpoint.type='AtomicCheckpointHook': other hooks save checkpoints through it"
         )
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let a changed learning rate take effect in a resumed run.
+
+        Raises:
+            InputError: The optimizer of the config is another one.
+        """
+        if runner._resume:
+            apply_settings(runner, checkpoint, str(runner._load_from))
+
     def before_train(self, runner: Runner) -> None:
-        """Prepare the output folder."""
+        """Prepare the output folder, and check that all processes start from one state.
+
+        Raises:
+            InputError: They do not, or another process trains in the folder.
+        """
+        info = runner.message_hub.runtime_info
+        # MMEngine would remove files by it.
+        kept = info.pop('keep_ckpt_ids', [])
         super().before_train(runner)
-        if isinstance(self.file_backend, LocalBackend):
+        is_local = isinstance(self.file_backend, LocalBackend)
+        if is_local:
             self.backend_args = dict(backend='atomic_file')
             self.file_backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
         # From the resumed run.
-        self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
+        self.last_ckpt = info.get('last_ckpt')
         if get_world_size() > 1 and self._process_group is None:
             # Not NCCL: its watchdog kills a process that waits for longer than the timeout.
             self._process_group = torch_dist.new_group(backend='gloo', timeout=_LONGEST_WRITE)
+        self._check_same_state(runner)
+        if runner.iter == 0 and 'run' not in info:
+            runner.message_hub.update_info('run', uuid.uuid4().hex)
+
+        def enter() -> None:
+            if is_local and is_main_process():
+                self._folder = enter_folder(self.out_dir, info.get('run'))
+
+        in_all_processes(enter, self._process_group)
+        self._adopt_files(runner, kept)
+
+    def _check_same_state(self, runner: Runner) -> None:
+        # Other wrappers distribute the weights.
+        weights = _digest(runner.model) if isinstance(runner.model, DistributedDataParallel) else ''
+        states = all_gather_object((runner.iter, weights, socket.gethostname()), self._process_group)
+        for rank, (iteration, digest, host) in enumerate(states):
+            if (iteration, digest) != states[0][:2]:
+                raise InputError(
+                    f'rank {rank} on {host} starts after iteration {iteration} and rank 0 on {states[0][2]} after '
+                    f'{states[0][0]}, {"with other weights" if digest != states[0][1] else "with the same weights"}: '
+                    'give all machines the same files (a shared folder for --work-dir, --resume or load_from)'
+                )
+
+    def _adopt_files(self, runner: Runner, kept: object) -> None:
+        """Find what this run may remove of the files that the checkpoint names, and remove what a kill has left."""
+        info = runner.message_hub.runtime_info
+        # Names from a file of another folder mean nothing here.
+        source = runner._load_from if runner._resume else None
+        is_here = source is None or os.path.realpath(os.path.dirname(source)) == os.path.realpath(self.out_dir)
+        within = info.pop(_WITHIN_EPOCH, [])
+        within = [name for name in _as_list(within) if is_here and re.fullmatch(r'iter_\d+\.pth', str(name))]
+        runner.message_hub.update_info(_WITHIN_EPOCH, within[-1:])
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            name = os.path.basename(str(info.pop(key)))
+            if is_here and re.fullmatch(f'best_.*{re.escape(self.filename_tmpl)}'.replace(r'\{\}', r'\d+'), name):
+                info[key] = self.file_backend.join_path(self.out_dir, name)
+        if self.save_best:
+            self._set_best(info)
+        if self.max_keep_ckpts > 0:
+            steps = [step for step in _as_list(kept) if is_here and type(step) is int and step >= 0]
+            self._keep(runner, steps[-self.max_keep_ckpts :])
+            self._remove(*map(self.filename_tmpl.format, steps[: -self.max_keep_ckpts]), *within[:-1])
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the weights.
@@ -82,6 +155,12 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._meta is not None:
             # FlexibleRunner replaces epoch and iteration by its own count.
             checkpoint['meta'].update(self._meta)
+        # OneCycleLR, for example, has a method in its state, which no file may name. The class sets it again.
+        schedules = checkpoint.get('param_schedulers', [])
+        for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
+            for state in states:
+                for key in [key for key, value in state.items() if callable(value)]:
+                    del state[key]
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # A constant buffer may be infinite; running statistics must be finite like weights.
         constants = {name for name, _ in model.named_buffers() if not name.endswith(('running_mean', 'running_var'))}
@@ -125,11 +204,12 @@ class AtomicCheckpointHook(CheckpointHook):
             meta = dict(epoch=epoch, iter=iteration)
             if self.by_epoch:
                 filename = f'iter_{iteration}.pth'
-                previous = runner.message_hub.runtime_info.get('ckpt_within_epoch')
+                before = [name for name in runner.message_hub.get_info(_WITHIN_EPOCH) if name != filename]
                 # Before the file is written: a run that resumes from it must know what it may remove.
-                runner.message_hub.update_info('ckpt_within_epoch', filename)
-                if self._save(runner, filename, meta) and previous != filename:
-                    self._remove_outdated(previous)
+                runner.message_hub.update_info(_WITHIN_EPOCH, [*before, filename])
+                if self._save(runner, filename, meta):
+                    runner.message_hub.update_info(_WITHIN_EPOCH, [filename])
+                    self._remove_outdated(*before)
             else:
                 self._save_checkpoint_with_step(runner, iteration, meta)
             self._check_saved()
@@ -144,30 +224,31 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         # MMEngine removes the outdated checkpoint before it writes the new one.
-        outdated = []
+        before = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+        steps = [kept for kept in before if kept != step] + [step]
         if self.max_keep_ckpts > 0:
-            before = list(self.keep_ckpt_ids)
-            ids = [kept for kept in before if kept != step] + [step]
-            outdated = ids[: -self.max_keep_ckpts]
-            self._keep(runner, ids[-self.max_keep_ckpts :])
-        if self._save(runner, self.filename_tmpl.format(step), meta):
-            self._remove_outdated(*map(self.filename_tmpl.format, outdated))
+            # With the outdated ones: a run that is killed before they are removed does it when it resumes.
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+        saved = self._save(runner, self.filename_tmpl.format(step), meta)
+        if self.max_keep_ckpts > 0:
+            self._keep(runner, steps[-self.max_keep_ckpts :] if saved else before)
+        if saved:
+            self._remove_outdated(*map(self.filename_tmpl.format, steps[: -self.max_keep_ckpts]))
             if self.by_epoch:
-                self._remove_outdated(runner.message_hub.runtime_info.get('ckpt_within_epoch'))
-        elif self.max_keep_ckpts > 0:
-            self._keep(runner, before)
+                self._remove_outdated(*runner.message_hub.runtime_info.get(_WITHIN_EPOCH, []))
 
     def _keep(self, runner: Runner, steps: list[int]) -> None:
         self.keep_ckpt_ids.clear()
         self.keep_ckpt_ids.extend(steps)
         runner.message_hub.update_info('keep_ckpt_ids', steps)
 
-    def _remove_outdated(self, *filenames: str | None) -> None:
+    def _remove_outdated(self, *filenames: str) -> None:
         if self.max_keep_ckpts > 0:
-            self._remove(*(self.file_backend.join_path(self.out_dir, name) for name in filenames if name))
+            self._remove(*filenames)
 
-    def _remove(self, *paths: str) -> None:
-        for path in paths if is_main_process() else ():
+    def _remove(self, *filenames: str) -> None:
+        for filename in filenames if is_main_process() else ():
+            path = self.file_backend.join_path(self.out_dir, filename)
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
             elif self.file_backend.isdir(path):
@@ -192,13 +273,15 @@ class AtomicCheckpointHook(CheckpointHook):
                 **self.args,
             )
             if is_main_process():
+                if not self._is_read_back and self.save_optimizer and os.path.isfile(self.last_ckpt):
+                    self._read_back()
                 # The work folder is local, wherever the checkpoints are.
                 AtomicFileBackend().put_text(self.last_ckpt, f'{runner.work_dir}/last_checkpoint')
 
         self._meta = meta
         self._unsaved = True
         try:
-            self._in_all_processes(save)
+            in_all_processes(save, self._process_group)
             self._unsaved = False
         except OSError as e:
             runner.logger.error(
@@ -219,16 +302,16 @@ class AtomicCheckpointHook(CheckpointHook):
             self._saved_state = (meta['epoch'], meta['iter'])
         return not self._unsaved
 
-    def _in_all_processes(self, save: Callable[[], None]) -> None:
-        """Run ``save``, which writes on rank 0 only, and raise in all processes if it failed in one."""
-        error = None
+    def _read_back(self) -> None:
+        """Read the newest checkpoint."""
         try:
-            save()
-        except (InputError, OSError) as e:
-            error = e
-        for failure in all_gather_object(error, self._process_group):
-            if failure is not None:
-                raise failure
+            check_resumable(self.last_ckpt)
+        except InputError as e:
+            raise InputError(
+                f'the first checkpoint was written, but --resume could not read it ({e}): states of hooks, optimizer '
+                'and schedule and the metainfo of the data set must be numbers, texts, arrays and tensors'
+            ) from e
+        self._is_read_back = True
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
@@ -240,7 +323,9 @@ class AtomicCheckpointHook(CheckpointHook):
         self._set_best({})
         last_ckpt, self.last_ckpt = self.last_ckpt, None
         try:
-            self._in_all_processes(lambda: super(AtomicCheckpointHook, self)._save_best_checkpoint(runner, metrics))
+            in_all_processes(
+                lambda: super(AtomicCheckpointHook, self)._save_best_checkpoint(runner, metrics), self._process_group
+            )
         except OSError as e:
             runner.logger.error(f'The best checkpoint was not written: {e.strerror or e}. Make room for it.')
             for key in _best(info):
@@ -250,7 +335,8 @@ class AtomicCheckpointHook(CheckpointHook):
             self.last_ckpt = last_ckpt
             self._set_best(info)
         if _best(info) != before:
-            self._remove(*(path for key, path in before.items() if key.startswith('best_ckpt') and path != info[key]))
+            old = [path for key, path in before.items() if key.startswith('best_ckpt') and path != info[key]]
+            self._remove(*map(os.path.basename, old))
             if self.last_ckpt is not None:
                 # A run that resumes from the newest checkpoint must know which best one to remove.
                 step = runner.epoch if self.by_epoch else runner.iter
@@ -266,3 +352,17 @@ class AtomicCheckpointHook(CheckpointHook):
 def _best(info: dict) -> dict:
     """The scores and paths of the best checkpoints in a run's information."""
     return {key: value for key, value in info.items() if key.startswith('best_')}
+
+
+def _as_list(value: object) -> list:
+    """What a checkpoint lists; earlier versions named one file."""
+    return value if isinstance(value, list) else [value]
+
+
+def _digest(model: nn.Module) -> str:
+    """Hash of the weights and buffers of a model."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,3 +1,4 @@
+import inspect
 import multiprocessing
 import os
 import random
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import Runner
 from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 
 from mmdet_sag.engine.checkpoint_files import newest_checkpoint
@@ -19,17 +22,17 @@ from mmdet_sag.errors import InputError
 EVERY_ITERATION = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'interval': 1}}
 
 
-def train(work_dir: Path, max_iters: int, num_padding: int = 250_000) -> None:
-    checkpoint = newest_checkpoint(str(work_dir))
-    few_weights_runner(
-        work_dir,
-        max_iters,
-        FewWeights(num_padding),
-        default_hooks=EVERY_ITERATION,
-        load_from=checkpoint,
-        resume=checkpoint is not None,
-        log_level='ERROR',
-    ).train()
+def train(
+    work_dir: Path, max_iters: int, num_padding: int = 250_000, checkpoint: str | None = None, **options
+) -> Runner:
+    checkpoint = checkpoint or newest_checkpoint(str(work_dir))
+    arguments = {'default_hooks': EVERY_ITERATION, 'log_level': 'ERROR', **options}
+    torch.manual_seed(0)
+    runner = few_weights_runner(
+        work_dir, max_iters, FewWeights(num_padding), load_from=checkpoint, resume=checkpoint is not None, **arguments
+    )
+    runner.train()
+    return runner
 
 
 def done(work_dir: Path) -> int:
@@ -135,7 +138,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(small_disk):
     with pytest.raises(InputError, match='make room and train again with --resume'):
         train(small_disk, 4)
     assert [name for name in files(small_disk) if name.endswith('.pth')] == ['iter_1.pth', 'iter_2.pth']
-    assert not list(small_disk.glob('.*'))
+    assert [path.name for path in small_disk.glob('.*')] == ['.run']
     assert (small_disk / 'last_checkpoint').read_text() == str(small_disk / 'iter_2.pth')
     assert done(small_disk) == 2
 
@@ -152,3 +155,200 @@ def test_a_limit_on_the_size_of_files_acts_like_a_full_disk(tmp_path):
     assert done(tmp_path) == 2
     train(tmp_path, 4)
     assert done(tmp_path) == 4
+
+
+class Measure(Hook):
+    """Hands schedules that follow a metric one that does not improve."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        for scheduler in runner.param_schedulers:
+            if getattr(scheduler, 'need_val_args', False):
+                scheduler.step(dict(loss=1.0))
+
+
+# Arguments that have no default.
+SCHEDULES = dict(
+    milestones=[2, 4],
+    step_size=2,
+    gamma=0.5,
+    T_max=6,
+    periods=[3, 3],
+    restart_weights=[1, 0.5],
+    eta_min=1e-5,
+    eta_max=1e-2,
+    total_steps=6,
+    patience=1,
+    end=6,
+)
+
+
+def schedule(name: str) -> dict:
+    cls = PARAM_SCHEDULERS.get(name)
+    parameters = {
+        key for base in cls.__mro__ if '__init__' in vars(base) for key in inspect.signature(base.__init__).parameters
+    }
+    arguments = {key: value for key, value in SCHEDULES.items() if key in parameters}
+    if 'Plateau' not in name:
+        arguments['by_epoch'] = False
+    if 'ParamScheduler' in name:
+        arguments['param_name'] = 'lr'
+    return dict(type=f'mmengine.{name}', **arguments)
+
+
+@pytest.mark.parametrize('name', sorted(PARAM_SCHEDULERS.module_dict))
+def test_every_schedule_of_mmengine_is_resumed(tmp_path, name):
+    optimizer = dict(type='AdamW' if 'Momentum' in name else 'SGD', lr=1e-3)
+    options = dict(
+        num_padding=0,
+        param_scheduler=[schedule(name)],
+        custom_hooks=[Measure()],
+        optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=dict(bias_lr_mult=2.0)),
+    )
+    once = train(tmp_path / 'once', 6, **options)
+    train(tmp_path / 'twice', 3, **options)
+    twice = train(tmp_path / 'twice', 6, **options)
+    for one, two in zip(once.optim_wrapper.param_groups, twice.optim_wrapper.param_groups, strict=True):
+        assert {**one, 'params': 0} == {**two, 'params': 0}
+    for one, two in zip(once.param_schedulers, twice.param_schedulers, strict=True):
+        assert {**one.state_dict(), 'anneal_func': 0} == {**two.state_dict(), 'anneal_func': 0}
+    for one, two in zip(once.model.parameters(), twice.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+class Unreadable(Hook):
+    """Leaves something in the checkpoint that safe loading refuses."""
+
+    def before_train(self, runner) -> None:
+        runner.message_hub.update_info('folder', Path('here'))
+
+
+def test_a_checkpoint_that_resume_could_not_read_is_known_at_once(tmp_path):
+    with pytest.raises(
+        InputError, match='the first checkpoint was written, but --resume could not read it .*iter_1.pth'
+    ):
+        train(tmp_path, 6, custom_hooks=[Unreadable()])
+
+
+HALVED = dict(type='MultiStepLR', by_epoch=False, milestones=[4], gamma=0.5, end=100)
+
+
+def rates(lr: float) -> dict:
+    optimizer = dict(type='SGD', lr=lr, momentum=0.9)
+    return dict(optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=dict(bias_lr_mult=2.0)), param_scheduler=[HALVED])
+
+
+def test_a_changed_learning_rate_is_applied_and_said(tmp_path, capsys):
+    train(tmp_path, 3, **rates(0.1))
+    assert 'learning rate changes' not in capsys.readouterr().out
+    runner = train(tmp_path, 6, **{**rates(0.02), 'log_level': 'WARNING'})
+    assert 'The learning rate changes from 0.1 to 0.02' in ' '.join(capsys.readouterr().out.split())
+    assert sorted({round(group['lr'], 9) for group in runner.optim_wrapper.param_groups}) == [0.01, 0.02]
+    # The next resume finds nothing changed.
+    train(tmp_path, 7, **{**rates(0.02), 'log_level': 'WARNING'})
+    assert 'learning rate changes' not in capsys.readouterr().out
+
+
+def test_other_changes_of_optimizer_and_schedule_are_said(tmp_path, capsys):
+    train(tmp_path, 3, **rates(0.1))
+    options = rates(0.1)
+    options['optim_wrapper']['optimizer']['momentum'] = 0.8
+    options['param_scheduler'] = [{**HALVED, 'gamma': 0.1}, dict(type='ConstantLR')]
+    train(tmp_path, 4, **{**options, 'log_level': 'WARNING'})
+    text = ' '.join(capsys.readouterr().out.split())
+    assert 'optimizer.momentum is 0.8, 0.9 in the checkpoint' in text
+    assert 'param_scheduler[0].gamma is 0.1, 0.5 in the checkpoint' in text
+    assert 'param_scheduler: 2 schedules, 1 in the checkpoint' in text
+    del options['optim_wrapper']['paramwise_cfg']
+    with pytest.raises(InputError, match='iter_4.pth was trained with other groups of parameters'):
+        train(tmp_path, 5, **options)
+
+
+BEST = {**EVERY_ITERATION, 'checkpoint': {**EVERY_ITERATION['checkpoint'], 'save_best': 'AP', 'rule': 'greater'}}
+
+
+def craft(path: Path, **info: object) -> str:
+    checkpoint = torch.load(path)
+    checkpoint['message_hub']['runtime_info'].update(info)
+    checkpoint['message_hub']['resumed_keys'].update(dict.fromkeys(info, True))
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_a_checkpoint_names_nothing_outside_of_its_folder_for_removal(tmp_path, by_epoch):
+    work_dir = tmp_path / 'work'
+    train(work_dir, 2)
+    (tmp_path / 'thesis').mkdir()
+    names = ['thesis/text', 'other.pth', 'best_AP_iter_1.pth', 'iter_1.pth']
+    for name in names:
+        (tmp_path / name).write_text(name)
+    (work_dir / 'notes').write_text('mine')
+    crafted = craft(
+        work_dir / 'iter_2.pth',
+        best_ckpt=str(tmp_path / 'best_AP_iter_1.pth'),
+        best_score=0.1,
+        last_ckpt=str(tmp_path / 'other.pth'),
+        ckpt_within_epoch='../thesis',
+        keep_ckpt_ids=['../../thesis', '1/../../iter_1', 'x', 1, 2],
+    )
+    hooks = {**BEST, 'checkpoint': {**BEST['checkpoint'], 'by_epoch': by_epoch}}
+    runner = few_weights_runner(
+        work_dir, 12, FewWeights(250_000), by_epoch, default_hooks=hooks, load_from=crafted, resume=True
+    )
+    runner.train()
+    hook = AtomicCheckpointHook.of(runner)
+    hook.after_val_epoch(runner, dict(AP=0.5))
+    hook.save_now(runner, 3, 13)
+    assert all((tmp_path / name).read_text() == name for name in names)
+    assert (work_dir / 'notes').is_file()
+
+
+def test_resuming_into_another_folder_leaves_both_runs_their_files(tmp_path):
+    for name in ('a', 'b'):
+        runner = few_weights_runner(tmp_path / name, 4, FewWeights(), default_hooks=BEST)
+        runner.train()
+        AtomicCheckpointHook.of(runner).after_val_epoch(runner, dict(AP=0.5))
+    before = files(tmp_path / 'a')
+    (tmp_path / 'b' / 'iter_4.pth').rename(tmp_path / 'b' / 'iter_2.pth')
+    source = str(tmp_path / 'a' / 'iter_4.pth')
+    runner = few_weights_runner(tmp_path / 'b', 7, FewWeights(), default_hooks=BEST, load_from=source, resume=True)
+    runner.train()
+    AtomicCheckpointHook.of(runner).after_val_epoch(runner, dict(AP=0.6))
+    assert files(tmp_path / 'a') == before
+    kept = [name for name in files(tmp_path / 'b') if name.endswith('.pth')]
+    assert kept == ['best_AP_iter_4.pth', 'best_AP_iter_7.pth', 'iter_2.pth', 'iter_3.pth', 'iter_6.pth', 'iter_7.pth']
+
+
+def test_what_a_kill_has_left_is_removed_when_the_run_resumes(tmp_path, monkeypatch):
+    train(tmp_path, 3)
+
+    def killed(*args):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointHook, '_remove_outdated', killed)
+        with pytest.raises(SystemExit):
+            train(tmp_path, 6)
+    assert [path.name for path in sorted(tmp_path.glob('*.pth'))] == ['iter_2.pth', 'iter_3.pth', 'iter_4.pth']
+    train(tmp_path, 4)
+    assert [path.name for path in sorted(tmp_path.glob('*.pth'))] == ['iter_3.pth', 'iter_4.pth']
+
+
+def test_what_a_kill_has_left_within_an_epoch_is_removed_when_the_run_resumes(tmp_path, monkeypatch):
+    hooks = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'by_epoch': True, 'interval': 1}}
+
+    def runner() -> Runner:
+        newest = newest_checkpoint(str(tmp_path))
+        return few_weights_runner(
+            tmp_path, 6, FewWeights(), True, default_hooks=hooks, load_from=newest, resume=newest is not None
+        )
+
+    first = runner()
+    first.train()
+    hook = AtomicCheckpointHook.of(first)
+    hook.save_now(first, 1, 7)
+    monkeypatch.setattr(hook, '_remove_outdated', lambda *names: None)
+    hook.save_now(first, 1, 8)
+    assert [path.name for path in sorted(tmp_path.glob('iter_*.pth'))] == ['iter_7.pth', 'iter_8.pth']
+    runner().train()
+    assert [path.name for path in sorted(tmp_path.glob('iter_*.pth'))] == ['iter_8.pth']
