@@ -83,19 +83,25 @@ def train_here(folder: Path, rank: int) -> int:
 
 
 def train_on(node: str, address: str, folder: Path) -> subprocess.Popen:
-    # The variables of docs/training.md for machines whose names are not known to each other.
-    variables = environment(
-        NNODES='2',
-        MAX_RESTARTS='1',
-        MASTER_ADDR=ADDRESSES[0],
-        PORT=PORT,
-        PET_LOCAL_ADDR=address,
-        PET_RDZV_CONF=f'is_host={address == ADDRESSES[0]}',
-        GLOO_SOCKET_IFNAME=node,
+    first = address == ADDRESSES[0]
+    # The script's own variables, and those of Kubernetes' training operator.
+    job = (
+        dict(NNODES='2', MAX_RESTARTS='1', MASTER_ADDR=ADDRESSES[0], PORT=PORT)
+        if first
+        else dict(
+            PET_NNODES='2',
+            PET_MAX_RESTARTS='1',
+            PET_RDZV_BACKEND='c10d',
+            PET_RDZV_ENDPOINT=f'{ADDRESSES[0]}:{PORT}',
+        )
     )
+    # As docs/training.md says for machines whose names are not known to each other.
+    names = dict(PET_LOCAL_ADDR=address, PET_RDZV_CONF=f'is_host={int(first)}', GLOO_SOCKET_IFNAME=node)
     script = [ROOT / 'tools/dist_train.sh', folder / 'config.py', '1', '--work-dir', folder / 'work', '--resume']
     with open(folder / f'{node}.log', 'w') as log:
-        return subprocess.Popen(['ip', 'netns', 'exec', node, *script], env=variables, stdout=log, stderr=log)
+        return subprocess.Popen(
+            ['ip', 'netns', 'exec', node, *script], env=environment(**job, **names), stdout=log, stderr=log
+        )
 
 
 def test_two_nodes_go_on_after_a_process_was_killed(nodes, tmp_path):

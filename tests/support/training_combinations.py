@@ -57,7 +57,10 @@ class ChangingScore(BaseMetric):
     """A score that goes up and down with the weights."""
 
     def process(self, data_batch: dict, data_samples: list) -> None:
-        self.results += [sample['score'] for sample in data_samples]
+        self.results += [
+            sample['score'] if 'score' in sample else sample['pred_instances']['scores'].sum().item()
+            for sample in data_samples
+        ]
 
     def compute_metrics(self, results: list) -> dict:
         return dict(score=sum(results) * 1000 % 1)
