@@ -18,6 +18,8 @@ from support.tiny_training import write_rectangles
 from support.tool import run_tool
 from support.training_combinations import NUM_IMAGES, Combination
 
+from mmdet_sag.engine.checkpoint_files import newest_checkpoint
+
 NUM_COMBINATIONS = int(os.environ.get('KILLS', '5'))
 TOOL = Path(__file__).parents[1] / 'support/signalled_train.py'
 # In the log, what differs from run to run.
@@ -59,7 +61,8 @@ def assert_same(expected: object, actual: object, name: str) -> None:
 
 def state(work_dir: Path) -> dict:
     """What a finished training leaves, without times and paths."""
-    checkpoint = torch.load((work_dir / 'last_checkpoint').read_text())
+    # Killed between the last checkpoint and last_checkpoint, a run has nothing left to do but to resume from it.
+    checkpoint = torch.load(newest_checkpoint(str(work_dir)))
     parts = {name: value for name, value in checkpoint.items() if name not in ('meta', 'message_hub')}
     parts['position'] = checkpoint['meta']['epoch'], checkpoint['meta']['iter']
     hub = checkpoint['message_hub']
