@@ -10,7 +10,6 @@ from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
 from mmdet_sag.checks import check_inputs, hand_over
 from mmdet_sag.command_line import is_main_process_of_node
 from mmdet_sag.engine.checkpoint_files import (
-    check_checkpoint_fits,
     load_checkpoint_file,
     newest_checkpoint,
     note_earlier_run,
@@ -95,8 +94,6 @@ def main() -> None:
 
     contents = in_all_processes(lambda: check_inputs(cfg, 'train') if checks else {})
     runner = build_runner(cfg)
-    if cfg.resume:
-        check_checkpoint_fits(load_checkpoint_file(resume_from, mmap=True), resume_from, runner.model)
     with hand_over(contents):
         runner.train()
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import InputError
 from ...fileio import AtomicFileBackend
-from ..checkpoint_files import apply_settings, check_resumable, enter_folder
+from ..checkpoint_files import apply_settings, check_checkpoint_fits, check_resumable, enter_folder
 from ..launch import in_all_processes
 
 # NCCL gives up after 10 minutes, and a write to a remote storage may take longer.
@@ -76,12 +76,13 @@ class AtomicCheckpointHook(CheckpointHook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Let a changed learning rate take effect in a resumed run.
+        """Check the checkpoint of a resumed run, and let a changed learning rate take effect.
 
         Raises:
-            InputError: The optimizer of the config is another one.
+            InputError: The model or the optimizer of the config is another one.
         """
         if runner._resume:
+            check_checkpoint_fits(checkpoint, str(runner._load_from), runner.model)
             apply_settings(runner, checkpoint, str(runner._load_from))
 
     def before_train(self, runner: Runner) -> None:

@@ -352,3 +352,9 @@ def test_what_a_kill_has_left_within_an_epoch_is_removed_when_the_run_resumes(tm
     assert [path.name for path in sorted(tmp_path.glob('iter_*.pth'))] == ['iter_7.pth', 'iter_8.pth']
     runner().train()
     assert [path.name for path in sorted(tmp_path.glob('iter_*.pth'))] == ['iter_8.pth']
+
+
+def test_the_checkpoint_of_another_model_is_not_resumed(tmp_path):
+    train(tmp_path, 2)
+    with pytest.raises(InputError, match='iter_2.pth: does not belong to this model, padding has shape'):
+        train(tmp_path, 4, num_padding=3)
