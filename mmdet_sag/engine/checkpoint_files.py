@@ -72,19 +72,17 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
     return checkpoint
 
 
-def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module | dict) -> None:
+def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
     """Check that a checkpoint holds all weights of a model. MMEngine only warns if it does not.
 
     Args:
         checkpoint: Its content.
         path: Its path, for the message.
-        model: The model that will load it. A config, which FlexibleRunner keeps until it trains, is not checked.
+        model: The model that will load it.
 
     Raises:
         InputError: Weights are missing or have another shape.
     """
-    if not isinstance(model, nn.Module):
-        return
     weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
