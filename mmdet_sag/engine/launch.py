@@ -134,7 +134,7 @@ def init_processes(cfg: Config) -> None:
 
     On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
     """
-    if cfg.launcher != 'none':
+    if cfg.launcher != 'none' and not is_distributed():
         _check_host_name(cfg.launcher)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
