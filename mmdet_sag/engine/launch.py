@@ -5,7 +5,9 @@ import ast
 import datetime
 import os
 import re
+import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +22,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed as torch_dist
 from torch.distributed import ProcessGroup
 
-from ..command_line import run_command
+from ..command_line import is_main_process_of_node, run_command
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
@@ -33,6 +35,8 @@ _RANKS = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+# And for the number of machines.
+_MACHINES = {'pytorch': 'GROUP_WORLD_SIZE', 'slurm': 'SLURM_NNODES', 'mpi': 'OMPI_MCA_orte_num_nodes'}
 
 
 class ConfigOptions(DictAction):
@@ -130,6 +134,8 @@ def init_processes(cfg: Config) -> None:
 
     On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
     """
+    if cfg.launcher != 'none' and not is_distributed():
+        _check_host_name(cfg.launcher)
     if cfg.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
     elif cfg.launcher != 'none' and 'runner_type' not in cfg and not is_distributed():
@@ -206,6 +212,26 @@ def _set_local_rank(args: argparse.Namespace) -> None:
 
 def _one_line(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def _check_host_name(launcher: str) -> None:
+    """Warn if gloo would take an address that other machines cannot reach. With GPUs, it exchanges short messages."""
+    several = int(os.environ.get(_MACHINES[launcher], 1)) > 1
+    if not several or 'GLOO_SOCKET_IFNAME' in os.environ or not is_main_process_of_node():
+        return
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError:
+        # gloo then takes the loopback address too.
+        address = 'unknown'
+    if address == 'unknown' or address.startswith('127.'):
+        print(
+            f'warning: the address of {name} is {address} here, and other machines cannot reach that: if the job does '
+            'not begin, set GLOO_SOCKET_IFNAME, and NCCL_SOCKET_IFNAME with GPUs, to the network interface on each '
+            'machine (ip -brief address), or mend /etc/hosts',
+            file=sys.stderr,
+        )
 
 
 def _use_gloo(cfg: Config) -> None:

@@ -1,0 +1,30 @@
+import socket
+
+import pytest
+from mmengine.config import Config
+
+from mmdet_sag.engine import launch
+
+
+@pytest.mark.parametrize(
+    'address, environment, warns',
+    [
+        ('127.0.1.1', dict(GROUP_WORLD_SIZE='2'), True),
+        ('10.0.0.7', dict(GROUP_WORLD_SIZE='2'), False),
+        ('127.0.1.1', dict(GROUP_WORLD_SIZE='2', GLOO_SOCKET_IFNAME='eth0'), False),
+        ('127.0.1.1', dict(GROUP_WORLD_SIZE='2', LOCAL_RANK='1'), False),
+        ('127.0.1.1', {}, False),
+    ],
+)
+def test_several_machines_are_told_that_a_name_is_only_local(monkeypatch, capfd, address, environment, warns):
+    monkeypatch.setattr(socket, 'gethostbyname', lambda name: address)
+    monkeypatch.setattr(launch, '_use_gloo', lambda cfg: None)
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    for name in ('GROUP_WORLD_SIZE', 'GLOO_SOCKET_IFNAME', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launch.init_processes(Config(dict(launcher='pytorch')))
+    printed = capfd.readouterr().err
+    assert ('set GLOO_SOCKET_IFNAME' in printed) == warns
+    assert printed.count('\n') == warns
