@@ -184,8 +184,10 @@ def check_writable_folder(path: str | Path, option: str) -> None:
     try:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"'{folder}' is not a folder")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk still makes files, but has no room for what is in them.
+            file.write(bytes(1))
+            file.flush()
     except OSError as error:
         raise InputError(
             f"folder '{path}' ({option}) cannot be written to ({error.strerror}): give a folder with free space and "

@@ -7,10 +7,12 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 
 import pytest
 from mmengine.fileio import put_text
+from support.small_disk import mount_small_disk
 
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_folder, atomic_write, check_writable_file, check_writable_folder, is_remote
@@ -183,6 +185,7 @@ def test_a_pipe_is_written_to_directly(tmp_path):
 
 def test_mmengine_writes_files_atomically_and_creates_their_folder(tmp_path):
     path = tmp_path / 'folder/file'
+    import_module('mmdet_sag.engine.atomic_file_backend')
     put_text('new', path, backend_args=dict(backend='atomic_file'))
     assert path.read_text() == 'new'
     assert os.listdir(path.parent) == ['file']
@@ -307,3 +310,14 @@ def test_the_folder_of_a_file_must_exist(tmp_path):
 def test_pipes_and_remote_storages_are_not_checked():
     check_writable_file(os.devnull, '--json')
     check_writable_folder('s3://bucket/folder', '--work-dir')
+
+
+def test_a_full_disk_is_known_before_the_work(tmp_path):
+    with mount_small_disk(tmp_path / 'disk', '64k') as disk:
+        check_writable_folder(disk, '--work-dir')
+        (disk / 'film').write_bytes(bytes(60 * 1024))
+        with suppress(OSError), (disk / 'rest').open('wb', buffering=0) as file:
+            while file.write(bytes(512)):
+                continue
+        with pytest.raises(InputError, match=r"folder '.*disk' \(--work-dir\) cannot be written to \(No space left"):
+            check_writable_folder(disk, '--work-dir')
