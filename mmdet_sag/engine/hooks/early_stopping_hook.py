@@ -15,7 +15,9 @@ class EarlyStoppingHook(hooks.EarlyStoppingHook):
 
     def before_train(self, runner: Runner) -> None:
         """Take over the state of the resumed run."""
-        vars(self).update(runner.message_hub.runtime_info.get(self._key, {}))
+        state = runner.message_hub.runtime_info.get(self._key)
+        if state:
+            self.wait_count, self.best_score = state['wait_count'], state['best_score']
         threshold = self.stopping_threshold
         if threshold is not None and self.rule_map[self.rule](self.best_score, threshold):
             runner.train_loop.stop_training = True
