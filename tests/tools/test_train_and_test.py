@@ -2,7 +2,6 @@ import argparse
 import json
 import os
 import pickle
-import runpy
 import signal
 import subprocess
 import sys
@@ -224,14 +223,11 @@ def test_the_status_of_a_failed_job_is_not_0(folder):
     assert b'error: config no config.py does not exist' in job.stderr
 
 
-def error_of(tool: str, *arguments: object, folder: Path, monkeypatch, capsys) -> str:
-    """Run a tool in this process and return the one line of its error."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(TOOLS / tool), run_name='__main__')
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def error_of(tool: str, *arguments: object, folder: Path) -> str:
+    """Run a tool and return the one line of its error."""
+    process = run_tool(TOOLS / tool, *arguments, cwd=folder)
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
     assert line.startswith('error: ')
     return line
 
@@ -255,13 +251,13 @@ def error_of(tool: str, *arguments: object, folder: Path, monkeypatch, capsys) -
         ('dataset_converters/make_demo_dataset.py', ['--out', 'cut.pth/data'], '(--out) cannot be written to'),
     ],
 )
-def test_bad_input_gets_one_line(folder, tool, arguments, message, monkeypatch, capsys):
+def test_bad_input_gets_one_line(folder, tool, arguments, message):
     if '--amp' in arguments and torch.cuda.is_available():
         pytest.skip('there is a GPU')
     (folder / 'broken.py').write_text('model = dict(')
     torch.save(dict(state_dict={'weight': torch.zeros(1000)}), folder / 'cut.pth')
     (folder / 'cut.pth').write_bytes((folder / 'cut.pth').read_bytes()[:2000])
-    assert message in error_of(tool, *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+    assert message in error_of(tool, *arguments, folder=folder)
 
 
 def test_a_torchscript_file_is_announced_as_a_program(folder):
@@ -344,8 +340,8 @@ def test_a_backbone_of_random_weights_trains(folder):
     assert 'is not kept frozen' in run(*command, '--resume', folder=folder), 'the resumed run is the same'
 
 
-def test_the_checkpoint_of_another_model_is_refused(folder, monkeypatch, capsys, tmp_path):
+def test_the_checkpoint_of_another_model_is_refused(folder, tmp_path):
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), tmp_path / 'other.pth')
     arguments = ('my config.py', tmp_path / 'other.pth', '--work-dir', tmp_path)
-    error = error_of('test.py', *arguments, folder=folder, monkeypatch=monkeypatch, capsys=capsys)
+    error = error_of('test.py', *arguments, folder=folder)
     assert 'does not belong to this model' in error
