@@ -50,6 +50,9 @@ def main() -> None:
     # Both take most of the time of a short training: the format of a config, and the versions of compilers.
     mmengine.config.config.FormatCode = lambda text, **options: (text, True)
     mmengine.runner.runner.collect_env = dict
+    # Under nohup and in the background, a shell ignores these.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(observe)
     tool = str(Path(__file__).parents[2] / 'tools/train.py')
     sys.argv = [tool, *sys.argv[3:]]
