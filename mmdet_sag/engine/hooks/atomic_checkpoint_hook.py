@@ -1,3 +1,4 @@
+import contextlib
 import datetime
 import hashlib
 import os
@@ -153,6 +154,11 @@ class AtomicCheckpointHook(CheckpointHook):
             steps = [step for step in _as_list(kept) if is_here and type(step) is int and step >= 0]
             self._keep(runner, steps[-self.max_keep_ckpts :])
             self._remove(*map(self.filename_tmpl.format, steps[: -self.max_keep_ckpts]), *within[:-1])
+        if source is not None and is_here and is_main_process():
+            # A kill may have come between the file and the note of it. A full disk has no room for the note.
+            with contextlib.suppress(OSError):
+                path = self.file_backend.join_path(self.out_dir, os.path.basename(source))
+                AtomicFileBackend().put_text(path, f'{runner.work_dir}/last_checkpoint')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the weights.

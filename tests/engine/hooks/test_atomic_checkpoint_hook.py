@@ -345,6 +345,14 @@ def test_what_a_kill_has_left_is_removed_when_the_run_resumes(tmp_path, monkeypa
     assert [path.name for path in sorted(tmp_path.glob('*.pth'))] == ['iter_3.pth', 'iter_4.pth']
 
 
+def test_the_note_of_the_last_checkpoint_is_made_up_for_when_nothing_is_left_to_train(tmp_path):
+    train(tmp_path, 4)
+    note = (tmp_path / 'last_checkpoint').read_text()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_3.pth'))
+    train(tmp_path, 4)
+    assert (tmp_path / 'last_checkpoint').read_text() == note
+
+
 def test_what_a_kill_has_left_within_an_epoch_is_removed_when_the_run_resumes(tmp_path, monkeypatch):
     hooks = {**HOOKS, 'checkpoint': {**HOOKS['checkpoint'], 'by_epoch': True, 'interval': 1}}
 
