@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
+from .left_out import EntryError
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.avif', '.ppm', '.pgm')
 # What Pillow raises for a damaged file.
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
@@ -43,7 +44,7 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
         content: Its bytes, if it does not exist.
 
     Raises:
-        InputError: The file cannot be decoded, or has more than eight bits and would be dark.
+        EntryError: The file cannot be decoded, or has more than eight bits and would be dark.
     """
     try:
         with Image.open(io.BytesIO(content) if content else path) as image:
@@ -55,23 +56,25 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     except READ_ERRORS as error:
         is_told = getattr(error, 'strerror', None) or isinstance(error, Image.DecompressionBombError)
         reason = ' '.join(str(error).split()) if is_told else 'unknown format'
-        raise InputError(f"image '{path}' cannot be read ({reason}): replace it, or leave it out") from error
-    if deep:
-        _check_depth(path, content, mode)
+        raise EntryError(f"image '{path}'", 'cannot be read', 'save it as JPEG or PNG', reason) from error
+    # Not every OpenCV reads AVIF.
+    if deep or kind == 'AVIF':
+        _check_pixels(path, content, mode, deep)
     return ImageHeader(size, orientation if orientation in range(1, 9) else 1)
 
 
-def _check_depth(path: Path, content: bytes | None, mode: str) -> None:
+def _check_pixels(path: Path, content: bytes | None, mode: str, deep: bool) -> None:
     # Few images come here, and it takes a second to import.
     import mmcv
 
     pixels = mmcv.imfrombytes(content or path.read_bytes())
     if not isinstance(pixels, np.ndarray):
-        raise InputError(f"image '{path}' has pixels that training cannot read ({mode}): save it as 8-bit PNG")
-    if pixels.max() < _DARK:
-        raise InputError(
-            f"image '{path}' uses the lower of its more than 8 bits: training divides by 256 and would see values up "
-            f'to {pixels.max()} of 255; scale the images to 8 bits'
+        raise EntryError(f"image '{path}'", 'has pixels that training cannot read', 'save it as 8-bit PNG', mode)
+    if deep and pixels.max() < _DARK:
+        raise EntryError(
+            f"image '{path}'",
+            'uses the lower of its more than 8 bits',
+            f'training divides by 256 and would see values up to {pixels.max()} of 255; scale the images to 8 bits',
         )
 
 

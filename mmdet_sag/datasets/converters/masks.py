@@ -11,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from .image_header import READ_ERRORS
+from .left_out import EntryError
 
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
@@ -38,7 +39,7 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
     except InputError:
         raise
     except READ_ERRORS as error:
-        raise InputError(f"mask '{path}' cannot be read: export it again, or leave the image out") from error
+        raise EntryError(f"mask '{path}'", 'the mask cannot be read', 'export it again') from error
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:

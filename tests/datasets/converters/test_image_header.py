@@ -13,8 +13,8 @@ from mmdet_sag.datasets.converters.image_header import read_header
 from mmdet_sag.errors import InputError
 
 
-def save_turned(path, orientation, size=(40, 20)):
-    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+def save_turned(path, orientation, seed, size=(40, 20)):
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(cv2.GaussianBlur(pixels, (5, 5), 2))
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -53,7 +53,7 @@ def convert(path, out, **options):
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
 def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}{suffix}', 6)
+        save_turned(tmp_path / f'{i}{suffix}', 6, i)
     image, copy = convert(coco_file(tmp_path, 40, 20, suffix), tmp_path / 'out')
     assert (image['width'], image['height']) == (40, 20)
     stored = cv2.imread(str(tmp_path / image['file_name']), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -63,7 +63,7 @@ def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_p
 
 def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}.jpg', 8)
+        save_turned(tmp_path / f'{i}.jpg', 8, i)
     image, copy = convert(coco_file(tmp_path, 20, 40), tmp_path / 'out')
     assert (image['width'], image['height']) == (20, 40)
     assert copy.read_bytes() == (tmp_path / image['file_name']).read_bytes()
@@ -72,7 +72,7 @@ def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
 
 def test_a_turn_that_keeps_the_size_is_asked_about(tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}.jpg', 3)
+        save_turned(tmp_path / f'{i}.jpg', 3, i)
     path = coco_file(tmp_path, 40, 20)
     with pytest.raises(InputError, match='--exif turned or --exif stored'):
         convert(path, tmp_path / 'out')

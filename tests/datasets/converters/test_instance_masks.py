@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import sound
 
 from mmdet_sag.datasets.converters.instance_masks import (
     is_cityscapes,
@@ -30,7 +31,7 @@ def two_regions(first=1, second=2, dtype=np.uint8):
 
 def read(root, **options):
     assert is_instance_masks(root)
-    return read_instance_masks(root, ReadOptions(**options))
+    return sound(read_instance_masks(root, ReadOptions(**options)))
 
 
 def areas(image):
@@ -107,4 +108,4 @@ def test_cityscapes_ids_are_classes_groups_and_stuff(tmp_path):
     ]
     (tmp_path / 'leftImg8bit/train/bonn/bonn_000000_000019_leftImg8bit.png').unlink()
     with pytest.raises(InputError, match='has no image'):
-        read_cityscapes(tmp_path, ReadOptions())
+        sound(read_cityscapes(tmp_path, ReadOptions()))

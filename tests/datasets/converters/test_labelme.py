@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import sound
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
@@ -44,7 +45,7 @@ def shape(points=SQUARE, kind='polygon', label='insulator', **more):
 
 def read(root, **options):
     assert is_labelme(root)
-    return read_labelme(root, ReadOptions(**options))
+    return sound(read_labelme(root, ReadOptions(**options)))
 
 
 def test_shapes_become_objects(tmp_path):
@@ -133,5 +134,5 @@ def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
         read(put(tmp_path / 'in', shape(), imageWidth=50))
     with pytest.raises(InputError, match='names its classes: change the names with --rename'):
         read(tmp_path / 'in', class_names=['x'])
-    with pytest.raises(InputError, match="its image 'b.png' is neither there"):
+    with pytest.raises(InputError, match="neither there nor in the file .'b.png'"):
         read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))
