@@ -57,8 +57,8 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
         is_told = getattr(error, 'strerror', None) or isinstance(error, Image.DecompressionBombError)
         reason = ' '.join(str(error).split()) if is_told else 'unknown format'
         raise EntryError(f"image '{path}'", 'cannot be read', 'save it as JPEG or PNG', reason) from error
-    # Not every OpenCV reads AVIF.
-    if deep or kind == 'AVIF':
+    # Not every OpenCV reads AVIF, and none HEIF.
+    if deep or kind in ('AVIF', 'HEIF'):
         _check_pixels(path, content, mode, deep)
     return ImageHeader(size, orientation if orientation in range(1, 9) else 1)
 

@@ -202,6 +202,8 @@ class LabelConversion:
         Raises:
             InputError: The sources split only some images, or a part would be empty.
         """
+        if self._in_two_splits and not resplit:
+            raise InputError(f'{self._in_two_splits}: correct the lists, or split all images anew with --resplit')
         given = Counter(image.split for image in self.images)
         originals = _originals(self.images)
         if resplit or set(given) <= {None} or (set(given) == {'train'} and group_by is None):
@@ -221,8 +223,6 @@ class LabelConversion:
             raise InputError(f'the sources split only some images ({found}): split all of them with --resplit')
         elif group_by is not None:
             raise InputError('--group-by: the sources have a split: ignore it with --resplit')
-        elif self._in_two_splits:
-            raise InputError(f'{self._in_two_splits}: correct the lists, or split all images anew with --resplit')
         else:
             self.notes.append("split: the sources' own")
             self._note_leaks(originals)

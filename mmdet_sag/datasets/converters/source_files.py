@@ -71,7 +71,8 @@ def located(text: str, folders: Sequence[Path], moved: bool = False, least: int 
 
 def image_beside(path: Path) -> Path | None:
     """The image with the name of ``path`` except its suffix, or None."""
-    suffixes = (variant for suffix in IMAGE_SUFFIXES for variant in (suffix, suffix.upper()))
+    # The last two to say that they cannot be read.
+    suffixes = (variant for suffix in (*IMAGE_SUFFIXES, '.heic', '.heif') for variant in (suffix, suffix.upper()))
     return next(filter(Path.is_file, (path.with_name(path.stem + suffix) for suffix in suffixes)), None)
 
 

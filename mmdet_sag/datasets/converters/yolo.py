@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 
 from ...errors import InputError
 from ..coco_file import has_yolo_labels
+from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import EntryError, LeftOut
 from .masks import clipped
@@ -88,11 +89,14 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
     for path in files_below(root, '.txt'):
         if path in label_files or path.name in _NAME_FILES or not has_yolo_labels(path):
             continue
-        if _image_of(path):
+        image_path = _image_of(path)
+        if image_path and image_path.suffix.lower() in IMAGE_SUFFIXES:
             unlisted += 1
             continue
         with data.left_out.collect('images'):
-            raise EntryError(f"'{path}'", 'a label file without an image', 'put the image there, as JPEG or PNG')
+            if image_path:
+                raise EntryError(f"image '{image_path}'", 'training cannot read HEIC', 'save it as JPEG or PNG')
+            raise EntryError(f"'{path}'", 'a label file without an image', 'put the image there')
     if unlisted:
         data.notes.append(f'{unlisted} label files of images that {config_file or root} does not list: left out')
     return data

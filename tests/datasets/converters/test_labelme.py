@@ -136,3 +136,24 @@ def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
         read(tmp_path / 'in', class_names=['x'])
     with pytest.raises(InputError, match="neither there nor in the file .'b.png'"):
         read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))
+
+
+def test_a_file_of_labelme2coco_beside_the_labels_is_left_out(tmp_path):
+    root = put(tmp_path / 'in', shape(), name='b')
+    (root / 'a_coco.json').write_text(json.dumps(dict(images=[], annotations=[], categories=[])))
+    data = read(root)
+    assert len(data.images) == 1
+    assert data.notes == ["1 files in COCO's format beside the JSON files of LabelMe: left out"]
+
+
+def test_a_broken_shape_or_file_among_sound_ones_is_left_out(tmp_path):
+    put(tmp_path / 'in', shape(), shape([[1, 1], [2, 2]]))
+    (tmp_path / 'in/b.json').write_text('{"shapes": [')
+    put(tmp_path / 'in', shape(), image=False, imagePath='c.png', name='c')
+    data = read_labelme(tmp_path / 'in', ReadOptions())
+    assert len(data.images) == len(data.images[0].objects) == 1
+    reasons = {kind: [error.reason for error in errors] for kind, errors in data.left_out.items()}
+    assert reasons == dict(
+        objects=['a polygon of 2 points has no area'],
+        images=['is not valid JSON', 'its image is neither there nor in the file'],
+    )

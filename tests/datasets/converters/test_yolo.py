@@ -1,9 +1,12 @@
 """Lines and layouts of YOLO's labels."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 from support.label_exports import sound
 
+from mmdet_sag.datasets.converters import LabelConversion
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.source_files import read_yaml
 from mmdet_sag.datasets.converters.yolo import is_yolo, read_yolo
@@ -155,3 +158,52 @@ def test_a_yaml_file_of_nested_aliases_is_refused_at_once(text, tmp_path):
 def test_a_yaml_file_may_have_aliases(tmp_path):
     (tmp_path / 'data.yaml').write_text('x: &x {names: &names [a, b]}\n<<: *x\nothers: *names\n')
     assert read_yaml(tmp_path / 'data.yaml')['names'] == ['a', 'b']
+
+
+@pytest.mark.parametrize('style', ['/content/set-1/{}/images', 'C:\\\\data\\\\set\\\\{}\\\\images', '{}\\\\images'])
+def test_paths_of_another_machine_are_found(style, tmp_path):
+    for split in ('train', 'valid'):
+        put(tmp_path / split / 'images/a.png', tmp_path / split / 'labels/a.txt')
+    lines = [f'{key}: "{style.format(split)}"' for key, split in dict(train='train', val='valid', test='test').items()]
+    (tmp_path / 'data.yaml').write_text('\n'.join(['names: [x]', *lines]), encoding='utf-8-sig')
+    assert [(image.split, len(image.objects)) for image in read(tmp_path).images] == [('train', 1), ('val', 1)]
+
+
+def test_lists_of_another_machine_are_found(tmp_path):
+    put(tmp_path / 'images/a.png', tmp_path / 'labels/a.txt')
+    (tmp_path / 'train.txt').write_text('D:\\set\\images\\a.png\n')
+    (tmp_path / 'data.yaml').write_text('names: [x]\ntrain: train.txt\n')
+    assert len(read(tmp_path).images[0].objects) == 1
+
+
+def test_the_training_folder_named_as_validation_is_an_error(tmp_path):
+    put(tmp_path / 'images/train/a.png', tmp_path / 'labels/train/a.txt')
+    (tmp_path / 'data.yaml').write_text('names: [x]\ntrain: images/train\nval: images/train\n')
+    conversion = LabelConversion([tmp_path])
+    conversion.read()
+    with pytest.raises(InputError, match='a.png.* is in train .* and in val .*--resplit'):
+        conversion.split(0.2, 0, None, False)
+
+
+def test_label_files_without_a_readable_image_are_counted(tmp_path):
+    put(tmp_path / 'images/a.jpg', tmp_path / 'labels/a.txt')
+    for name in ('b.jfif', 'c.avif'):
+        put(tmp_path / 'images/a.jpg', tmp_path / f'labels/{name[0]}.txt')
+        Image.new('RGB', (40, 20)).save(tmp_path / 'images' / name, 'JPEG' if name == 'b.jfif' else 'AVIF')
+    for name in ('d', 'e', 'f'):
+        (tmp_path / f'labels/{name}.txt').write_text(TRIANGLE)
+    (tmp_path / 'images/e.heic').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+    (tmp_path / 'images/f.png').write_text('')
+    data = read_yolo(tmp_path, ReadOptions(class_names=['x']))
+    assert [image.name for image in data.images] == ['a.jpg', 'b.jfif', 'c.avif']
+    reasons = {Path(str(error.place).strip("'")).name.rstrip("'"): error.reason for error in data.left_out['images']}
+    assert reasons == {
+        'd.txt': 'a label file without an image', 'e.heic': 'training cannot read HEIC', 'f.png': 'cannot be read',
+    }  # fmt: skip
+
+
+def test_a_broken_line_among_sound_ones_is_left_out(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', f'{TRIANGLE}0 0.5 0.5 0.2 0.2\n{TRIANGLE}')
+    data = read_yolo(tmp_path, ReadOptions(class_names=['x']))
+    assert len(data.images[0].objects) == 2
+    assert [error.place for error in data.left_out['objects']] == [f"'{tmp_path / 'a.txt'}', line 2"]
