@@ -1,4 +1,5 @@
 import io
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from ...errors import InputError
 from .left_out import EntryError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.avif', '.ppm', '.pgm')
+# OpenCV, with which training reads, takes no more.
+MAX_PIXELS = 2**30
 # What Pillow raises for a damaged file.
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
+# Pillow's limit is a variable of its module.
+_LOCK = threading.Lock()
 # OpenCV converts these modes to three channels of eight bits without loss.
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr')
 # If no value reaches it, the image uses a quarter of the range of eight bits.
@@ -36,6 +41,16 @@ class ImageHeader:
         return self.stored[::-1] if self.orientation >= 5 else self.stored
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file as Pillow does, but of up to ``MAX_PIXELS`` pixels instead of 179 million."""
+    with _LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
 def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     """Read the header of an image file and check that training can read the file.
 
@@ -47,16 +62,17 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
         EntryError: The file cannot be decoded, or has more than eight bits and would be dark.
     """
     try:
-        with Image.open(io.BytesIO(content) if content else path) as image:
+        with Image.open(io.BytesIO(content)) if content else open_image(path) as image:
             mode, size, kind = image.mode, image.size, image.format
             # Before getexif, which decodes a PNG.
             deep = mode not in _PLAIN_MODES or any('16' in str(tile[3]) for tile in image.tile)
             # Pillow itself applies the orientation of a TIFF.
             orientation = 1 if kind == 'TIFF' else image.getexif().get(_ORIENTATION, 1)
     except READ_ERRORS as error:
-        is_told = getattr(error, 'strerror', None) or isinstance(error, Image.DecompressionBombError)
-        reason = ' '.join(str(error).split()) if is_told else 'unknown format'
-        raise EntryError(f"image '{path}'", 'cannot be read', 'save it as JPEG or PNG', reason) from error
+        is_large = isinstance(error, Image.DecompressionBombError)
+        reason = ' '.join(str(error).split()) if is_large or getattr(error, 'strerror', None) else 'unknown format'
+        remedy = 'cut it into tiles' if is_large else 'save it as JPEG or PNG'
+        raise EntryError(f"image '{path}'", 'cannot be read', remedy, reason) from error
     # Not every OpenCV reads AVIF, and none HEIF.
     if deep or kind in ('AVIF', 'HEIF'):
         _check_pixels(path, content, mode, deep)

@@ -18,6 +18,8 @@ from .left_out import LeftOut
 from .pascal_voc import is_pascal_voc, read_pascal_voc
 from .yolo import is_yolo, read_yolo
 
+# Beyond it Pillow, without being told, takes images for an attack.
+_LARGE = 178_956_970
 # Roboflow names what it made of one image NAME.rf.HASH.jpg.
 _ROBOFLOW_COPY = re.compile(r'(.+)\.rf\.\w+\.\w+')
 
@@ -133,6 +135,12 @@ class LabelConversion:
                     image.name = f'{source.stem}/{image.name}'
                 names.add((image.split, image.name))
         self.images = list(images.values())
+        large = [image.path for image in self.images if math.prod(image.size) > _LARGE]
+        if large:
+            self.notes.append(
+                f"warning: {len(large)} images have more than {_LARGE // 10**6} megapixels, e.g. '{large[0]}': "
+                'training needs gigabytes of memory for each; cut them into tiles'
+            )
 
     def _check_left_out(self, source: Path, data: LabelledData) -> None:
         sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
+from mmdet_sag.checks.images import header_problem
+from mmdet_sag.datasets.converters import LabelConversion, ReadOptions, image_header, label_conversion
 from mmdet_sag.datasets.converters.image_header import read_header
+from mmdet_sag.datasets.converters.masks import read_values
 from mmdet_sag.errors import InputError
 
 
@@ -103,3 +105,21 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / 'a.jpg').write_text('<html>')
     with pytest.raises(InputError, match='a.jpg.* cannot be read'):
         read_header(tmp_path / 'a.jpg')
+
+
+def test_images_beyond_the_limit_of_pillow_are_read_up_to_that_of_opencv(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    monkeypatch.setattr(label_conversion, '_LARGE', 200)
+    for i in (1, 2):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), np.full((20, 30, 3), i, np.uint8))
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / '1.png')
+    conversion = LabelConversion([coco_file(tmp_path, 30, 20, '.png')])
+    conversion.read()
+    assert conversion.notes[-1].startswith('warning: 2 images have more than')
+    assert header_problem(str(tmp_path / '1.png'), (30, 20)) is None
+    assert read_values(tmp_path / '1.png').shape == (20, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(image_header, 'MAX_PIXELS', 500)
+    with pytest.raises(InputError, match='600 pixels.* limit .*: cut it into tiles'):
+        read_header(tmp_path / '1.png')
