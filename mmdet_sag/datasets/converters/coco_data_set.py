@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -150,7 +151,8 @@ def _image(entry: dict, folder: Path, options: ReadOptions) -> LabelledImage:
         raise EntryError(f"image '{folder / entry['file_name']}'", 'the image does not exist', 'put it there')
     inside = path.is_relative_to(folder) and '..' not in path.parts
     name = path.relative_to(folder).as_posix() if inside else path.name
-    return LabelledImage.open(path, name, (int(entry['width']), int(entry['height'])), options)
+    size = tuple(int(value) if math.isfinite(value) else value for value in (entry['width'], entry['height']))
+    return LabelledImage.open(path, name, size, options)
 
 
 def _object(annotation: dict, names: dict, image: LabelledImage, place: str, options: ReadOptions) -> LabelledObject:

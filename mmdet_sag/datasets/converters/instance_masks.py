@@ -10,7 +10,7 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import EntryError, LeftOut
 from .masks import encoded, read_values
-from .source_files import files_below, image_beside, split_of, split_of_folders, without_split
+from .source_files import files_below, image_beside, images_below, split_of, split_of_folders, without_split
 
 _CITYSCAPES_ENDING = '_instanceIds'
 _CITYSCAPES_CLASSES = {
@@ -143,6 +143,9 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
             f"each mask has one value, and '{scattered}' several regions of it: give --components if each region is an "
             'object, or --no-components if the regions of a mask are one'
         )
+    unlabelled = sum(path not in groups for path in images_below(image_folder))
+    if unlabelled:
+        data.notes.append(f'{unlabelled} images without a mask: left out, as they are not labelled')
     # Objects are numbered 1, 2, ... in each mask.
     repeated = 2 <= len(counts) <= _MOST_CLASSES and counts.total() >= 2 * len(counts)
     if repeated and not numbered and not folders and max(counts) < _STEP and options.components is None:

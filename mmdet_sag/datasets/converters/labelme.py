@@ -6,7 +6,7 @@ import heapq
 import io
 import math
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from .source_files import (
     files_below,
     image_beside,
     images_below,
+    located,
     read_if_possible,
     read_json,
     split_of_folders,
@@ -107,7 +108,8 @@ def _labelled_image(
             key = (label, index if group is None else f'group {group}')
             pieces = _parts(shape, kind, image.size, where)
             parts.setdefault(key, []).extend(pieces)
-            if (shape.get('flags') or {}).get('crowd'):
+            flags = shape.get('flags')
+            if isinstance(flags, dict) and flags.get('crowd'):
                 crowds.add(key)
     for key, pieces in parts.items():
         polygons = all(isinstance(piece, list) for piece in pieces)
@@ -118,20 +120,20 @@ def _labelled_image(
 
 def _image_of(path: Path, content: dict, options: ReadOptions) -> tuple[Path, bytes | None]:
     """Path of the image of a JSON file, and its bytes if it is only in the JSON file."""
-    named = PurePosixPath(str(content.get('imagePath') or '').replace('\\', '/'))
-    for folder in filter(None, (path.parent, options.image_folder)):
-        for candidate in (folder / named, folder / named.name):
-            if named.name and candidate.is_file():
-                return candidate, None
-        beside = image_beside(folder / path.name)
-        if beside:
-            return beside, None
+    text = str(content.get('imagePath') or '')
+    folders = [folder for folder in (path.parent, options.image_folder) if folder]
+    image = located(text, folders, moved=True)
+    if image and image.is_file():
+        return image, None
+    beside = next(filter(None, (image_beside(folder / path.name) for folder in folders)), None)
+    if beside:
+        return beside, None
     data = content.get('imageData')
     if not isinstance(data, str) or not data:
         remedy = 'put it beside the JSON file, or give --images DIR'
         detail = f"'{content.get('imagePath')}'"
         raise EntryError(f"'{path}'", 'its image is neither there nor in the file', remedy, detail)
-    return path.with_name(named.name or path.stem), _decoded(data, f"'{path}': imageData")
+    return path.with_name(PureWindowsPath(text).name or path.stem), _decoded(data, f"'{path}': imageData")
 
 
 def _decoded(data: Any, where: str) -> bytes:

@@ -41,8 +41,10 @@ def areas(image):
 def test_a_value_is_an_object_and_its_hole_stays_a_hole(tmp_path):
     save(tmp_path / 'images/train/a.png', np.zeros((20, 30, 3), np.uint8))
     save(tmp_path / 'masks/train/a.png', two_regions())
+    save(tmp_path / 'images/train/b.png', np.zeros((20, 30, 3), np.uint8))
     data = read(tmp_path, class_names=['defect'])
     assert (data.images[0].name, data.images[0].split) == ('a.png', 'train')
+    assert data.notes == ['1 images without a mask: left out, as they are not labelled']
     assert areas(data.images[0]) == [('defect', 36), ('defect', 76)]
     np.testing.assert_array_equal(mask_api.decode(data.images[0].objects[1].segmentation), two_regions() == 2)
 

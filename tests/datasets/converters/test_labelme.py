@@ -120,7 +120,7 @@ def test_images_nobody_labelled_are_left_out(tmp_path):
         (shape([[1, 1], [2, 2]]), 'a polygon of 2 points'),
         (shape([[1, 1], [2, float('nan')], [5, 5]]), 'NaN or infinite'),
         (shape('abc'), 'not a list of'),
-        (shape(kind='star'), "type 'star'"),
+        (shape(kind='star'), "shapes of type 'star'"),
         (shape([[0, 0]], 'mask', mask='!'), 'not a picture'),
     ],
 )
@@ -157,3 +157,9 @@ def test_a_broken_shape_or_file_among_sound_ones_is_left_out(tmp_path):
         objects=['a polygon of 2 points has no area'],
         images=['is not valid JSON', 'its image is neither there nor in the file'],
     )
+
+
+def test_values_of_other_types_are_no_crash(tmp_path):
+    root = put(tmp_path / 'in', dict(shape(), flags='crowd'), imagePath='x' * 300)
+    (item,) = read(root).images[0].objects
+    assert not item.is_crowd
