@@ -142,7 +142,10 @@ def _image_folder(path: Path, entries: Sequence[Any], given: Path | None) -> Pat
             if located(name, [folder], moved=given is not None):
                 return folder
     name = ''.join(names[:1])
-    raise InputError(f"image '{name}' of annotation file '{path}' is not in '{folders[0]}': give --images DIR")
+    raise InputError(
+        f"image '{name}' of annotation file '{path}' is not in '{folders[0]}': give --images DIR, or leave the "
+        f"file out with --skip '{path}'"
+    )
 
 
 def _image(entry: dict, folder: Path, options: ReadOptions) -> LabelledImage:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.label_exports import sound
+from support.tool import run_tool
 
 from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
 from mmdet_sag.datasets.converters.coco_data_set import read_coco
@@ -224,3 +226,19 @@ def test_more_broken_entries_than_the_share_stop_and_the_option_that_is_named_he
         convert(tmp_path / 'out', path)
     convert(tmp_path / 'out', path, max_left_out=0.34)
     assert written(tmp_path / 'out') == dict(train=(1, 1), val=(1, 1))
+
+
+def test_the_command_takes_the_options_and_prints_what_was_left_out(two_parts, tmp_path):
+    broken = [annotation(1), annotation(2), annotation(3, segmentation=[[1, 1, 5, 5]])]
+    other = write(two_parts / 'annotations/train_old.json', [f'train{i}.png' for i in range(3)], broken)
+    tool = Path(__file__).parents[3] / 'tools/dataset_converters/to_coco.py'
+    arguments = [two_parts, '--out', tmp_path / 'out', '--max-left-out', 0.2]
+    refused = run_tool(tool, *arguments)
+    assert refused.returncode == 2 and '--skip FILE' in refused.stderr
+    assert run_tool(tool, *arguments, '--skip', 'absent.json').returncode == 2
+    finished = run_tool(tool, *arguments, '--merge')
+    assert finished.returncode == 0, finished.stderr
+    assert '| objects: has a broken mask (short-polygon) | 1 ' in finished.stdout and 'left_out.csv' in finished.stdout
+    finished = run_tool(tool, *arguments, '--skip', other, '--overwrite')
+    assert finished.returncode == 0 and 'left out' not in finished.stdout
+    assert not (tmp_path / 'out/annotations/left_out.csv').exists()
