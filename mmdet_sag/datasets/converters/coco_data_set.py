@@ -49,7 +49,7 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
         content = load_coco(str(path), mapping=True)
         names = _names(content, path)
         data.classes += [name for name in dict.fromkeys(names.values()) if name not in data.classes]
-        split = (split_of(path.stem) or split_of(path.parent.name)) if len(files) > 1 else None
+        split = split_of(path.stem) or split_of(path.parent.name)
         folder = _image_folder(path, content['images'], options.image_folder)
         listed, images = set(), {}
         for index, entry in enumerate(content['images']):

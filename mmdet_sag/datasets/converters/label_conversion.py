@@ -214,7 +214,7 @@ class LabelConversion:
             raise InputError(f'{self._in_two_splits}: correct the lists, or split all images anew with --resplit')
         given = Counter(image.split for image in self.images)
         originals = _originals(self.images)
-        if resplit or set(given) <= {None} or (set(given) == {'train'} and group_by is None):
+        if resplit or len(given) == 1:
             names = Counter(image.name for image in self.images)
             splits = [image.split for image in self.images]
             split_images(self.images, share, seed, group_by, originals)

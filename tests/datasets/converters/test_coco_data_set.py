@@ -242,3 +242,14 @@ def test_the_command_takes_the_options_and_prints_what_was_left_out(two_parts, t
     finished = run_tool(tool, *arguments, '--skip', other, '--overwrite')
     assert finished.returncode == 0 and 'left out' not in finished.stdout
     assert not (tmp_path / 'out/annotations/left_out.csv').exists()
+
+
+def test_files_that_are_named_one_by_one_keep_their_split(two_parts, tmp_path):
+    files = [two_parts / f'annotations/instances_{split}.json' for split in ('train', 'val')]
+    made = convert(tmp_path / 'out', *files, val=0.2)
+    assert {image.name: image.split for image in made.images} == {
+        f'{split}{i}.png': split for split in ('train', 'val') for i in range(3)
+    }
+    # One part alone is split.
+    convert(tmp_path / 'one', files[1], val=0.4)
+    assert written(tmp_path / 'one') == dict(train=(2, 2), val=(1, 1))
