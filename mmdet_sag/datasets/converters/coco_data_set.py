@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...fileio import atomic_folder
-from ..annotation_problems import box_problems, category_problems, is_usable_image, mask_problems
+from ..annotation_problems import box_problems, category_problems, is_usable_image, mask_problems, polygon_problem
 from ..coco_file import load_coco
 from .image_header import without_exif
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
@@ -68,7 +68,8 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
                 if number not in listed:
                     raise EntryError(place, 'its image is not listed', _REMEDY)
                 if number in images:
-                    images[number].objects.append(_object(annotation, names, images[number], place, options))
+                    item = _object(annotation, names, images[number], place, options, data.left_out)
+                    images[number].objects.append(item)
         data.images += images.values()
     _check_crowds(data, source)
     return data
@@ -158,7 +159,9 @@ def _image(entry: dict, folder: Path, options: ReadOptions) -> LabelledImage:
     return LabelledImage.open(path, name, size, options)
 
 
-def _object(annotation: dict, names: dict, image: LabelledImage, place: str, options: ReadOptions) -> LabelledObject:
+def _object(
+    annotation: dict, names: dict, image: LabelledImage, place: str, options: ReadOptions, left_out: LeftOut
+) -> LabelledObject:
     number = annotation.get('category_id')
     if str(number) not in names:
         detail = f'{number!r}; the ids are {", ".join(list(names)[:5])}'
@@ -171,9 +174,14 @@ def _object(annotation: dict, names: dict, image: LabelledImage, place: str, opt
     if not mask:
         raise EntryError(place, 'has no mask, and masks cannot be learnt from boxes', 'export it with segmentation')
     problems = mask_problems(dict(segmentation=mask), size, decode=True)
-    if problems:
+    parts = [part for part in mask if not polygon_problem(part, size)] if isinstance(mask, list) else []
+    if problems and not parts:
         raise EntryError(place, f'has a broken mask ({problems[0]})', _REMEDY)
-    sound = not box_problems(annotation, None)
+    if problems:
+        error = EntryError(place, f'broken beside sound ones ({problems[0]})', _REMEDY)
+        left_out.setdefault('polygons', []).append(error)
+        mask = parts
+    sound = not problems and not box_problems(annotation, None)
     return LabelledObject(
         names[str(number)],
         mask,

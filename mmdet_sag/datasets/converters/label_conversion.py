@@ -145,6 +145,10 @@ class LabelConversion:
     def _check_left_out(self, source: Path, data: LabelledData) -> None:
         sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))
         for kind, errors in data.left_out.items():
+            self.left_out.setdefault(kind, []).extend(errors)
+            # An object may lose a polygon.
+            if kind not in sound:
+                continue
             total = len(errors) + sound[kind]
             share = len(errors) / total
             if share > self.max_left_out or not sound[kind]:
@@ -155,7 +159,6 @@ class LabelConversion:
                 if sound[kind]:
                     remedy += f'; leave out what is broken with --max-left-out {enough:g}'
                 raise InputError(f'{example}{remedy}')
-            self.left_out.setdefault(kind, []).extend(errors)
 
     def _join(self, first: LabelledImage, second: LabelledImage) -> None:
         """Make one image of two readings of the same file."""

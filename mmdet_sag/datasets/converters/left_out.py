@@ -22,7 +22,7 @@ class EntryError(InputError):
 
 
 class LeftOut(dict[str, list[EntryError]]):
-    """What a reader left out: errors by ``'images'`` and ``'objects'``."""
+    """What a reader left out: errors by ``'images'``, ``'objects'`` and ``'polygons'`` of objects that keep others."""
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:

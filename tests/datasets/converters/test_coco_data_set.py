@@ -253,3 +253,12 @@ def test_files_that_are_named_one_by_one_keep_their_split(two_parts, tmp_path):
     # One part alone is split.
     convert(tmp_path / 'one', files[1], val=0.4)
     assert written(tmp_path / 'one') == dict(train=(2, 2), val=(1, 1))
+
+
+def test_an_object_keeps_its_sound_polygons(tmp_path):
+    put_images(tmp_path / 'in', 'a.png', 'b.png')
+    parts = annotation(1, segmentation=[SQUARE, [7, 7, 8, 8]], bbox=[1, 1, 7, 7])
+    made = convert(tmp_path / 'out', write(tmp_path / 'in/labels.json', ['a.png', 'b.png'], [parts, annotation(2)]))
+    item = made.images[0].objects[0]
+    assert (item.segmentation, item.bbox, item.area) == ([SQUARE], None, None)
+    assert made.left_out_counts()[1][:2] == ['polygons: broken beside sound ones (short-polygon)', 1]
