@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..datasets.converters.image_header import open_image
 from .problem_kinds import PROBLEM_KINDS
 
 _EXIF_ORIENTATION = 0x0112
@@ -41,7 +42,7 @@ def _size_problem(stored: tuple[int, int], orientation: int | None, expected: tu
 def header_problem(path: str, expected: tuple[int, int]) -> str | None:
     """Return the problem that the header of an existing image shows, or None; ``expected`` is width and height."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             orientation = image.getexif().get(_EXIF_ORIENTATION)
             # Pillow turns a TIFF itself, and returns the turned size.
             already_turned = image.format == 'TIFF' and orientation in _TURNED
@@ -58,7 +59,7 @@ def image_problem(path: str, expected: tuple[int, int]) -> str | None:
     if problem is not None and not PROBLEM_KINDS[problem].notice:
         return problem
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Pillow refuses a truncated file; OpenCV fills it with grey.
             image.load()
         pixels = mmcv.imread(path)

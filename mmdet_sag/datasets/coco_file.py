@@ -42,7 +42,7 @@ def has_yolo_labels(path: Path) -> bool:
     """
     if path.suffix != '.txt' or not path.is_file():
         return False
-    with open(path, errors='ignore') as file:
+    with open(path, encoding='utf-8-sig', errors='ignore') as file:
         words = file.readline(100000).split()
     try:
         numbers = [float(word) for word in words]
@@ -51,12 +51,13 @@ def has_yolo_labels(path: Path) -> bool:
     return len(numbers) >= 5 and numbers[0].is_integer() and all(map(math.isfinite, numbers))
 
 
-def load_coco(path: str, annotations_needed: bool = True) -> dict:
+def load_coco(path: str, annotations_needed: bool = True, mapping: bool = False) -> dict:
     """Load an annotation file, so that ``images``, ``categories`` and ``annotations`` are lists.
 
     Args:
         path: Annotation file.
         annotations_needed: Whether to refuse a file without annotations, such as the one of COCO's test images.
+        mapping: Whether ``annotations`` may be a mapping, as LIVECell's, which MMDetection cannot read.
 
     Raises:
         InputError: The file is not valid JSON, or not in COCO's format.
@@ -90,6 +91,8 @@ def load_coco(path: str, annotations_needed: bool = True) -> dict:
             'COCO instances'
         )
     content.setdefault('annotations', [])
+    if mapping and isinstance(content['annotations'], dict):
+        content['annotations'] = list(content['annotations'].values())
     for key in ('images', 'categories', 'annotations'):
         if not isinstance(content[key], list):
             raise InputError(

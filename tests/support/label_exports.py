@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmdet_sag.datasets.converters.labelled_data import LabelledData
+
 
 class DemoParts(NamedTuple):
     """A data set: content of the annotation file and folder of the images by split, classes, folder."""
@@ -14,6 +16,13 @@ class DemoParts(NamedTuple):
     parts: dict
     classes: tuple
     root: Path
+
+
+def sound(data: LabelledData) -> LabelledData:
+    """Labels that were read, of which nothing was left out; else the first reason is raised."""
+    for errors in data.left_out.values():
+        raise errors[0]
+    return data
 
 
 def _by_image(content: dict) -> dict:

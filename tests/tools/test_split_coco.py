@@ -67,7 +67,13 @@ def test_the_published_split_counts_images_with_objects_by_id(ann_file, tmp_path
 
 @pytest.mark.parametrize(
     ('positions', 'message'),
-    [({'10.0': [18]}, '18 images with objects'), ({'1.0': [0]}, 'has no 10 %'), ({'10.0': {'2': [0]}}, 'no fold 1')],
+    [
+        ({'10.0': [18]}, '18 images with objects'),
+        ({'1.0': [0]}, 'has no 10 %'),
+        ({'10.0': {'2': [0]}}, 'no fold 1'),
+        ([1], 'as a mapping of shares'),
+        ({'10.0': ['a']}, 'no list of whole numbers'),
+    ],
 )
 def test_positions_that_do_not_fit_are_one_line(ann_file, tmp_path, positions, message):
     path = tmp_path / 'positions.json'
@@ -76,3 +82,11 @@ def test_positions_that_do_not_fit_are_one_line(ann_file, tmp_path, positions, m
     assert result.returncode == 2
     assert message in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith('error')]) == 1
+
+
+def test_an_entry_without_its_id_is_one_line(ann_file, tmp_path):
+    content = json.loads(ann_file.read_text())
+    del content['annotations'][3]['image_id']
+    ann_file.write_text(json.dumps(content))
+    result = run(ann_file, '--out-dir', tmp_path / 'out', '--percent', 10)
+    assert result.returncode == 2 and 'an entry of annotations has no usable image_id' in result.stderr

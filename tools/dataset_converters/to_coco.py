@@ -57,6 +57,20 @@ def parse_args() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help='whether each connected region of a mask is an object',
     )
+    group.add_argument('--crowds-are-objects', action='store_true', help='take crowd regions of COCO files as objects')
+    group.add_argument(
+        '--skip', nargs='+', type=Path, default=[], metavar='FILE', help='annotation files that are not read'
+    )
+    group.add_argument(
+        '--merge', action='store_true', help='take the objects of all files that label an image, each once'
+    )
+    group.add_argument(
+        '--max-left-out',
+        type=float,
+        default=0.1,
+        metavar='SHARE',
+        help='share of images or objects that may be left out because they are broken; default: 0.1',
+    )
     return parser.parse_args()
 
 
@@ -72,8 +86,13 @@ def main() -> None:
     args = parse_args()
     if args.split_anew:
         print('warning: --split-anew is now called --resplit', file=sys.stderr)
-    options = ReadOptions(args.source_classes, args.images, args.exif, args.components)
-    conversion = LabelConversion(args.sources, options, args.format)
+    absent = [path for path in args.skip if not path.is_file()]
+    if absent:
+        raise InputError(f"--skip '{absent[0]}' does not exist: name an annotation file below the source")
+    options = ReadOptions(
+        args.source_classes, args.images, args.exif, args.components, args.crowds_are_objects, args.skip
+    )
+    conversion = LabelConversion(args.sources, options, args.format, args.max_left_out, args.merge)
     conversion.check_target(args.out, args.overwrite)
     new_names = renames(args.rename)
     conversion.read()
@@ -86,10 +105,13 @@ def main() -> None:
     print('\n'.join(conversion.notes))
     rows = conversion.counts()
     print(AsciiTable(rows).table)
-    for name, *counts in rows[2:]:
+    for name, *counts in rows[2 : 2 + len(conversion.classes)]:
         for split, count in zip(rows[0][1:], counts):
             if not count:
                 print(f'note: {split} has no object of class {name}')
+    if conversion.left_out:
+        print(AsciiTable(conversion.left_out_counts()).table)
+        print(f'all of them: {args.out / "annotations/left_out.csv"}')
     print(
         f'made: {args.out}\nnext: python tools/misc/make_config.py {args.out} --model centermask-lite_v39 --out my.py'
     )

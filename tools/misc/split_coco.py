@@ -36,9 +36,9 @@ def read_positions(path: Path, percent: float, fold: int) -> list[int]:
     try:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rt') as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--positions '{path}' cannot be read: {error}") from error
-    shares = {float(key): value for key, value in content.items()}
+        shares = {float(key): value for key, value in content.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"--positions '{path}' cannot be read as a mapping of shares to positions: {error}") from error
     if percent not in shares:
         raise InputError(f"--positions '{path}' has no {percent:g} %: it has {', '.join(content)}")
     positions = shares[percent]
@@ -46,6 +46,8 @@ def read_positions(path: Path, percent: float, fold: int) -> list[int]:
         if str(fold) not in positions:
             raise InputError(f"--positions '{path}' has no fold {fold}: it has {', '.join(positions)}")
         positions = positions[str(fold)]
+    if not isinstance(positions, list) or not all(isinstance(position, int) for position in positions):
+        raise InputError(f"--positions '{path}' has no list of whole numbers for {percent:g} %: correct it")
     return positions
 
 
@@ -117,6 +119,9 @@ def main() -> None:
     args = parse_args()
     check_writable_folder(args.out_dir, '--out-dir')
     content = load_coco(str(args.ann_file))
+    for kind, key in (('images', 'id'), ('annotations', 'image_id')):
+        if not all(isinstance(entry, dict) and isinstance(entry.get(key), (int, str)) for entry in content[kind]):
+            raise InputError(f"annotation file '{args.ann_file}': an entry of {kind} has no usable {key}: correct it")
     for percent in args.percent:
         if not 0 < percent < 100:
             raise InputError(f'--percent {percent:g}: give shares between 0 and 100')

@@ -1,24 +1,28 @@
 """Data sets in COCO's format: read as one of the label formats, and written as what all become."""
 
+import csv
 import json
-import os
+import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...fileio import atomic_folder
-from ..annotation_problems import box_problems, category_problems, is_usable_image, polygon_problem
+from ..annotation_problems import box_problems, category_problems, is_usable_image, mask_problems, polygon_problem
 from ..coco_file import load_coco
 from .image_header import without_exif
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import EntryError, LeftOut
 from .masks import box_and_area
-from .source_files import files_below, read_if_possible, read_json, split_of
+from .source_files import files_below, located, read_if_possible, read_json, split_of
 
 SPLITS = ('train', 'val', 'test')
-_REPAIR = "'tools/misc/check_dataset.py CONFIG --fix OUT.json' repairs a copy"
+_REMEDY = 'correct or delete it'
+# Images that are tried until one is found.
+_TRIED = 100
 
 
 def is_coco(source: Path) -> bool:
@@ -32,36 +36,56 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     Args:
         source: An annotation file, or a folder of them: ``annotations/instances_*.json`` or, as Roboflow writes them,
             ``train/_annotations.coco.json``.
-        options: ``image_folder``, if the images are elsewhere.
+        options: ``image_folder``, if the images are elsewhere; ``crowds_are_objects``; ``skip``.
 
     Raises:
-        InputError: An image is missing, or an annotation cannot be used.
+        InputError: A file is not in the format, or its images are not found.
     """
     options.refuse_class_names(source)
-    files = _annotation_files(source)
-    classes: dict[str, None] = {}
-    images: dict[tuple, LabelledImage] = {}
+    skipped = {path.resolve() for path in options.skip}
+    files = [path for path in _annotation_files(source) if path.resolve() not in skipped]
+    data = LabelledData([], [])
     for path in files:
-        content = load_coco(str(path))
+        content = load_coco(str(path), mapping=True)
         names = _names(content, path)
-        classes.update(dict.fromkeys(names.values()))
-        split = (split_of(path.stem) or split_of(path.parent.name)) if len(files) > 1 else None
+        data.classes += [name for name in dict.fromkeys(names.values()) if name not in data.classes]
+        split = split_of(path.stem) or split_of(path.parent.name)
         folder = _image_folder(path, content['images'], options.image_folder)
-        by_id = {}
-        for entry in content['images']:
-            if not is_usable_image(entry):
-                raise InputError(f"annotation file '{path}': an image entry lacks id, file_name or size: {_REPAIR}")
-            image = _image(entry, folder, path, options)
-            image.split = split
-            # An image that two files annotate is one image.
-            by_id[entry['id']] = images.setdefault((image.path.resolve(), split), image)
+        listed, images = set(), {}
+        for index, entry in enumerate(content['images']):
+            with data.left_out.collect('images'):
+                place = f"'{path}', entry {index} of the images"
+                if not is_usable_image(entry) or str(entry['id']) in listed:
+                    raise EntryError(place, 'lacks id, file_name or size, or has the id of another', _REMEDY)
+                # VIA writes the numbers of its images as text, but only in the annotations.
+                listed.add(str(entry['id']))
+                image = images[str(entry['id'])] = _image(entry, folder, options)
+                image.split, image.origin = split, path
         for index, annotation in enumerate(content['annotations']):
-            where = f"annotation file '{path}', entry {index} of the annotations"
-            if not isinstance(annotation, dict) or annotation.get('image_id') not in by_id:
-                raise InputError(f'{where}: its image is not listed: {_REPAIR}')
-            image = by_id[annotation['image_id']]
-            image.objects.append(_object(annotation, names, image, where))
-    return LabelledData(list(classes), list(images.values()))
+            with data.left_out.collect('objects'):
+                place = f"'{path}', entry {index} of the annotations"
+                number = str(annotation.get('image_id')) if isinstance(annotation, dict) else None
+                if number not in listed:
+                    raise EntryError(place, 'its image is not listed', _REMEDY)
+                if number in images:
+                    item = _object(annotation, names, images[number], place, options, data.left_out)
+                    images[number].objects.append(item)
+        data.images += images.values()
+    _check_crowds(data, source)
+    return data
+
+
+def _check_crowds(data: LabelledData, source: Path) -> None:
+    masks = [item.is_crowd for image in data.images for item in image.objects]
+    crowds = sum(masks)
+    if not crowds:
+        return
+    which = f'{crowds} of {len(masks)} masks' if crowds < len(masks) else f'all {crowds} masks'
+    text = f"{which} of '{source}' are crowd regions (iscrowd 1), which are not learnt"
+    text += ': if they are objects, such as brush masks of CVAT or Datumaro, give --crowds-are-objects'
+    if crowds == len(masks):
+        raise InputError(text)
+    data.notes.append(text)
 
 
 def _annotation_files(source: Path) -> list[Path]:
@@ -75,24 +99,29 @@ def _is_instances(path: Path) -> bool:
     if not {'images', 'annotations', 'categories'} <= content.keys():
         return False
     annotations = content['annotations']
-    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    # LIVECell's are a mapping.
+    values = annotations.values() if isinstance(annotations, dict) else annotations
+    first = next(iter(values), None) if isinstance(values, Iterable) else None
     # The folder may also have panoptic annotations and keypoints.
-    return not (isinstance(first, dict) and ('segments_info' in first or 'keypoints' in first))
+    return not (isinstance(first, dict) and ('segments_info' in first or first.get('keypoints')))
 
 
-def _names(content: dict, path: Path) -> dict[Any, str]:
-    """Class names by category id."""
+def _names(content: dict, path: Path) -> dict[str, str]:
+    """Class names by category id as text."""
     categories = content['categories']
-    problems = category_problems(categories, None)
+    # VIA repeats categories. Classes of one name are one.
+    distinct = {repr((c.get('id'), c.get('name'))) if isinstance(c, dict) else repr(c): c for c in categories}
+    problems = category_problems(list(distinct.values()), None)
+    problems = [problem for problem in problems if problem[0] != 'duplicate-category-name']
     if problems:
         raise InputError(f"annotation file '{path}': {problems[0][0]}, {problems[0][1]}: correct the categories")
-    used = Counter(a.get('category_id') for a in content['annotations'] if isinstance(a, dict))
-    above = {category.get('supercategory') for category in categories}
+    used = Counter(str(a.get('category_id')) for a in content['annotations'] if isinstance(a, dict))
+    above = {repr(category.get('supercategory')) for category in categories}
     # Roboflow lists the name of the data set as category 0.
     return {
-        category['id']: category['name']
+        str(category['id']): category['name']
         for category in categories
-        if used[category['id']] or category['name'] not in above - {category.get('supercategory')}
+        if used[str(category['id'])] or repr(category['name']) not in above - {repr(category.get('supercategory'))}
     }
 
 
@@ -101,52 +130,74 @@ def _image_folder(path: Path, entries: Sequence[Any], given: Path | None) -> Pat
     parent = path.parent.parent
     split = split_of(path.stem)
     folders = [path.parent, parent / stem, parent / 'images' / stem, path.parent / 'images', parent / 'images', parent]
+    # FiftyOne's.
+    folders.append(path.parent / 'data')
     if split:
         folders += [parent / split, parent / 'images' / split, path.parent / split]
     if given:
         folders = [given / stem, given]
-    name = next((entry['file_name'] for entry in entries if is_usable_image(entry)), '')
-    for folder in folders:
-        if os.path.isfile(folder / name):
-            return folder
-    raise InputError(f"image '{name}' of annotation file '{path}' is not in '{folders[0]}': give --images DIR")
+    # The first may be missing, and all must lie in one folder: another may have an image of the same name.
+    names = [entry['file_name'] for entry in entries if is_usable_image(entry)]
+    for name in names[:_TRIED]:
+        for folder in folders:
+            if located(name, [folder], moved=given is not None):
+                return folder
+    name = ''.join(names[:1])
+    raise InputError(
+        f"image '{name}' of annotation file '{path}' is not in '{folders[0]}': give --images DIR, or leave the "
+        f"file out with --skip '{path}'"
+    )
 
 
-def _image(entry: dict, folder: Path, path: Path, options: ReadOptions) -> LabelledImage:
-    image_path = folder / entry['file_name']
-    if not image_path.is_file():
-        raise InputError(f"image '{image_path}' of annotation file '{path}' does not exist: put it there, or {_REPAIR}")
-    name = Path(entry['file_name'])
-    place = name.as_posix() if not name.is_absolute() and '..' not in name.parts else name.name
-    return LabelledImage.open(image_path, place, (int(entry['width']), int(entry['height'])), options)
+def _image(entry: dict, folder: Path, options: ReadOptions) -> LabelledImage:
+    path = located(entry['file_name'], [folder], moved=options.image_folder is not None)
+    if path is None or not path.is_file():
+        raise EntryError(f"image '{folder / entry['file_name']}'", 'the image does not exist', 'put it there')
+    inside = path.is_relative_to(folder) and '..' not in path.parts
+    name = path.relative_to(folder).as_posix() if inside else path.name
+    size = tuple(int(value) if math.isfinite(value) else value for value in (entry['width'], entry['height']))
+    return LabelledImage.open(path, name, size, options)
 
 
-def _object(annotation: dict, names: dict, image: LabelledImage, where: str) -> LabelledObject:
+def _object(
+    annotation: dict, names: dict, image: LabelledImage, place: str, options: ReadOptions, left_out: LeftOut
+) -> LabelledObject:
     number = annotation.get('category_id')
-    if not isinstance(number, (int, str)) or number not in names:
-        raise InputError(f'{where}: category {number!r} is not listed (the ids are {list(names)[:5]}): {_REPAIR}')
+    if str(number) not in names:
+        detail = f'{number!r}; the ids are {", ".join(list(names)[:5])}'
+        raise EntryError(place, 'its category is not listed', _REMEDY, detail)
     mask = annotation.get('segmentation')
-    if isinstance(mask, dict) and {'size', 'counts'} <= mask.keys():
-        if list(mask['size']) != [image.size[1], image.size[0]]:
-            raise InputError(f'{where}: its mask is of another size than its image: {_REPAIR}')
-    elif not isinstance(mask, list) or not mask:
-        raise InputError(f'{where}: has no mask, and masks cannot be learnt from boxes: export it with segmentation')
-    else:
-        size = dict(width=image.size[0], height=image.size[1])
-        problem = next(filter(None, (polygon_problem(polygon, size) for polygon in mask)), None)
-        if problem:
-            raise InputError(f'{where}: has a broken polygon ({problem}): {_REPAIR}')
-    sound = not box_problems(annotation, None)
+    # VIA's polygons lack the outer list.
+    if isinstance(mask, list) and mask and not isinstance(mask[0], list):
+        mask = [mask]
+    size = dict(width=image.size[0], height=image.size[1])
+    if not mask:
+        raise EntryError(place, 'has no mask, and masks cannot be learnt from boxes', 'export it with segmentation')
+    problems = mask_problems(dict(segmentation=mask), size, decode=True)
+    parts = [part for part in mask if not polygon_problem(part, size)] if isinstance(mask, list) else []
+    if problems and not parts:
+        raise EntryError(place, f'has a broken mask ({problems[0]})', _REMEDY)
+    if problems:
+        error = EntryError(place, f'broken beside sound ones ({problems[0]})', _REMEDY)
+        left_out.setdefault('polygons', []).append(error)
+        mask = parts
+    sound = not problems and not box_problems(annotation, None)
     return LabelledObject(
-        names[number],
+        names[str(number)],
         mask,
-        is_crowd=annotation.get('iscrowd') == 1,
+        is_crowd=annotation.get('iscrowd') == 1 and not options.crowds_are_objects,
         bbox=annotation['bbox'] if sound else None,
         area=annotation['area'] if sound else None,
     )
 
 
-def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence[str], link: bool = False) -> None:
+def write_data_set(
+    out: Path,
+    images: Sequence[LabelledImage],
+    classes: Sequence[str],
+    link: bool = False,
+    left_out: LeftOut | None = None,
+) -> None:
     """Write ``annotations/instances_{train,val,test}.json`` and the folders of images, atomically.
 
     Category ids are 1, 2, ... in the order of the classes. The files do not depend on time or place.
@@ -156,6 +207,7 @@ def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence
         images: The images; each has a split.
         classes: Class names.
         link: Whether to write links to the images instead of copies.
+        left_out: What is listed in ``annotations/left_out.csv``, if anything.
 
     Raises:
         InputError: The folder cannot be written.
@@ -182,6 +234,10 @@ def write_data_set(out: Path, images: Sequence[LabelledImage], classes: Sequence
             (folder / 'annotations').mkdir()
             for split, content in contents.items():
                 (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content), encoding='utf-8')
+            if left_out:
+                with open(folder / 'annotations/left_out.csv', 'w', encoding='utf-8', newline='') as file:
+                    rows = [[kind, error.place, error.reason] for kind, errors in left_out.items() for error in errors]
+                    csv.writer(file).writerows([['kind', 'place', 'reason'], *rows])
             for image in images:
                 _write_image(image, folder / image.split / image.name, link)
     except OSError as error:

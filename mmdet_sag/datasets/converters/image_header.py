@@ -1,4 +1,5 @@
 import io
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,11 +7,16 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
+from .left_out import EntryError
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.avif', '.ppm', '.pgm')
+# OpenCV, with which training reads, takes no more.
+MAX_PIXELS = 2**30
 # What Pillow raises for a damaged file.
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _ORIENTATION = 0x0112
+# Pillow's limit is a variable of its module.
+_LOCK = threading.Lock()
 # OpenCV converts these modes to three channels of eight bits without loss.
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr')
 # If no value reaches it, the image uses a quarter of the range of eight bits.
@@ -35,6 +41,16 @@ class ImageHeader:
         return self.stored[::-1] if self.orientation >= 5 else self.stored
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file as Pillow does, but of up to ``MAX_PIXELS`` pixels instead of 179 million."""
+    with _LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
 def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     """Read the header of an image file and check that training can read the file.
 
@@ -43,35 +59,38 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
         content: Its bytes, if it does not exist.
 
     Raises:
-        InputError: The file cannot be decoded, or has more than eight bits and would be dark.
+        EntryError: The file cannot be decoded, or has more than eight bits and would be dark.
     """
     try:
-        with Image.open(io.BytesIO(content) if content else path) as image:
+        with Image.open(io.BytesIO(content)) if content else open_image(path) as image:
             mode, size, kind = image.mode, image.size, image.format
             # Before getexif, which decodes a PNG.
             deep = mode not in _PLAIN_MODES or any('16' in str(tile[3]) for tile in image.tile)
             # Pillow itself applies the orientation of a TIFF.
             orientation = 1 if kind == 'TIFF' else image.getexif().get(_ORIENTATION, 1)
     except READ_ERRORS as error:
-        is_told = getattr(error, 'strerror', None) or isinstance(error, Image.DecompressionBombError)
-        reason = ' '.join(str(error).split()) if is_told else 'unknown format'
-        raise InputError(f"image '{path}' cannot be read ({reason}): replace it, or leave it out") from error
-    if deep:
-        _check_depth(path, content, mode)
+        is_large = isinstance(error, Image.DecompressionBombError)
+        reason = ' '.join(str(error).split()) if is_large or getattr(error, 'strerror', None) else 'unknown format'
+        remedy = 'cut it into tiles' if is_large else 'save it as JPEG or PNG'
+        raise EntryError(f"image '{path}'", 'cannot be read', remedy, reason) from error
+    # Not every OpenCV reads AVIF, and none HEIF.
+    if deep or kind in ('AVIF', 'HEIF'):
+        _check_pixels(path, content, mode, deep)
     return ImageHeader(size, orientation if orientation in range(1, 9) else 1)
 
 
-def _check_depth(path: Path, content: bytes | None, mode: str) -> None:
+def _check_pixels(path: Path, content: bytes | None, mode: str, deep: bool) -> None:
     # Few images come here, and it takes a second to import.
     import mmcv
 
     pixels = mmcv.imfrombytes(content or path.read_bytes())
     if not isinstance(pixels, np.ndarray):
-        raise InputError(f"image '{path}' has pixels that training cannot read ({mode}): save it as 8-bit PNG")
-    if pixels.max() < _DARK:
-        raise InputError(
-            f"image '{path}' uses the lower of its more than 8 bits: training divides by 256 and would see values up "
-            f'to {pixels.max()} of 255; scale the images to 8 bits'
+        raise EntryError(f"image '{path}'", 'has pixels that training cannot read', 'save it as 8-bit PNG', mode)
+    if deep and pixels.max() < _DARK:
+        raise EntryError(
+            f"image '{path}'",
+            'uses the lower of its more than 8 bits',
+            f'training divides by 256 and would see values up to {pixels.max()} of 255; scale the images to 8 bits',
         )
 
 

@@ -1,5 +1,6 @@
 """Pictures whose values number the objects: Cityscapes' and plain ones."""
 
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,9 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import EntryError, LeftOut
 from .masks import encoded, read_values
-from .source_files import files_below, image_beside, split_of, split_of_folders, without_split
+from .source_files import files_below, image_beside, images_below, split_of, split_of_folders, without_split
 
 _CITYSCAPES_ENDING = '_instanceIds'
 _CITYSCAPES_CLASSES = {
@@ -17,6 +19,8 @@ _CITYSCAPES_CLASSES = {
 _MASK_FOLDERS = ('masks', 'instances', 'labels', 'annotations')
 # A value is class * 1000 + number of the object.
 _STEP = 1000
+# More values than that are numbers of objects.
+_MOST_CLASSES = 20
 
 
 def is_cityscapes(source: Path) -> bool:
@@ -39,23 +43,25 @@ def read_cityscapes(source: Path, options: ReadOptions) -> LabelledData:
         InputError: An image is missing, or a class has no name.
     """
     names = dict(enumerate(options.class_names, 1)) if options.class_names else _CITYSCAPES_CLASSES
-    images = []
+    data = LabelledData(list(names.values()), [])
     for path in files_below(source, f'{_CITYSCAPES_ENDING}.png'):
-        image_path = _cityscapes_image(path, source, options.image_folder)
-        values = read_values(path)
-        split = split_of_folders(path.relative_to(source))
-        image = LabelledImage.open(image_path, image_path.name, values.shape[::-1], options, split=split)
-        for value in np.unique(values).tolist():
-            number = value // _STEP if value >= _STEP else value
-            if number in names:
-                image.objects.append(LabelledObject(names[number], encoded(values == value), is_crowd=value < _STEP))
-            elif value >= _STEP and options.class_names:
-                raise InputError(
-                    f"'{path}': value {value} is of class {number}, but --source-classes names {len(names)}: name all "
-                    'classes, and choose with --classes'
-                )
-        images.append(image)
-    return LabelledData(list(names.values()), images)
+        with data.left_out.collect('images'):
+            image_path = _cityscapes_image(path, source, options.image_folder)
+            values = read_values(path)
+            split = split_of_folders(path.relative_to(source))
+            image = LabelledImage.open(image_path, image_path.name, values.shape[::-1], options, split=split)
+            for value in np.unique(values).tolist():
+                number = value // _STEP if value >= _STEP else value
+                if number in names:
+                    item = LabelledObject(names[number], encoded(values == value), is_crowd=value < _STEP)
+                    image.objects.append(item)
+                elif value >= _STEP and options.class_names:
+                    raise InputError(
+                        f"'{path}': value {value} is of class {number}, but --source-classes names {len(names)}: name "
+                        'all classes, and choose with --classes'
+                    )
+            data.images.append(image)
+    return data
 
 
 def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Path:
@@ -68,7 +74,7 @@ def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Pa
         image = image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png')
         if image:
             return image
-    raise InputError(f"'{path}' has no image: put it beside, or into 'leftImg8bit', or give --images DIR")
+    raise EntryError(f"'{path}'", 'has no image', "put it beside, or into 'leftImg8bit', or give --images DIR")
 
 
 def is_instance_masks(source: Path) -> bool:
@@ -93,61 +99,96 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
     image_folder, mask_folder = options.image_folder or source / 'images', _mask_folder(source)
     if mask_folder is None:
         raise InputError(f"'{source}' has no folder of masks: put them into '{source / 'masks'}'")
-    groups = _masks_by_image(image_folder, mask_folder)
-    classes = sorted({name for masks in groups.values() for name, _ in masks if name})
-    if classes:
+    data = LabelledData([], [])
+    groups = _masks_by_image(image_folder, mask_folder, data.left_out)
+    folders = sorted({name for masks in groups.values() for name, _ in masks if name})
+    if folders:
         options.refuse_class_names(source)
-    elif options.class_names:
-        classes = list(options.class_names)
-    else:
+    elif not options.class_names:
         raise InputError(
             f"'{source}' does not name its classes: give --source-classes NAME (several if values are class * 1000 + "
-            'number of the object), or put masks into a folder for each class'
+            'number of the object, or classes), or put masks into a folder for each class'
         )
-    images = []
-    # Whether each mask so far has one value, and a mask whose value has several regions.
-    one_value, scattered = True, None
+    data.classes += folders or options.class_names or []
+    of_classes = _classes_of_values(groups, data.classes) if options.components and not folders else {}
+    # The number of masks by value; whether each mask so far has one value, and a mask whose value has several regions.
+    counts: Counter = Counter()
+    numbered, one_value, scattered = True, True, None
     for image_path, masks in sorted(groups.items()):
-        place = image_path.relative_to(image_folder)
-        image = None
-        for name, path in masks:
-            values = read_values(path)
-            if image is None:
-                split = split_of_folders(place)
-                image = LabelledImage.open(image_path, without_split(place), values.shape[::-1], options, split=split)
-            if values.shape[::-1] != image.size:
-                raise InputError(f"mask '{path}' is of another size than its image: export it again")
-            numbers = np.unique(values[values > 0]).tolist()
-            one_value &= len(numbers) <= 1
-            for value in numbers:
-                region = values == value
-                regions = _connected(region) if options.components or (one_value and not scattered) else [region]
-                if len(regions) > 1:
-                    scattered = path
-                label = name or _class_of_value(value, classes, path)
-                objects = regions if options.components else [region]
-                image.objects += [LabelledObject(label, encoded(part)) for part in objects]
-        images.append(image)
+        with data.left_out.collect('images'):
+            place = image_path.relative_to(image_folder)
+            image = None
+            for name, path in masks:
+                values = read_values(path)
+                if image is None:
+                    split, size = split_of_folders(place), values.shape[::-1]
+                    image = LabelledImage.open(image_path, without_split(place), size, options, split=split)
+                if values.shape[::-1] != image.size:
+                    raise EntryError(f"mask '{path}'", 'is of another size than its image', 'export it again')
+                numbers = np.unique(values[values > 0]).tolist()
+                counts.update(numbers)
+                one_value &= len(numbers) <= 1
+                numbered &= numbers == list(range(1, len(numbers) + 1))
+                for value in numbers:
+                    region = values == value
+                    regions = _connected(region) if options.components or (one_value and not scattered) else [region]
+                    if len(regions) > 1:
+                        scattered = path
+                    label = name or of_classes.get(value) or _class_of_value(value, data.classes, path)
+                    objects = regions if options.components else [region]
+                    image.objects += [LabelledObject(label, encoded(part)) for part in objects]
+            data.images.append(image)
     if scattered and one_value and options.components is None:
         raise InputError(
             f"each mask has one value, and '{scattered}' several regions of it: give --components if each region is an "
             'object, or --no-components if the regions of a mask are one'
         )
-    return LabelledData(classes, images)
+    unlabelled = sum(path not in groups for path in images_below(image_folder))
+    if unlabelled:
+        data.notes.append(f'{unlabelled} images without a mask: left out, as they are not labelled')
+    # Objects are numbered 1, 2, ... in each mask.
+    repeated = 2 <= len(counts) <= _MOST_CLASSES and counts.total() >= 2 * len(counts)
+    if repeated and not numbered and not folders and max(counts) < _STEP and options.components is None:
+        raise InputError(
+            f"the masks of '{source}' repeat the values {', '.join(map(str, sorted(counts)))}, which may be classes: "
+            'give --components and --source-classes with a name for each value, or --no-components if each value is an '
+            'object'
+        )
+    return data
+
+
+def _classes_of_values(groups: dict, classes: list[str]) -> dict[int, str]:
+    """Classes by value of masks whose values are classes, in their order; none if objects have numbers."""
+    if len(classes) < 2:
+        return {}
+    values = sorted({value for masks in groups.values() for _, path in masks for value in np.unique(read_values(path))})
+    values = [int(value) for value in values if value > 0]
+    if values and values[0] >= _STEP:
+        return {}
+    if len(values) != len(classes):
+        found = ', '.join(map(str, values[:20]))
+        raise InputError(
+            f'the masks have {len(values)} values ({found}), but --source-classes names {len(classes)} classes: name '
+            'one for each value, in their order'
+        )
+    return dict(zip(values, classes))
 
 
 def _mask_folder(source: Path) -> Path | None:
     return next(filter(Path.is_dir, (source / name for name in _MASK_FOLDERS)), None)
 
 
-def _masks_by_image(image_folder: Path, mask_folder: Path) -> dict[Path, list[tuple[str | None, Path]]]:
+def _masks_by_image(
+    image_folder: Path, mask_folder: Path, left_out: LeftOut
+) -> dict[Path, list[tuple[str | None, Path]]]:
     """For each image its masks: the class, if a folder names it, and the path."""
     groups: dict = {}
     for path in files_below(mask_folder, '.png'):
-        image, name = _image_and_class(path.relative_to(mask_folder), image_folder)
-        if image is None:
-            raise InputError(f"mask '{path}' has no image of its name in '{image_folder}': put it there, or remove it")
-        groups.setdefault(image, []).append((name, path))
+        with left_out.collect('images'):
+            image, name = _image_and_class(path.relative_to(mask_folder), image_folder)
+            if image is None:
+                raise EntryError(f"mask '{path}'", f"has no image of its name in '{image_folder}'", 'put it there')
+            groups.setdefault(image, []).append((name, path))
     return groups
 
 
@@ -176,6 +217,6 @@ def _class_of_value(value: int, classes: list[str], path: Path) -> str:
     if not 1 <= number <= len(classes):
         raise InputError(
             f"'{path}': value {value} is not class * 1000 + number for one of {len(classes)} classes, counted from 1: "
-            'name one class, or put masks into a folder for each class'
+            'name one class, put masks into a folder for each class, or give --components if values are classes'
         )
     return classes[number - 1]

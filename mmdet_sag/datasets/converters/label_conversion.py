@@ -1,6 +1,8 @@
+import json
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,10 +12,16 @@ from ...errors import InputError
 from ...fileio import check_writable_folder
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
 from .instance_masks import is_cityscapes, is_instance_masks, read_cityscapes, read_instance_masks
-from .labelled_data import LabelledData, LabelledImage, ReadOptions
+from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
+from .left_out import LeftOut
 from .pascal_voc import is_pascal_voc, read_pascal_voc
 from .yolo import is_yolo, read_yolo
+
+# Beyond it Pillow, without being told, takes images for an attack.
+_LARGE = 178_956_970
+# Roboflow names what it made of one image NAME.rf.HASH.jpg.
+_ROBOFLOW_COPY = re.compile(r'(.+)\.rf\.\w+\.\w+')
 
 
 class LabelFormat(NamedTuple):
@@ -49,19 +57,26 @@ class LabelConversion:
         sources: Files and folders. Their classes are merged by name.
         options: What the sources do not say.
         format: Key of :data:`FORMATS`; None: detected for each source.
+        max_left_out: The largest share of a source's images or objects that may be left out because they are broken.
+        merge: Whether an image that two files label differently has the objects of both.
 
     Attributes:
         classes: Class names.
         images: The images with their objects.
         notes: Lines that tell the user what was found, left out or assumed.
+        left_out: What cannot be used.
     """
 
     sources: Sequence[Path]
     options: ReadOptions = ReadOptions()
     format: str | None = None
+    max_left_out: float = 0.1
+    merge: bool = False
     classes: list[str] = field(default_factory=list)
     images: list[LabelledImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    _in_two_splits: str | None = None
 
     def check_target(self, out: Path, overwrite: bool) -> None:
         """Check that the data set can be written. Call it first: reading can take long.
@@ -98,26 +113,73 @@ class LabelConversion:
         Raises:
             InputError: A source cannot be used.
         """
-        paths: dict[tuple, Path] = {}
+        images: dict[Path | int, LabelledImage] = {}
+        names = set()
         for source in self.sources:
             form = _find_format(source, self.format)
             data = form.read(source, self.options)
+            self._check_left_out(source, data)
             if not data.images:
                 raise InputError(f"'{source}' ({form.title}) has no labelled images: give the folder that has them")
             self.notes.append(f'{source}: {form.title}, {len(data.images)} images, {len(data.classes)} classes')
             self.notes += data.notes
             self.classes += [name for name in data.classes if name not in self.classes]
             for image in data.images:
-                if (image.split, image.name) in paths and len(self.sources) > 1:
+                image.origin = image.origin or source
+                # An image that lies in a label file has no path of its own.
+                other = images.setdefault(image.path.resolve() if image.content is None else id(image), image)
+                if other is not image:
+                    self._join(other, image)
+                    continue
+                if (image.split, image.name) in names and len(self.sources) > 1:
                     image.name = f'{source.stem}/{image.name}'
-                try:
-                    image.name.encode()
-                except UnicodeEncodeError as error:
-                    raise InputError(f'the name of {str(image.path)!r} is not valid UTF-8: rename the file') from error
-                other = paths.setdefault((image.split, image.name), image.path)
-                if other is not image.path:
-                    raise InputError(f"'{other}' and '{image.path}' would have the same name: rename one of them")
-            self.images += data.images
+                names.add((image.split, image.name))
+        self.images = list(images.values())
+        large = [image.path for image in self.images if math.prod(image.size) > _LARGE]
+        if large:
+            self.notes.append(
+                f"warning: {len(large)} images have more than {_LARGE // 10**6} megapixels, e.g. '{large[0]}': "
+                'training needs gigabytes of memory for each; cut them into tiles'
+            )
+
+    def _check_left_out(self, source: Path, data: LabelledData) -> None:
+        sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))
+        for kind, errors in data.left_out.items():
+            self.left_out.setdefault(kind, []).extend(errors)
+            # An object may lose a polygon.
+            if kind not in sound:
+                continue
+            total = len(errors) + sound[kind]
+            share = len(errors) / total
+            if share > self.max_left_out or not sound[kind]:
+                reason = Counter(error.reason for error in errors).most_common(1)[0][0]
+                example = next(error for error in errors if error.reason == reason)
+                enough = math.ceil(share * 100) / 100
+                remedy = f'; {len(errors)} of {total} {kind} cannot be used' if len(errors) > 1 else ''
+                if sound[kind]:
+                    remedy += f'; leave out what is broken with --max-left-out {enough:g}'
+                raise InputError(f'{example}{remedy}')
+
+    def _join(self, first: LabelledImage, second: LabelledImage) -> None:
+        """Make one image of two readings of the same file."""
+        # Some data sets test on the validation part.
+        splits = {first.split, second.split} - {None}
+        if 'train' in splits and len(splits) > 1:
+            self._in_two_splits = self._in_two_splits or (
+                f"image '{first.path}' is in {first.split} ('{first.origin}') and in {second.split} ('{second.origin}')"
+            )
+        first.split = first.split or second.split
+        known = {_key(item) for item in first.objects}
+        others = {_key(item) for item in second.objects}
+        if known == others:
+            return
+        if first.origin != second.origin and not self.merge:
+            raise InputError(
+                f"'{first.origin}' and '{second.origin}' label '{first.path}' differently ({len(first.objects)} and "
+                f'{len(second.objects)} objects): leave one out with --skip FILE, or take the objects of both with '
+                '--merge'
+            )
+        first.objects += [item for item in second.objects if _key(item) not in known]
 
     def rename(self, new_names: Mapping[str, str]) -> None:
         """Rename classes. Classes that get the same name are merged.
@@ -151,11 +213,22 @@ class LabelConversion:
         Raises:
             InputError: The sources split only some images, or a part would be empty.
         """
+        if self._in_two_splits and not resplit:
+            raise InputError(f'{self._in_two_splits}: correct the lists, or split all images anew with --resplit')
         given = Counter(image.split for image in self.images)
-        if resplit or set(given) <= {None} or (set(given) == {'train'} and group_by is None):
-            split_images(self.images, share, seed, group_by)
+        originals = _originals(self.images)
+        if resplit or len(given) == 1:
+            names = Counter(image.name for image in self.images)
+            splits = [image.split for image in self.images]
+            split_images(self.images, share, seed, group_by, originals)
+            for image, split in zip(self.images, splits):
+                if names[image.name] > 1 and split:
+                    image.name = f'{split}/{image.name}'
             groups = f', groups {group_by}' if group_by else ''
             self.notes.append(f'split: {share:g} for validation, seed {seed}{groups}')
+            copies = len(self.images) - len(set(originals))
+            if copies:
+                self.notes.append(f'{copies} images are copies of others: each is in the part of its original')
         elif None in given or 'train' not in given or 'val' not in given:
             found = ', '.join(f'{count} {split or "no split"}' for split, count in given.items())
             raise InputError(f'the sources split only some images ({found}): split all of them with --resplit')
@@ -163,6 +236,28 @@ class LabelConversion:
             raise InputError('--group-by: the sources have a split: ignore it with --resplit')
         else:
             self.notes.append("split: the sources' own")
+            self._note_leaks(originals)
+        places: dict[tuple, Path] = {}
+        for image in self.images:
+            try:
+                image.name.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f'the name of {str(image.path)!r} is not valid UTF-8: rename the file') from error
+            other = places.setdefault((image.split, image.name), image.path)
+            if other is not image.path:
+                raise InputError(f"'{other}' and '{image.path}' would have the same name: rename one of them")
+
+    def _note_leaks(self, originals: Sequence[int]) -> None:
+        learnt = {number: image for number, image in zip(originals, self.images) if image.split == 'train'}
+        for split in SPLITS[1:]:
+            part = [(number, image) for number, image in zip(originals, self.images) if image.split == split]
+            copies = [(image, learnt[number]) for number, image in part if number in learnt]
+            if copies:
+                self.notes.append(
+                    f"warning: {len(copies)} of {len(part)} {split} images are copies of training images ('"
+                    f"{copies[0][0].path}' of '{copies[0][1].path}'), so the AP will be too high: --resplit "
+                    'splits anew and keeps copies together'
+                )
 
     def write(self, out: Path, link: bool = False) -> None:
         """Write the data set; see :func:`write_data_set`.
@@ -176,17 +271,29 @@ class LabelConversion:
         empty = count - sum(len(image.objects) for image in self.images)
         if empty:
             self.notes.append(f'{empty} objects outside their image, or without area: left out')
-        if not any(image.objects for image in self.images if image.split == 'train'):
+        if not any(not item.is_crowd for image in self.images if image.split == 'train' for item in image.objects):
             raise InputError('the training part has no object: check the labels, or change --classes or the split')
-        write_data_set(out, self.images, self.classes, link)
+        write_data_set(out, self.images, self.classes, link, self.left_out)
 
     def counts(self) -> list[list]:
-        """Rows of a table: the number of images, and of objects of each class, in each split."""
+        """Rows of a table: the number of images, of objects of each class, and of crowd regions, in each split."""
         images = Counter(image.split for image in self.images)
-        objects = Counter((item.name, image.split) for image in self.images for item in image.objects)
+        items = [(item, image.split) for image in self.images for item in image.objects]
+        objects = Counter((item.name, split) for item, split in items if not item.is_crowd)
+        crowds = Counter(split for item, split in items if item.is_crowd)
         splits = [split for split in SPLITS if images[split]]
         rows = [['', *splits], ['images', *(images[split] for split in splits)]]
-        return rows + [[name, *(objects[name, split] for split in splits)] for name in self.classes]
+        rows += [[name, *(objects[name, split] for split in splits)] for name in self.classes]
+        return rows + ([['(crowds: not learnt)', *(crowds[split] for split in splits)]] if crowds else [])
+
+    def left_out_counts(self) -> list[list]:
+        """Rows of a table: for each reason, how many images or objects were left out, and an example."""
+        rows = [['left out', 'count', 'example']]
+        for kind, errors in self.left_out.items():
+            counts = Counter(error.reason for error in errors)
+            first = {error.reason: error.place for error in reversed(errors)}
+            rows += [[f'{kind}: {reason}', count, first[reason]] for reason, count in counts.most_common()]
+        return rows
 
     def _check_classes(self, names: Sequence[str], option: str) -> None:
         absent = [name for name in names if name not in self.classes]
@@ -202,7 +309,13 @@ class LabelConversion:
             ]
 
 
-def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, group_by: str | None = None) -> None:
+def split_images(
+    images: Sequence[LabelledImage],
+    share: float,
+    seed: int = 0,
+    group_by: str | None = None,
+    originals: Sequence[int] | None = None,
+) -> None:
     """Set the split of each image to ``'train'`` or ``'val'``.
 
     The split depends only on hashes of the names: it is the same on every machine, and images that are added later
@@ -214,17 +327,21 @@ def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, g
         seed: Seed of the split.
         group_by: Regular expression. Images stay together if it finds the same text in their names, or if its first
             group does.
+        originals: For each image a number that it shares with its copies; copies stay together, too.
 
     Raises:
         InputError: The expression is invalid or does not match a name, or a part would be empty.
     """
     if not 0 < share < 1:
         raise InputError(f'the share of the validation part is {share:g}: give one between 0 and 1, such as --val 0.2')
-    groups: dict[str, list[LabelledImage]] = {}
-    for image in images:
-        groups.setdefault(_group(image.name, group_by), []).append(image)
+    names = [_group(image.name, group_by) for image in images]
+    roots = _joined([(name, number) for name, number in zip(names, originals or names)])
+    members: dict[int, list[int]] = {}
+    for index, root in enumerate(roots):
+        members.setdefault(root, []).append(index)
+    groups = {min(names[index] for index in part): [images[index] for index in part] for part in members.values()}
     if len(groups) < 2:
-        what = 'group' if group_by else 'image'
+        what = 'group' if group_by else 'image (copies are one)' if len(images) > 1 else 'image'
         raise InputError(f'there is {len(groups)} {what} to split, and both parts need one: give more images')
     order = sorted(groups, key=lambda name: sha256(f'{seed}:{name}'.encode()).digest())
     wanted = share * len(images)
@@ -237,6 +354,42 @@ def split_images(images: Sequence[LabelledImage], share: float, seed: int = 0, g
         for image in groups[name]:
             image.split = 'val' if is_val else 'train'
         taken += len(groups[name])
+
+
+def _originals(images: Sequence[LabelledImage]) -> list[int]:
+    """For each image a number that it shares with its copies: equal files, and what Roboflow made of one image."""
+    sizes = [len(image.content) if image.content else image.path.stat().st_size for image in images]
+    repeated = Counter(sizes)
+    keys: list[list] = []
+    for index, (image, size) in enumerate(zip(images, sizes)):
+        found = _ROBOFLOW_COPY.fullmatch(image.name)
+        keys.append([index, *([found[1]] if found else [])])
+        if repeated[size] > 1:
+            keys[-1].append(sha256(image.content or image.path.read_bytes()).digest())
+    return _joined(keys)
+
+
+def _joined(keys: Sequence[Sequence]) -> list[int]:
+    """For each entry a number that it shares with those that have a key in common with it, also through others."""
+    above: dict = {}
+
+    def root(key: Hashable) -> Hashable:
+        while above.setdefault(key, key) != key:
+            key = above[key]
+        return key
+
+    for first, *others in keys:
+        for other in others:
+            above[root(other)] = root(first)
+    numbers: dict = {}
+    return [numbers.setdefault(root(first), len(numbers)) for first, *_ in keys]
+
+
+def _key(item: LabelledObject) -> str:
+    mask = item.segmentation
+    # Two exports of the same labels may round differently.
+    rounded = mask if isinstance(mask, dict) else [[round(float(value), 2) for value in part] for part in mask]
+    return json.dumps([item.name, item.is_crowd, rounded])
 
 
 def _group(name: str, pattern: str | None) -> str:

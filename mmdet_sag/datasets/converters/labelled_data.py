@@ -1,10 +1,12 @@
 """Labels on their way from the files of a source to COCO's format, and how to read them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InputError
 from .image_header import read_header
+from .left_out import EntryError, LeftOut
 
 
 @dataclass(frozen=True)
@@ -17,12 +19,16 @@ class ReadOptions:
         exif: Whether labels belong to images as EXIF orientation turns them (``'turned'``) or as they are stored
             (``'stored'``); None: decided by the sizes, or by what the labelling tool does.
         components: Whether each connected region of a mask is an object; None: decided by the values.
+        crowds_are_objects: Whether a region that COCO's format marks as a crowd is one object.
+        skip: Annotation files not to read.
     """
 
     class_names: list[str] | None = None
     image_folder: Path | None = None
     exif: str | None = None
     components: bool | None = None
+    crowds_are_objects: bool = False
+    skip: Sequence[Path] = ()
 
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
@@ -61,6 +67,7 @@ class LabelledImage:
         split: ``'train'``, ``'val'`` or ``'test'``; None: not in the source.
         drops_orientation: Whether the labels belong to the image as stored, without its EXIF orientation.
         content: Bytes of the image file, if a label file holds them.
+        origin: The file that labels it, if one file labels several images.
     """
 
     path: Path
@@ -70,6 +77,7 @@ class LabelledImage:
     split: str | None = None
     drops_orientation: bool = False
     content: bytes | None = None
+    origin: Path | None = None
 
     @classmethod
     def open(
@@ -90,15 +98,19 @@ class LabelledImage:
             habit: ``'turned'`` or ``'stored'``: what the labelling tool does, if that is known.
 
         Raises:
-            InputError: The image cannot be used, the labels are of another size, or nothing decides.
+            EntryError: The image cannot be used, or the labels are of another size.
+            InputError: Nothing decides.
         """
         header = read_header(path, content)
         sizes = dict(turned=header.seen, stored=header.stored)
         views = [view for view, size in sizes.items() if label_size in (None, size)]
         if not views:
-            raise InputError(
-                f"'{path}' is {'x'.join(map(str, header.seen))} pixels, but its labels are of "
-                f'{"x".join(map(str, label_size))}: replace it by the image that was labelled, or leave it out'
+            seen, labelled = ('x'.join(map(str, size)) for size in (header.seen, label_size))
+            raise EntryError(
+                f"image '{path}'",
+                'has another size than its labels',
+                'replace it by the image that was labelled',
+                f'{seen} pixels, but its labels are of {labelled}',
             )
         view = views[0] if len(views) == 1 or header.orientation == 1 else options.exif or habit
         if view is None:
@@ -117,8 +129,10 @@ class LabelledData:
         classes: Class names in the source's order.
         images: The images.
         notes: Lines that tell the user what was left out or assumed.
+        left_out: What cannot be used.
     """
 
     classes: list[str]
     images: list[LabelledImage]
     notes: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)

@@ -2,23 +2,25 @@
 
 import base64
 import binascii
+import heapq
 import io
 import math
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ...errors import InputError
 from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import EntryError, LeftOut
 from .masks import clipped, encoded, merged
 from .source_files import (
     files_below,
     image_beside,
     images_below,
+    located,
     read_if_possible,
     read_json,
     split_of_folders,
@@ -29,11 +31,12 @@ _CORNERS_OF_A_CIRCLE = 64
 
 
 def is_labelme(source: Path) -> bool:
-    """Whether a JSON file, or the first one below a folder, has shapes of LabelMe."""
+    """Whether a JSON file, or one of the smallest below a folder, has shapes of LabelMe."""
     if source.is_file():
         return source.suffix.lower() == '.json' and 'shapes' in read_json(source)
-    first = next(files_below(source, '.json'), None)
-    return first is not None and 'shapes' in read_if_possible(read_json, first)
+    # Another program's file may lie there, such as the one of labelme2coco, which is larger.
+    smallest = heapq.nsmallest(3, files_below(source, '.json'), key=lambda path: path.stat().st_size)
+    return any('shapes' in read_if_possible(read_json, path) for path in smallest)
 
 
 def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
@@ -50,29 +53,44 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
         InputError: An image is missing, or a shape is broken.
     """
     options.refuse_class_names(source)
+    skipped = {path.resolve() for path in options.skip}
     files = [source] if source.is_file() else list(files_below(source, '.json'))
+    files = [path for path in files if path.resolve() not in skipped]
     root = source.parent if source.is_file() else source
-    left_out: Counter = Counter()
-    images = [_labelled_image(path, root, options, left_out) for path in files]
-    classes = sorted({item.name for image in images for item in image.objects})
-    notes = [f'{count} shapes of type {kind}, which has no area: left out' for kind, count in sorted(left_out.items())]
-    labelled = {image.path.resolve() for image in images}
+    data = LabelledData([], [])
+    without_area: Counter = Counter()
+    others = 0
+    for path in files:
+        with data.left_out.collect('images'):
+            content = read_json(path)
+            if len(files) > 1 and 'images' in content and 'shapes' not in content:
+                others += 1
+                continue
+            data.images.append(_labelled_image(path, content, root, options, without_area, data.left_out))
+    data.classes += sorted({item.name for image in data.images for item in image.objects})
+    for kind, count in sorted(without_area.items()):
+        data.notes.append(f'{count} shapes of type {kind}, which has no area: left out')
+    if others:
+        data.notes.append(f"{others} files in COCO's format beside the JSON files of LabelMe: left out")
+    labelled = {image.path.resolve() for image in data.images}
     unlabelled = sum(path.resolve() not in labelled for path in images_below(root))
     if unlabelled:
-        notes.append(f'{unlabelled} images without a JSON file: left out, as they are not labelled')
-    return LabelledData(classes, images, notes)
+        data.notes.append(f'{unlabelled} images without a JSON file: left out, as they are not labelled')
+    return data
 
 
-def _labelled_image(path: Path, root: Path, options: ReadOptions, left_out: Counter) -> LabelledImage:
-    content = read_json(path)
+def _labelled_image(
+    path: Path, content: dict, root: Path, options: ReadOptions, without_area: Counter, left_out: LeftOut
+) -> LabelledImage:
     if not isinstance(content.get('shapes'), list):
-        raise InputError(f"'{path}' has no shapes, so it is not a file of LabelMe: move it elsewhere")
+        raise EntryError(f"'{path}'", 'has no shapes, so it is not a file of LabelMe', 'move it elsewhere')
     image_path, embedded = _image_of(path, content, options)
     size = (content.get('imageWidth'), content.get('imageHeight'))
     label_size = size if all(type(value) is int and value > 0 for value in size) else None
     place = (path.parent / image_path.name).relative_to(root)
     split = split_of_folders(place)
     image = LabelledImage.open(image_path, without_split(place), label_size, options, 'turned', split, embedded)
+    image.origin = path
     parts: dict[Any, list] = {}
     crowds = set()
     for index, shape in enumerate(content['shapes']):
@@ -80,16 +98,19 @@ def _labelled_image(path: Path, root: Path, options: ReadOptions, left_out: Coun
         shape = shape if isinstance(shape, dict) else {}
         kind = shape.get('shape_type') or 'polygon'
         if kind in ('point', 'points', 'line', 'linestrip'):
-            left_out[kind] += 1
+            without_area[kind] += 1
             continue
-        label = shape.get('label')
-        if not isinstance(label, str) or not label:
-            raise InputError(f'{where}: has no label: give it one, or delete it')
-        group = shape.get('group_id')
-        key = (label, index if group is None else f'group {group}')
-        parts.setdefault(key, []).extend(_parts(shape, kind, image.size, where))
-        if (shape.get('flags') or {}).get('crowd'):
-            crowds.add(key)
+        with left_out.collect('objects'):
+            label = shape.get('label')
+            if not isinstance(label, str) or not label:
+                raise EntryError(where, 'has no label', 'give it one, or delete it')
+            group = shape.get('group_id')
+            key = (label, index if group is None else f'group {group}')
+            pieces = _parts(shape, kind, image.size, where)
+            parts.setdefault(key, []).extend(pieces)
+            flags = shape.get('flags')
+            if isinstance(flags, dict) and flags.get('crowd'):
+                crowds.add(key)
     for key, pieces in parts.items():
         polygons = all(isinstance(piece, list) for piece in pieces)
         segmentation = pieces if polygons else merged(pieces, image.size)
@@ -99,28 +120,27 @@ def _labelled_image(path: Path, root: Path, options: ReadOptions, left_out: Coun
 
 def _image_of(path: Path, content: dict, options: ReadOptions) -> tuple[Path, bytes | None]:
     """Path of the image of a JSON file, and its bytes if it is only in the JSON file."""
-    named = PurePosixPath(str(content.get('imagePath') or '').replace('\\', '/'))
-    for folder in filter(None, (path.parent, options.image_folder)):
-        for candidate in (folder / named, folder / named.name):
-            if named.name and candidate.is_file():
-                return candidate, None
-        beside = image_beside(folder / path.name)
-        if beside:
-            return beside, None
+    text = str(content.get('imagePath') or '')
+    folders = [folder for folder in (path.parent, options.image_folder) if folder]
+    image = located(text, folders, moved=True)
+    if image and image.is_file():
+        return image, None
+    beside = next(filter(None, (image_beside(folder / path.name) for folder in folders)), None)
+    if beside:
+        return beside, None
     data = content.get('imageData')
     if not isinstance(data, str) or not data:
-        raise InputError(
-            f"'{path}': its image '{content.get('imagePath')}' is neither there nor in the file: put it beside the "
-            'JSON file, or give --images DIR'
-        )
-    return path.with_name(named.name or path.stem), _decoded(data, f"'{path}': imageData")
+        remedy = 'put it beside the JSON file, or give --images DIR'
+        detail = f"'{content.get('imagePath')}'"
+        raise EntryError(f"'{path}'", 'its image is neither there nor in the file', remedy, detail)
+    return path.with_name(PureWindowsPath(text).name or path.stem), _decoded(data, f"'{path}': imageData")
 
 
 def _decoded(data: Any, where: str) -> bytes:
     try:
         return base64.b64decode(data, validate=False)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise InputError(f'{where} is not base64: label the image again') from error
+        raise EntryError(where, 'is not base64', 'label the image again') from error
 
 
 def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
@@ -128,9 +148,9 @@ def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
     try:
         points = np.asarray(shape.get('points'), float).reshape(-1, 2)
     except (TypeError, ValueError) as error:
-        raise InputError(f'{where}: its points are not a list of [x, y]: delete it, or draw it again') from error
+        raise EntryError(where, 'its points are not a list of [x, y]', 'delete it, or draw it again') from error
     if not np.isfinite(points).all():
-        raise InputError(f'{where}: a coordinate is NaN or infinite: delete it, or draw it again')
+        raise EntryError(where, 'a coordinate is NaN or infinite', 'delete it, or draw it again')
     if kind == 'mask':
         return [_mask(shape, points, size, where)]
     if kind == 'rectangle' and len(points) == 2:
@@ -142,9 +162,9 @@ def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
         points = centre + math.dist(centre, edge) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         points = points.round(3)
     elif kind not in ('polygon', 'rectangle', 'oriented_rectangle'):
-        raise InputError(f"{where}: shapes of type '{kind}' are not known: draw it as a polygon")
+        raise EntryError(where, f"shapes of type '{kind}' are not known", 'draw it as a polygon')
     if len(points) < 3:
-        raise InputError(f'{where}: a {kind} of {len(points)} points has no area: delete it, or draw it again')
+        raise EntryError(where, f'a {kind} of {len(points)} points has no area', 'delete it, or draw it again')
     return clipped(points.ravel().tolist(), size)
 
 
@@ -153,13 +173,13 @@ def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) ->
         with Image.open(io.BytesIO(_decoded(shape.get('mask'), f'{where}: its mask'))) as image:
             pixels = np.asarray(image.convert('L')) > 0
     except READ_ERRORS as error:
-        raise InputError(f'{where}: its mask is not a picture: delete it, or draw it again') from error
+        raise EntryError(where, 'its mask is not a picture', 'delete it, or draw it again') from error
     if not len(points):
-        raise InputError(f'{where}: a mask without points has no place: delete it, or draw it again')
+        raise EntryError(where, 'a mask without points has no place', 'delete it, or draw it again')
     bitmap = np.zeros(size[::-1], bool)
     x, y = points[0].astype(int)
     height, width = pixels.shape
     if x < 0 or y < 0 or x + width > size[0] or y + height > size[1]:
-        raise InputError(f'{where}: its mask reaches over the border of the image: delete it, or draw it again')
+        raise EntryError(where, 'its mask reaches over the border of the image', 'delete it, or draw it again')
     bitmap[y : y + height, x : x + width] = pixels
     return encoded(bitmap)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from PIL import Image
 from pycocotools import mask as mask_api
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .image_header import READ_ERRORS
+from .image_header import READ_ERRORS, open_image
+from .left_out import EntryError
 
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
@@ -26,7 +26,7 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
     if path.suffix.lower() in ('.jpg', '.jpeg'):
         raise InputError(f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if colours or image.mode in ('RGB', 'RGBA', 'RGBX'):
                 red, green, blue = np.moveaxis(np.asarray(image.convert('RGB'), np.int32), -1, 0)
                 return (red << 16) + (green << 8) + blue
@@ -38,7 +38,7 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
     except InputError:
         raise
     except READ_ERRORS as error:
-        raise InputError(f"mask '{path}' cannot be read: export it again, or leave the image out") from error
+        raise EntryError(f"mask '{path}'", 'the mask cannot be read', 'export it again') from error
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import EntryError
 from .masks import encoded, read_values
 from .source_files import files_below, image_beside, read_lines, split_of
 
@@ -41,37 +42,38 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
     classes = list(options.class_names or dict.fromkeys(colours.values()) or _CLASSES)
     names = colours or dict(enumerate(classes, 1))
     splits = _splits(source / 'ImageSets/Segmentation')
-    images = []
+    data = LabelledData(classes, [])
     image_folder = options.image_folder or source / 'JPEGImages'
     for path in files_below(source / 'SegmentationObject', '.png'):
         place = path.relative_to(source / 'SegmentationObject')
-        image_path = image_beside(image_folder / place)
-        class_path = source / 'SegmentationClass' / place
-        if image_path is None or not class_path.is_file():
-            what = f"image in '{image_folder}'" if image_path is None else "picture in 'SegmentationClass'"
-            raise InputError(f"'{path}' has no {what}: put it there, or give --images DIR")
         stem = place.with_suffix('').as_posix()
         if splits and stem not in splits:
             continue
-        object_numbers, class_numbers = read_values(path), read_values(class_path, colours=bool(colours))
-        if object_numbers.shape != class_numbers.shape:
-            raise InputError(f"'{path}' and '{class_path}' are of different sizes: export them again")
-        name = place.with_suffix(image_path.suffix).as_posix()
-        image = LabelledImage.open(image_path, name, object_numbers.shape[::-1], options, split=splits.get(stem))
-        for number in np.unique(object_numbers).tolist():
-            if number in (0, _VOID, _VOID_COLOUR):
-                continue
-            region = object_numbers == number
-            values, counts = np.unique(class_numbers[region], return_counts=True)
-            label = names.get(int(values[counts.argmax()]))
-            if label is None:
-                raise InputError(
-                    f"'{class_path}': object {number} of '{path.name}' lies on a class without a name: give "
-                    '--source-classes with the names of classes 1, 2, ..., or a labelmap.txt'
-                )
-            image.objects.append(LabelledObject(label, encoded(region)))
-        images.append(image)
-    return LabelledData(classes, images)
+        with data.left_out.collect('images'):
+            image_path = image_beside(image_folder / place)
+            class_path = source / 'SegmentationClass' / place
+            if image_path is None or not class_path.is_file():
+                what = f"image in '{image_folder}'" if image_path is None else "picture in 'SegmentationClass'"
+                raise EntryError(f"'{path}'", f'has no {what}', 'put it there, or give --images DIR')
+            object_numbers, class_numbers = read_values(path), read_values(class_path, colours=bool(colours))
+            if object_numbers.shape != class_numbers.shape:
+                raise EntryError(f"'{path}'", f"is of another size than '{class_path}'", 'export them again')
+            name = place.with_suffix(image_path.suffix).as_posix()
+            image = LabelledImage.open(image_path, name, object_numbers.shape[::-1], options, split=splits.get(stem))
+            for number in np.unique(object_numbers).tolist():
+                if number in (0, _VOID, _VOID_COLOUR):
+                    continue
+                region = object_numbers == number
+                values, counts = np.unique(class_numbers[region], return_counts=True)
+                label = names.get(int(values[counts.argmax()]))
+                if label is None:
+                    raise InputError(
+                        f"'{class_path}': object {number} of '{path.name}' lies on a class without a name: give "
+                        '--source-classes with the names of classes 1, 2, ..., or a labelmap.txt'
+                    )
+                image.objects.append(LabelledObject(label, encoded(region)))
+            data.images.append(image)
+    return data
 
 
 def _labelmap(path: Path) -> dict[int, str]:

@@ -3,14 +3,16 @@
 import itertools
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 
 import yaml
 
 from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
+from .left_out import EntryError
 
 _SPLITS = dict(
     train='train', training='train', val='val', valid='val', validation='val', test='test', testing='test'
@@ -47,9 +49,30 @@ def files_below(folder: Path, suffix: str) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob(f'*{suffix}')) if not path.name.startswith('.') and path.is_file())
 
 
+def located(text: str, folders: Sequence[Path], moved: bool = False, least: int = 1) -> Path | None:
+    """The file or folder that a source names, in the first of these folders that has it, or None.
+
+    Backslashes separate folders, as on Windows. Of an absolute path of another machine the end counts.
+
+    Args:
+        text: Path in the source.
+        folders: Where it may lie.
+        moved: Whether the end of a relative path counts too.
+        least: Number of the last parts that must be there.
+    """
+    windows = PureWindowsPath(text)
+    parts = [part for part in windows.parts if part not in (windows.anchor, '.')]
+    ends = [Path(text), Path(*parts)]
+    if windows.anchor or moved or '..' in parts:
+        ends += [Path(*parts[first:]) for first in range(1, len(parts) - least + 1)]
+    candidates = (folder / end for end in ends for folder in folders)
+    return next((path for path in candidates if os.path.exists(path)), None)
+
+
 def image_beside(path: Path) -> Path | None:
     """The image with the name of ``path`` except its suffix, or None."""
-    suffixes = (variant for suffix in IMAGE_SUFFIXES for variant in (suffix, suffix.upper()))
+    # The last two to say that they cannot be read.
+    suffixes = (variant for suffix in (*IMAGE_SUFFIXES, '.heic', '.heif') for variant in (suffix, suffix.upper()))
     return next(filter(Path.is_file, (path.with_name(path.stem + suffix) for suffix in suffixes)), None)
 
 
@@ -62,9 +85,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not text in UTF-8: save it as UTF-8") from error
+        raise EntryError(f"'{path}'", 'is not text in UTF-8', 'save it as UTF-8') from error
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror}") from error
+        raise EntryError(f"'{path}'", f'cannot be read ({error.strerror})', 'copy it again') from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -125,7 +148,8 @@ def _mapping(path: Path, parse: Callable[[str], object], kind: str, remedy: str)
     try:
         content = parse(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"'{path}' is not valid {kind} ({' '.join(str(error).split())}): {remedy}") from error
+        raise EntryError(f"'{path}'", f'is not valid {kind}', remedy, ' '.join(str(error).split())) from error
     if not isinstance(content, dict):
-        raise InputError(f"'{path}' holds a {type(content).__name__} instead of a mapping: correct it, or leave it out")
+        reason = f'holds a {type(content).__name__} instead of a mapping'
+        raise EntryError(f"'{path}'", reason, 'correct it, or leave it out')
     return content

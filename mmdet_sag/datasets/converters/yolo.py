@@ -2,18 +2,23 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ...errors import InputError
 from ..coco_file import has_yolo_labels
+from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import EntryError, LeftOut
 from .masks import clipped
 from .source_files import (
     files_below,
+    image_beside,
     images_below,
+    located,
     read_if_possible,
     read_lines,
     read_yaml,
+    split_of,
     split_of_folders,
     without_split,
 )
@@ -59,22 +64,42 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
     if not found:
         raise InputError(f"'{source}' has no images: give the folder that holds images and labels, or its data.yaml")
 
-    images, without_labels = [], 0
+    data = LabelledData(list(classes), [])
+    label_files: dict[Path, None] = {}
+    without_labels = 0
     for path, place, split in found:
-        image = LabelledImage.open(path, without_split(place, 'images'), None, options, 'turned', split)
         label_file = _label_file(path, [root / place, root / 'labels' / place] if options.image_folder else [])
         if label_file is None:
             without_labels += 1
         else:
-            image.objects = list(_objects(label_file, classes, image.size))
-        images.append(image)
-    if without_labels == len(images):
+            label_files[label_file] = None
+        with data.left_out.collect('images'):
+            image = LabelledImage.open(path, without_split(place, 'images'), None, options, 'turned', split)
+            if label_file:
+                image.objects = list(_objects(label_file, classes, image.size, data.left_out))
+            data.images.append(image)
+    if not label_files:
         raise InputError(
-            f"'{source}' has {len(images)} images, but no label file for any: put NAME.txt beside NAME.jpg, or into "
+            f"'{source}' has {len(found)} images, but no label file for any: put NAME.txt beside NAME.jpg, or into "
             "'labels' beside 'images'"
         )
-    notes = [f'{without_labels} images without a label file: taken as images without objects'] if without_labels else []
-    return LabelledData(list(classes), images, notes)
+    if without_labels:
+        data.notes.append(f'{without_labels} images without a label file: taken as images without objects')
+    unlisted = 0
+    for path in files_below(root, '.txt'):
+        if path in label_files or path.name in _NAME_FILES or not has_yolo_labels(path):
+            continue
+        image_path = _image_of(path)
+        if image_path and image_path.suffix.lower() in IMAGE_SUFFIXES:
+            unlisted += 1
+            continue
+        with data.left_out.collect('images'):
+            if image_path:
+                raise EntryError(f"image '{image_path}'", 'training cannot read HEIC', 'save it as JPEG or PNG')
+            raise EntryError(f"'{path}'", 'a label file without an image', 'put the image there')
+    if unlisted:
+        data.notes.append(f'{unlisted} label files of images that {config_file or root} does not list: left out')
+    return data
 
 
 def _config_file(folder: Path) -> Path | None:
@@ -118,20 +143,27 @@ def _listed_images(config: dict, config_file: Path) -> Iterator[tuple[Path, Path
                 yield from ((image, image.relative_to(path), split) for image in images_below(path))
                 continue
             for line in read_lines(path):
-                image = path.parent / line
-                if not image.is_file():
-                    raise InputError(f"'{path}' lists '{line}', which does not exist: correct the list")
-                yield image, Path(image.name), split
+                image = located(line, [path.parent, *_folders(config, config_file)])
+                # Of one that is missing, opening says so.
+                yield image or path.parent / line, Path((image or Path(line)).name), split
 
 
 def _resolved(entry: str, config: dict, config_file: Path) -> Path | None:
-    folder = config_file.parent
     # Files that were moved keep their old "path", and Roboflow writes "../train/images" for "train/images".
-    bare = entry
-    while bare.startswith('../'):
-        bare = bare[3:]
-    paths = (folder / str(config.get('path') or '') / entry, folder / entry, folder / bare)
-    return next(filter(Path.exists, paths), None)
+    # Every part has a folder "images".
+    least = 1 if split_of(PureWindowsPath(entry).name) else 2
+    return located(entry, _folders(config, config_file), least=least)
+
+
+def _folders(config: dict, config_file: Path) -> list[Path]:
+    return [config_file.parent / str(config.get('path') or ''), config_file.parent]
+
+
+def _image_of(label_file: Path) -> Path | None:
+    """The image of a label file, beside it or in ``images`` beside ``labels``."""
+    above = next((folder for folder in label_file.parents if folder.name == 'labels'), None)
+    inside = above and image_beside(above.with_name('images') / label_file.relative_to(above))
+    return inside or image_beside(label_file)
 
 
 def _label_file(image: Path, places: list[Path]) -> Path | None:
@@ -143,31 +175,31 @@ def _label_file(image: Path, places: list[Path]) -> Path | None:
     return next(filter(Path.is_file, (path.with_suffix('.txt') for path in candidates)), None)
 
 
-def _objects(path: Path, classes: list[str], size: tuple[int, int]) -> Iterator[LabelledObject]:
+def _objects(path: Path, classes: list[str], size: tuple[int, int], left_out: LeftOut) -> Iterator[LabelledObject]:
     for number, line in enumerate(read_lines(path), 1):
-        place = f"'{path}', line {number}"
-        try:
-            class_number, *fractions = map(float, line.split())
-        except ValueError as error:
-            raise InputError(f'{place}: has a word that is not a number: write CLASS X1 Y1 X2 Y2 ...') from error
-        if len(fractions) == 4:
-            raise InputError(
-                f'{place}: is a box, and masks cannot be learnt from boxes: export the labels as segmentation '
-                '(polygons)'
-            )
-        if len(fractions) < 6 or len(fractions) % 2:
-            raise InputError(f'{place}: has {len(fractions)} coordinates: a polygon has three or more pairs of x and y')
-        if not all(map(math.isfinite, [class_number, *fractions])):
-            raise InputError(f'{place}: has a number that is NaN or infinite: correct or remove the line')
-        if max(map(abs, fractions)) > _LARGEST_FRACTION:
-            raise InputError(
-                f'{place}: {max(fractions, key=abs):g} is not a fraction of the image: divide x by its width and y by '
-                'its height'
-            )
-        if not class_number.is_integer() or not 0 <= class_number < len(classes):
-            raise InputError(
-                f'{place}: class {class_number:g} has no name, there are {len(classes)} ({", ".join(classes[:5])}), '
-                'counted from 0: add its name, or correct the line'
-            )
-        pixels = [round(value * size[i % 2], 3) for i, value in enumerate(fractions)]
-        yield LabelledObject(classes[int(class_number)], clipped(pixels, size))
+        with left_out.collect('objects'):
+            yield _object(line, f"'{path}', line {number}", classes, size)
+
+
+def _object(line: str, place: str, classes: list[str], size: tuple[int, int]) -> LabelledObject:
+    try:
+        class_number, *fractions = map(float, line.split())
+    except ValueError as error:
+        raise EntryError(place, 'has a word that is not a number', 'write CLASS X1 Y1 X2 Y2 ...') from error
+    count = len(fractions)
+    if count == 4:
+        reason = 'is a box, and masks cannot be learnt from boxes'
+        raise EntryError(place, reason, 'export the labels as segmentation (polygons)')
+    if count < 6 or count % 2:
+        raise EntryError(place, f'has {count} coordinates', 'a polygon has three or more pairs of x and y')
+    if not all(map(math.isfinite, [class_number, *fractions])):
+        raise EntryError(place, 'has a number that is NaN or infinite', 'correct or remove the line')
+    if max(map(abs, fractions)) > _LARGEST_FRACTION:
+        remedy = 'divide x by its width and y by its height'
+        raise EntryError(place, 'is not in fractions of the image', remedy, f'{max(fractions, key=abs):g}')
+    if not class_number.is_integer() or not 0 <= class_number < len(classes):
+        known = f'there are {len(classes)} ({", ".join(classes[:5])}), counted from 0'
+        reason = f'class {class_number:g} has no name'
+        raise EntryError(place, reason, f'{known}: add its name, or correct the line')
+    pixels = [round(value * size[i % 2], 3) for i, value in enumerate(fractions)]
+    return LabelledObject(classes[int(class_number)], clipped(pixels, size))

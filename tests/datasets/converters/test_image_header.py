@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
+from mmdet_sag.checks.images import header_problem
+from mmdet_sag.datasets.converters import LabelConversion, ReadOptions, image_header, label_conversion
 from mmdet_sag.datasets.converters.image_header import read_header
+from mmdet_sag.datasets.converters.masks import read_values
 from mmdet_sag.errors import InputError
 
 
-def save_turned(path, orientation, size=(40, 20)):
-    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+def save_turned(path, orientation, seed, size=(40, 20)):
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(cv2.GaussianBlur(pixels, (5, 5), 2))
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -53,7 +55,7 @@ def convert(path, out, **options):
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
 def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}{suffix}', 6)
+        save_turned(tmp_path / f'{i}{suffix}', 6, i)
     image, copy = convert(coco_file(tmp_path, 40, 20, suffix), tmp_path / 'out')
     assert (image['width'], image['height']) == (40, 20)
     stored = cv2.imread(str(tmp_path / image['file_name']), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -63,7 +65,7 @@ def test_labels_of_the_stored_picture_get_a_file_that_nobody_turns(suffix, tmp_p
 
 def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}.jpg', 8)
+        save_turned(tmp_path / f'{i}.jpg', 8, i)
     image, copy = convert(coco_file(tmp_path, 20, 40), tmp_path / 'out')
     assert (image['width'], image['height']) == (20, 40)
     assert copy.read_bytes() == (tmp_path / image['file_name']).read_bytes()
@@ -72,7 +74,7 @@ def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
 
 def test_a_turn_that_keeps_the_size_is_asked_about(tmp_path):
     for i in (1, 2):
-        save_turned(tmp_path / f'{i}.jpg', 3)
+        save_turned(tmp_path / f'{i}.jpg', 3, i)
     path = coco_file(tmp_path, 40, 20)
     with pytest.raises(InputError, match='--exif turned or --exif stored'):
         convert(path, tmp_path / 'out')
@@ -103,3 +105,21 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / 'a.jpg').write_text('<html>')
     with pytest.raises(InputError, match='a.jpg.* cannot be read'):
         read_header(tmp_path / 'a.jpg')
+
+
+def test_images_beyond_the_limit_of_pillow_are_read_up_to_that_of_opencv(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    monkeypatch.setattr(label_conversion, '_LARGE', 200)
+    for i in (1, 2):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), np.full((20, 30, 3), i, np.uint8))
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / '1.png')
+    conversion = LabelConversion([coco_file(tmp_path, 30, 20, '.png')])
+    conversion.read()
+    assert conversion.notes[-1].startswith('warning: 2 images have more than')
+    assert header_problem(str(tmp_path / '1.png'), (30, 20)) is None
+    assert read_values(tmp_path / '1.png').shape == (20, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(image_header, 'MAX_PIXELS', 500)
+    with pytest.raises(InputError, match='600 pixels.* limit .*: cut it into tiles'):
+        read_header(tmp_path / '1.png')

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import sound
 
 from mmdet_sag.datasets.converters.instance_masks import (
     is_cityscapes,
@@ -30,7 +31,7 @@ def two_regions(first=1, second=2, dtype=np.uint8):
 
 def read(root, **options):
     assert is_instance_masks(root)
-    return read_instance_masks(root, ReadOptions(**options))
+    return sound(read_instance_masks(root, ReadOptions(**options)))
 
 
 def areas(image):
@@ -40,8 +41,10 @@ def areas(image):
 def test_a_value_is_an_object_and_its_hole_stays_a_hole(tmp_path):
     save(tmp_path / 'images/train/a.png', np.zeros((20, 30, 3), np.uint8))
     save(tmp_path / 'masks/train/a.png', two_regions())
+    save(tmp_path / 'images/train/b.png', np.zeros((20, 30, 3), np.uint8))
     data = read(tmp_path, class_names=['defect'])
     assert (data.images[0].name, data.images[0].split) == ('a.png', 'train')
+    assert data.notes == ['1 images without a mask: left out, as they are not labelled']
     assert areas(data.images[0]) == [('defect', 36), ('defect', 76)]
     np.testing.assert_array_equal(mask_api.decode(data.images[0].objects[1].segmentation), two_regions() == 2)
 
@@ -107,4 +110,30 @@ def test_cityscapes_ids_are_classes_groups_and_stuff(tmp_path):
     ]
     (tmp_path / 'leftImg8bit/train/bonn/bonn_000000_000019_leftImg8bit.png').unlink()
     with pytest.raises(InputError, match='has no image'):
-        read_cityscapes(tmp_path, ReadOptions())
+        sound(read_cityscapes(tmp_path, ReadOptions()))
+
+
+def test_values_that_repeat_over_images_may_be_classes_and_are_asked_about(tmp_path):
+    for index, (first, second) in enumerate([(127, 254), (254, 127), (127, 127)]):
+        save(tmp_path / f'images/{index}.png', np.zeros((20, 30, 3), np.uint8))
+        save(tmp_path / f'masks/{index}.png', two_regions(first, second))
+    with pytest.raises(InputError, match='the values 127, 254, which may be classes: give --components'):
+        read(tmp_path, class_names=['fire'])
+    with pytest.raises(InputError, match='or give --components if values are classes'):
+        read(tmp_path, class_names=['fire', 'smoke'])
+    assert len(read(tmp_path, class_names=['fire'], components=False).images[2].objects) == 1
+    data = read(tmp_path, class_names=['fire', 'smoke'], components=True)
+    assert [areas(image) for image in data.images] == [
+        [('fire', 36), ('smoke', 76)],
+        [('fire', 76), ('smoke', 36)],
+        [('fire', 36), ('fire', 76)],
+    ]
+    with pytest.raises(InputError, match='2 values .127, 254., but --source-classes names 3'):
+        read(tmp_path, class_names=['a', 'b', 'c'], components=True)
+
+
+def test_numbers_of_objects_repeat_too_and_are_not_asked_about(tmp_path):
+    for index, (first, second) in enumerate([(1, 2), (2, 1), (1, 1)]):
+        save(tmp_path / f'images/{index}.png', np.zeros((20, 30, 3), np.uint8))
+        save(tmp_path / f'masks/{index}.png', two_regions(first, second))
+    assert [len(image.objects) for image in read(tmp_path, class_names=['x']).images] == [2, 2, 1]

@@ -178,7 +178,7 @@ def test_names_outside_ascii_and_spaces_survive(tmp_path):
     folder = tmp_path / 'Fotos von März'
     folder.mkdir()
     for index in range(3):
-        Image.new('RGB', (40, 30)).save(folder / f'жук {index}.png')
+        Image.new('RGB', (40, 30), (index, 0, 0)).save(folder / f'жук {index}.png')
         (folder / f'жук {index}.txt').write_text('0 0.1 0.1 0.9 0.1 0.5 0.9')
     (folder / 'classes.txt').write_text('жук навозный\n')
     convert(tmp_path / 'out', folder)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import sound
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
@@ -44,7 +45,7 @@ def shape(points=SQUARE, kind='polygon', label='insulator', **more):
 
 def read(root, **options):
     assert is_labelme(root)
-    return read_labelme(root, ReadOptions(**options))
+    return sound(read_labelme(root, ReadOptions(**options)))
 
 
 def test_shapes_become_objects(tmp_path):
@@ -119,7 +120,7 @@ def test_images_nobody_labelled_are_left_out(tmp_path):
         (shape([[1, 1], [2, 2]]), 'a polygon of 2 points'),
         (shape([[1, 1], [2, float('nan')], [5, 5]]), 'NaN or infinite'),
         (shape('abc'), 'not a list of'),
-        (shape(kind='star'), "type 'star'"),
+        (shape(kind='star'), "shapes of type 'star'"),
         (shape([[0, 0]], 'mask', mask='!'), 'not a picture'),
     ],
 )
@@ -133,5 +134,32 @@ def test_a_file_that_does_not_fit_its_image_is_named(tmp_path):
         read(put(tmp_path / 'in', shape(), imageWidth=50))
     with pytest.raises(InputError, match='names its classes: change the names with --rename'):
         read(tmp_path / 'in', class_names=['x'])
-    with pytest.raises(InputError, match="its image 'b.png' is neither there"):
+    with pytest.raises(InputError, match="neither there nor in the file .'b.png'"):
         read(put(tmp_path / 'other', shape(), image=False, imagePath='b.png'))
+
+
+def test_a_file_of_labelme2coco_beside_the_labels_is_left_out(tmp_path):
+    root = put(tmp_path / 'in', shape(), name='b')
+    (root / 'a_coco.json').write_text(json.dumps(dict(images=[], annotations=[], categories=[])))
+    data = read(root)
+    assert len(data.images) == 1
+    assert data.notes == ["1 files in COCO's format beside the JSON files of LabelMe: left out"]
+
+
+def test_a_broken_shape_or_file_among_sound_ones_is_left_out(tmp_path):
+    put(tmp_path / 'in', shape(), shape([[1, 1], [2, 2]]))
+    (tmp_path / 'in/b.json').write_text('{"shapes": [')
+    put(tmp_path / 'in', shape(), image=False, imagePath='c.png', name='c')
+    data = read_labelme(tmp_path / 'in', ReadOptions())
+    assert len(data.images) == len(data.images[0].objects) == 1
+    reasons = {kind: [error.reason for error in errors] for kind, errors in data.left_out.items()}
+    assert reasons == dict(
+        objects=['a polygon of 2 points has no area'],
+        images=['is not valid JSON', 'its image is neither there nor in the file'],
+    )
+
+
+def test_values_of_other_types_are_no_crash(tmp_path):
+    root = put(tmp_path / 'in', dict(shape(), flags='crowd'), imagePath='x' * 300)
+    (item,) = read(root).images[0].objects
+    assert not item.is_crowd

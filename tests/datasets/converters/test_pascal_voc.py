@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import sound
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.pascal_voc import is_pascal_voc, read_pascal_voc
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_named(source):
         read_pascal_voc(source, ReadOptions(class_names=['insulator']))
     (source / 'JPEGImages/b.jpg').unlink()
     with pytest.raises(InputError, match='b.png.* has no image'):
-        read_pascal_voc(source, ReadOptions())
+        sound(read_pascal_voc(source, ReadOptions()))
     Image.new('RGB', (20, 30)).save(source / 'JPEGImages/b.jpg')
     with pytest.raises(InputError, match='20x30 pixels, but its labels are of 30x20'):
-        read_pascal_voc(source, ReadOptions())
+        sound(read_pascal_voc(source, ReadOptions()))
