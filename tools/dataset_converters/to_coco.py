@@ -57,6 +57,9 @@ def parse_args() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help='whether each connected region of a mask is an object',
     )
+    group.add_argument(
+        '--class-attribute', metavar='NAME', help='which attribute of a region is its class (VGG Image Annotator)'
+    )
     return parser.parse_args()
 
 
@@ -72,7 +75,7 @@ def main() -> None:
     args = parse_args()
     if args.split_anew:
         print('warning: --split-anew is now called --resplit', file=sys.stderr)
-    options = ReadOptions(args.source_classes, args.images, args.exif, args.components)
+    options = ReadOptions(args.source_classes, args.images, args.exif, args.components, args.class_attribute)
     conversion = LabelConversion(args.sources, options, args.format)
     conversion.check_target(args.out, args.overwrite)
     new_names = renames(args.rename)

@@ -17,12 +17,14 @@ class ReadOptions:
         exif: Whether labels belong to images as EXIF orientation turns them (``'turned'``) or as they are stored
             (``'stored'``); None: decided by the sizes, or by what the labelling tool does.
         components: Whether each connected region of a mask is an object; None: decided by the values.
+        class_attribute: Which of several attributes of a region is its class.
     """
 
     class_names: list[str] | None = None
     image_folder: Path | None = None
     exif: str | None = None
     components: bool | None = None
+    class_attribute: str | None = None
 
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
