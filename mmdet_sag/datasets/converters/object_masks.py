@@ -106,7 +106,8 @@ class _Images:
         index = next((i for i in reversed(range(len(parts))) if parts[i].lower() in _MASK_FOLDERS), None)
         match = _NAME_OF_IMAGE.fullmatch(path.stem)
         if index is None:
-            owner = self._in(path.parent).get(match[1]) if match else None
+            is_beside = match and path.parent.name not in _IMAGE_FOLDERS
+            owner = self._in(path.parent).get(match[1]) if is_beside else None
             return None if owner == path else owner
         below = parts[index + 1 :]
         roots = [self._source.joinpath(*parts[:index], name) for name in _IMAGE_FOLDERS]

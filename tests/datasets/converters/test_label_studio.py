@@ -17,10 +17,10 @@ BRUSH = [0, 0, 9, 96, 57, 27, 255, 2, 119, 0, 197, 255, 249, 28, 3, 23, 255, 228
          255, 228, 112, 12, 95, 255, 145, 192, 49, 127, 254, 71, 0, 197, 255, 252, 9, 252, 0]  # fmt: skip
 
 
-def result(kind, key='r1', rotation=0, **value):
+def result(kind, key='r1', turned=0, **value):
     return dict(
         id=key, type=kind, from_name='label', to_name='image', origin='manual', original_width=30, original_height=20,
-        image_rotation=rotation, value=value,
+        image_rotation=turned, value=value,
     )  # fmt: skip
 
 
@@ -119,8 +119,7 @@ def test_skipped_tasks_and_earlier_annotations_are_left_out(tmp_path):
         result('polygonlabels', points=[[1, 1], [2, 2]], polygonlabels=['x']),
         result('polygonlabels', points={}, polygonlabels=['x']),
         result('rectanglelabels', x=1, y=None, width=2, height=3, rectanglelabels=['x']),
-        result('rectanglelabels', rotation=90, x=1, y=1, width=2, height=3, rectanglelabels=['x'])
-        | dict(image_rotation=90),
+        result('rectanglelabels', turned=90, x=1, y=1, width=2, height=3, rectanglelabels=['x']),
         result('polygon', points=[[1, 1], [2, 2], [2, 1]]),
     ],
 )
