@@ -14,10 +14,10 @@ _UNREAD = (
     ('.json', r'"ISAT"', 'ISAT', "convert to COCO in its menu 'Tools'"),
     ('.json', r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{', 'Datumaro',
      "export 'COCO 1.0' in CVAT, or run 'datum convert -f coco'"),
-    ('.json', r'"crop_box"', 'SA-1B', 'its masks have no classes: convert them with your own script to COCO'),
-    ('.ndjson', r'"data_row"', 'Labelbox', 'convert with its library labelbox to COCO'),
-    ('.json', r'"(instances|metadata)".*"pointsOfPolygon|"lastAction"', 'SuperAnnotate', "export 'COCO'"),
-    ('.json', r'"dataset".*"item".*"annotations".*"(polygon|bounding_box)"', 'V7 Darwin', "export 'COCO'"),
+    ('.json', r'"crop_box"', 'SA-1B', 'its masks have no classes: convert it to COCO, with a class for each'),
+    ('.ndjson', r'"data_row"', 'Labelbox', 'convert it to COCO'),
+    ('.json', r'"lastAction"\s*:', 'SuperAnnotate', 'convert it to COCO with its SDK'),
+    ('.json', r'darwin_json', 'V7 Darwin', "export 'COCO'"),
     ('.xml', r'<annotation>.*<bndbox>', "Pascal VOC's boxes", "they have no masks: export 'Segmentation mask' or COCO"),
 )  # fmt: skip
 

@@ -17,6 +17,8 @@ from mmdet_sag.datasets.converters.unread_formats import hint
         ('a.json', dict(info=dict(description='ISAT', folder='x', name='a.png'), objects=[]), 'ISAT'),
         ('a.json', dict(info={}, categories=dict(label=dict(labels=[])), items=[]), 'Datumaro'),
         ('a.json', dict(image=dict(image_id=1), annotations=[dict(area=1, crop_box=[0, 0, 1, 1])]), 'SA-1B'),
+        ('a.json', dict(metadata=dict(name='a.png', lastAction=dict(email='')), instances=[]), 'SuperAnnotate'),
+        ('a.json', dict(version='2.0', schema_ref='https://host/darwin_json/2.0/schema.json', item={}), 'V7 Darwin'),
         ('a.ndjson', dict(data_row=dict(id='x')), 'Labelbox'),
         ('a.xml', '<annotation><object><bndbox></bndbox></object></annotation>', 'boxes'),
     ],
