@@ -1,7 +1,8 @@
 """Convert labels of any common format to a data set in COCO's format, on which every config of this package can train.
 
-SRC is a folder or file of YOLO segmentation, LabelMe, Pascal VOC masks, Cityscapes instance ids, instance-mask
-pictures, or COCO; several are merged. DIR gets annotations/instances_{train,val}.json, train/ and val/.
+SRC is a folder or file of YOLO segmentation, LabelMe, CVAT, VGG Image Annotator, Label Studio, Pascal VOC masks,
+Cityscapes instance ids, instance-mask pictures, a picture for each object, or COCO; several are merged. DIR gets
+annotations/instances_{train,val}.json, train/ and val/.
 """
 
 import argparse
@@ -71,6 +72,9 @@ def parse_args() -> argparse.Namespace:
         metavar='SHARE',
         help='share of images or objects that may be left out because they are broken; default: 0.1',
     )
+    group.add_argument(
+        '--class-attribute', metavar='NAME', help='which attribute of a region is its class (VGG Image Annotator)'
+    )
     return parser.parse_args()
 
 
@@ -90,7 +94,13 @@ def main() -> None:
     if absent:
         raise InputError(f"--skip '{absent[0]}' does not exist: name an annotation file below the source")
     options = ReadOptions(
-        args.source_classes, args.images, args.exif, args.components, args.crowds_are_objects, args.skip
+        class_names=args.source_classes,
+        image_folder=args.images,
+        exif=args.exif,
+        components=args.components,
+        crowds_are_objects=args.crowds_are_objects,
+        skip=args.skip,
+        class_attribute=args.class_attribute,
     )
     conversion = LabelConversion(args.sources, options, args.format, args.max_left_out, args.merge)
     conversion.check_target(args.out, args.overwrite)

@@ -11,11 +11,16 @@ from typing import NamedTuple
 from ...errors import InputError
 from ...fileio import check_writable_folder
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
+from .cvat import is_cvat, read_cvat
 from .instance_masks import is_cityscapes, is_instance_masks, read_cityscapes, read_instance_masks
+from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
 from .left_out import LeftOut
+from .object_masks import is_object_masks, read_object_masks
 from .pascal_voc import is_pascal_voc, read_pascal_voc
+from .unread_formats import hint
+from .via import is_via, read_via
 from .yolo import is_yolo, read_yolo
 
 # Beyond it Pillow, without being told, takes images for an attack.
@@ -44,7 +49,11 @@ FORMATS = {
     'cityscapes': LabelFormat('Cityscapes instance ids', is_cityscapes, read_cityscapes),
     'yolo': LabelFormat('YOLO segmentation', is_yolo, read_yolo),
     'labelme': LabelFormat('LabelMe', is_labelme, read_labelme),
+    'cvat': LabelFormat('CVAT for images', is_cvat, read_cvat),
+    'via': LabelFormat('VGG Image Annotator', is_via, read_via),
+    'label-studio': LabelFormat('Label Studio', is_label_studio, read_label_studio),
     'coco': LabelFormat('COCO', is_coco, read_coco),
+    'object-masks': LabelFormat('a picture for each object', is_object_masks, read_object_masks),
     'masks': LabelFormat('instance-mask pictures', is_instance_masks, read_instance_masks),
 }
 
@@ -410,6 +419,8 @@ def _find_format(source: Path, key: str | None) -> LabelFormat:
     for form in FORMATS.values() if key is None else [FORMATS[key]]:
         if form.recognises(source):
             return form
+    if text := hint(source):
+        raise InputError(text)
     known = ', '.join(form.title for form in FORMATS.values())
     raise InputError(
         f"'{source}' has no known label format ({known}): name its format with --format, and see docs/your_data.md for "

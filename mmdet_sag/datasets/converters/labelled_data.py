@@ -21,6 +21,7 @@ class ReadOptions:
         components: Whether each connected region of a mask is an object; None: decided by the values.
         crowds_are_objects: Whether a region that COCO's format marks as a crowd is one object.
         skip: Annotation files not to read.
+        class_attribute: Which of several attributes of a region is its class.
     """
 
     class_names: list[str] | None = None
@@ -29,6 +30,7 @@ class ReadOptions:
     components: bool | None = None
     crowds_are_objects: bool = False
     skip: Sequence[Path] = ()
+    class_attribute: str | None = None
 
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""

@@ -161,7 +161,7 @@ def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
         angles = np.arange(_CORNERS_OF_A_CIRCLE) * (2 * math.pi / _CORNERS_OF_A_CIRCLE)
         points = centre + math.dist(centre, edge) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         points = points.round(3)
-    elif kind not in ('polygon', 'rectangle', 'oriented_rectangle'):
+    elif kind not in ('polygon', 'rectangle', 'oriented_rectangle', 'rotation'):
         raise EntryError(where, f"shapes of type '{kind}' are not known", 'draw it as a polygon')
     if len(points) < 3:
         raise EntryError(where, f'a {kind} of {len(points)} points has no area', 'delete it, or draw it again')

@@ -1,0 +1,107 @@
+"""CVAT for images 1.1: an XML file of shapes for all images."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ...errors import InputError
+from .labelled_data import LabelledData, ReadOptions
+from .source_files import split_of
+from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, placed, polygon, rectangle
+
+_HEAD = re.compile(r'<annotations>')
+_SHAPES = ('polygon', 'box', 'ellipse', 'mask')
+_OTHERS = ('polyline', 'points', 'cuboid', 'skeleton')
+
+
+def is_cvat(source: Path) -> bool:
+    """Whether a file, or one below a folder, is an XML file of CVAT."""
+    return any(files_that_begin(source, '.xml', _HEAD))
+
+
+def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
+    """Read exports 'CVAT for images 1.1'.
+
+    Polygons, boxes, ellipses and masks are objects; those of one class and group are one object. Tags, attributes and
+    shapes without area are not. ``subset`` is the split.
+
+    Args:
+        source: ``annotations.xml``, or a folder that has it, with the images.
+        options: ``image_folder``, if the images are elsewhere.
+
+    Raises:
+        InputError: The file is damaged, or the images are missing.
+    """
+    options.refuse_class_names(source)
+    labels = ToolLabels(source, options)
+    classes: list[str] = []
+    for path in files_that_begin(source, '.xml', _HEAD):
+        root = _parsed(path)
+        classes += [name.text or '' for name in root.iterfind('meta//label/name')]
+        for element in root.iterfind('image'):
+            _read_image(element, path, labels)
+    return labels.data(classes)
+
+
+def _parsed(path: Path) -> ElementTree.Element:
+    try:
+        root = ElementTree.parse(path).getroot()
+    # An unknown encoding is a LookupError.
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
+        raise InputError(f"'{path}' is not valid XML ({error}): it may be truncated; export it again") from error
+    if root.find('track') is not None:
+        raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")
+    return root
+
+
+def _read_image(element: ElementTree.Element, path: Path, labels: ToolLabels) -> None:
+    name, subset = element.get('name'), element.get('subset') or ''
+    size = (element.get('width'), element.get('height'))
+    image = labels.image(name, path, size, 'turned', split_of(subset), subset)
+    if image is None:
+        return
+    parts: dict = {}
+    for index, shape in enumerate(element):
+        if shape.tag in _OTHERS:
+            labels.leave_out(f"shapes of type '{shape.tag}', which has no area", f"'{name}'")
+        if shape.tag not in _SHAPES:
+            continue
+        label, group = shape.get('label'), shape.get('group_id', '0')
+        try:
+            if not label:
+                raise InputError('shapes without a label')
+            pieces = _pieces(shape.tag, shape.attrib, image.size)
+        except InputError as error:
+            labels.leave_out(str(error), f"shape {index} of '{name}'")
+            continue
+        parts.setdefault((label, index if group == '0' else f'group {group}'), []).extend(pieces)
+    labels.add_objects(image, parts)
+
+
+def _pieces(kind: str, values: Mapping[str, str], size: tuple[int, int]) -> list:
+    """The polygons, or the RLE, of a shape."""
+    if kind == 'mask':
+        return [_mask(values, size)]
+    if kind == 'polygon':
+        return polygon([corner.split(',') for corner in values.get('points', '').split(';')], size)
+    (degrees,) = numbers(values.get('rotation', 0)).tolist()
+    if kind == 'box':
+        x1, y1, x2, y2 = numbers(*map(values.get, ('xtl', 'ytl', 'xbr', 'ybr'))).tolist()
+        return polygon(rectangle(x1, y1, x2 - x1, y2 - y1, degrees, (0.5, 0.5)), size)
+    return polygon(ellipse(*numbers(*map(values.get, ('cx', 'cy', 'rx', 'ry'))), np.radians(degrees)), size)
+
+
+def _mask(values: Mapping[str, str], size: tuple[int, int]) -> dict:
+    """RLE of a mask: lengths of runs along the rows of its rectangle, the first of them outside of the object."""
+    try:
+        runs = list(map(int, values.get('rle', '').split(',')))
+        left, top, width, height = (int(values[key]) for key in ('left', 'top', 'width', 'height'))
+    except (KeyError, ValueError) as error:
+        raise InputError('masks without numbers') from error
+    if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height or width > size[0] or height > size[1]:
+        raise InputError('masks that do not fill their rectangle')
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return placed(pixels, left, top, size)

@@ -1,0 +1,210 @@
+"""What readers of labelling tools' files share: their images, the outlines of their shapes, and what is left out."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import shapely
+
+from ...errors import InputError
+from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import LeftOut
+from .masks import clipped, encoded, merged
+from .source_files import files_below, images_below, split_of_folders, without_split
+
+_CORNERS_OF_AN_ELLIPSE = 64
+_LARGEST_COORDINATE = 1e6
+_HEAD_BYTES = 8192
+
+
+def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator[Path]:
+    """The file, or files below a folder, with this suffix in whose first 8 KiB a pattern is found."""
+    for path in [source] if source.is_file() else files_below(source, suffix):
+        if path.suffix.lower() != suffix:
+            continue
+        try:
+            with path.open('rb') as file:
+                head = file.read(_HEAD_BYTES)
+        except OSError:
+            continue
+        if pattern.search(head.decode('utf-8-sig', 'ignore')):
+            yield path
+
+
+class ToolLabels:
+    """Labels while files of a tool are read. What cannot be used is left out, with a note.
+
+    Args:
+        source: The file or folder.
+        options: What the user says.
+
+    Attributes:
+        images: Images by path.
+        broken: Images that cannot be used.
+    """
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        self.source, self.options = source, options
+        self.folder = options.image_folder or (source.parent if source.is_file() else source)
+        self.images: dict[Path, LabelledImage] = {}
+        self.broken = LeftOut()
+        self._left_out: dict[str, list[str]] = defaultdict(list)
+        self._labelled_in: dict[Path, Path] = {}
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in images_below(self.folder):
+            self._by_name[path.name].append(path)
+
+    def has_image(self, name: str) -> bool:
+        """Whether an image of this name, without folders, is there."""
+        return name in self._by_name
+
+    def image(
+        self,
+        name: object,
+        file: Path,
+        size: tuple | None = None,
+        habit: str | None = None,
+        split: str | None = None,
+        folder: str = '',
+    ) -> LabelledImage | None:
+        """The image that a label file names, or None if it is not there or cannot be used.
+
+        Args:
+            name: A path, perhaps of another machine: the image that has most of its last parts is taken.
+            file: The label file.
+            size: Width and height, if the file says them.
+            habit: As in :meth:`LabelledImage.open`.
+            split: The split, if the file says it.
+            folder: Which of several equal names is meant: the one with this folder in its path.
+
+        Raises:
+            InputError: Several images fit, or the image is labelled twice.
+        """
+        parts = PurePosixPath(str(name).replace('\\', '/')).parts
+        found = [(_equal_ends(path.parts, parts), path) for path in self._by_name.get(parts[-1] if parts else '', [])]
+        best = [path for count, path in found if count == max(found)[0]]
+        if len(best) > 1:
+            wanted = [path for path in best if folder and folder.lower() in map(str.lower, path.parts)]
+            if len(wanted) != 1:
+                raise InputError(f"'{file}': image '{name}' may be '{best[0]}' or '{best[1]}': rename one of them")
+            best = wanted
+        if not best:
+            self.leave_out('images that are not there', str(name))
+            return None
+        path = best[0]
+        if path in self.images:
+            raise InputError(
+                f"'{path}' is labelled in '{self._labelled_in[path]}' and in '{file}': give one file instead of "
+                f"'{self.source}', or leave one out"
+            )
+        try:
+            label_size = None if size is None else (int(size[0]), int(size[1]))
+        except (TypeError, ValueError, OverflowError):
+            label_size = None
+        place = path.relative_to(self.folder)
+        split = split or split_of_folders(place)
+        with self.broken.collect('images'):
+            image = LabelledImage.open(path, without_split(place, 'images'), label_size, self.options, habit, split)
+            self.images[path], self._labelled_in[path] = image, file
+            return image
+        return None
+
+    def leave_out(self, reason: str, where: str) -> None:
+        """Count something that cannot be used."""
+        self._left_out[reason].append(where)
+
+    def add_objects(self, image: LabelledImage, parts: dict[Hashable, list]) -> None:
+        """Add an object for each key, whose first item is the class, from its polygons and RLEs."""
+        for key, pieces in parts.items():
+            polygons = all(isinstance(piece, list) for piece in pieces)
+            segmentation = pieces if polygons else merged(pieces, image.size)
+            image.objects.append(LabelledObject(key[0], segmentation))  # type: ignore[index]
+
+    def data(self, classes: Sequence[str] = ()) -> LabelledData:
+        """The labels.
+
+        Args:
+            classes: Names in the tool's order. Those without an object are dropped.
+
+        Raises:
+            InputError: No image was found.
+        """
+        if not self.images and 'images that are not there' in self._left_out:
+            first = self._left_out['images that are not there'][0]
+            raise InputError(f"'{self.folder}' has none of the labelled images, such as '{first}': give --images DIR")
+        used = {item.name for image in self.images.values() for item in image.objects}
+        names = [name for name in dict.fromkeys(classes) if name in used]
+        notes = [
+            f'{len(places)} {reason}, e.g. {places[0]}: left out' for reason, places in sorted(self._left_out.items())
+        ]
+        return LabelledData(names + sorted(used - set(names)), list(self.images.values()), notes, self.broken)
+
+
+def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
+    return next(
+        (count for count, (one, other) in enumerate(zip(reversed(first), reversed(second))) if one != other),
+        min(len(first), len(second)),
+    )
+
+
+def numbers(*values: object) -> np.ndarray:
+    """Numbers as an array.
+
+    Raises:
+        InputError: One is no number, or beyond every image.
+    """
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError('shapes whose coordinates are not numbers') from error
+    if not (np.abs(array) <= _LARGEST_COORDINATE).all():
+        raise InputError('shapes whose coordinates are beyond every image')
+    return array
+
+
+def polygon(points: object, size: tuple[int, int], scale: Sequence[float] = (1, 1)) -> list[list[float]]:
+    """Polygons of a list of corners (x, y), in an image of this width and height; none if they have no area.
+
+    Raises:
+        InputError: They are fewer than three, or no numbers.
+    """
+    corners = numbers(points)[0] if isinstance(points, list | np.ndarray) else np.zeros(0)
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+        raise InputError('polygons of fewer than 3 points')
+    if not shapely.MultiPoint(corners).convex_hull.area:
+        return []
+    return clipped((corners * scale).round(3).ravel().tolist(), size)
+
+
+def rectangle(x: float, y: float, width: float, height: float, degrees: float, pivot: tuple) -> np.ndarray:
+    """Corners (4, 2) of a rectangle, turned clockwise about ``pivot``, a fraction of its width and height."""
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)]) - np.multiply(pivot, (width, height))
+    return corners @ _turn(math.radians(degrees)) + (x, y) + np.multiply(pivot, (width, height))
+
+
+def ellipse(x: float, y: float, x_radius: float, y_radius: float, radians: float = 0) -> np.ndarray:
+    """Corners (N, 2) of an ellipse about (x, y), turned clockwise."""
+    angles = np.arange(_CORNERS_OF_AN_ELLIPSE) * (2 * math.pi / _CORNERS_OF_AN_ELLIPSE)
+    return np.stack([np.cos(angles) * x_radius, np.sin(angles) * y_radius], axis=1) @ _turn(radians) + (x, y)
+
+
+def _turn(radians: float) -> np.ndarray:
+    """Matrix that turns rows (x, y) clockwise, as y grows downward."""
+    return np.array([(math.cos(radians), math.sin(radians)), (-math.sin(radians), math.cos(radians))])
+
+
+def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict:
+    """RLE of a bitmap (H, W) whose corner is at (left, top) of an image of this width and height.
+
+    Raises:
+        InputError: It reaches over the border.
+    """
+    height, width = pixels.shape
+    if left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
+        raise InputError('masks that reach over the border of the image')
+    bitmap = np.zeros(size[::-1], bool)
+    bitmap[top : top + height, left : left + width] = pixels
+    return encoded(bitmap)
