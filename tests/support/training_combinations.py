@@ -67,7 +67,7 @@ class ChangingScore(BaseMetric):
 
 
 @OPTIM_WRAPPERS.register_module()
-class CpuAmpOptimWrapper(AmpOptimWrapper):
+class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     """MMEngine's mixed precision, which it refuses on a CPU, with PyTorch's loss scaler for CPUs."""
 
     def __init__(self, **options) -> None:
@@ -201,7 +201,7 @@ class Combination:
         )
         wrapper = dict(type='OptimWrapper', optimizer=optimizer)
         if self._chance(0.25, 'AMP'):
-            wrapper.update(type='CpuAmpOptimWrapper', dtype='bfloat16', loss_scale=dict(growth_interval=3))
+            wrapper.update(type='MixedPrecisionOptimWrapper', dtype='bfloat16', loss_scale=dict(growth_interval=3))
         # The state within an accumulation is not saved: a checkpoint of an epoch needs complete ones.
         counts = [n for n in (1, 2, 3) if not self.by_epoch or self._epoch_length % n == 0]
         self._accumulation = self._choice('accumulation', 1, *counts)

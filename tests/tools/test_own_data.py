@@ -73,11 +73,6 @@ def test_the_old_name_of_an_option_works_with_a_warning(labels):
             ['labels', '--model', 'centermask_v39', '--out', 'new.py'],
             'to_coco.py labels --out DIR',
         ),
-        (
-            'misc/make_config.py',
-            ['labels', '--model', 'panoptic-centermask_r50', '--out', 'new.py'],
-            'stuff annotations',
-        ),
         ('misc/make_config.py', ['labels', '--model', 'centermask_v39', '--out', 'new'], 'name it new.py'),
     ],
 )

@@ -227,8 +227,8 @@ def error_of(tool: str, *arguments: object, folder: Path) -> str:
     """Run a tool and return the one line of its error."""
     process = run_tool(TOOLS / tool, *arguments, cwd=folder)
     assert process.returncode == 2, process.stderr
-    (line,) = process.stderr.splitlines()
-    assert line.startswith('error: ')
+    assert 'Traceback' not in process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
     return line
 
 

@@ -126,8 +126,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read(put(tmp_path, EXPORT[:900]))
     with pytest.raises(InputError, match="export the task as 'CVAT for images"):
         read(put(tmp_path, EXPORT.replace('<image id="1"', '<track id="1"').replace('  </image>\n</a', '</track></a')))
-    with pytest.raises(InputError, match='30x20 pixels, but its labels are of 31x20'):
-        read(put(tmp_path, EXPORT.replace('width="30"', 'width="31"')))
+    broken = read(put(tmp_path, EXPORT.replace('width="30"', 'width="31"'))).left_out['images']
+    assert '30x20 pixels, but its labels are of 31x20' in str(broken[0])
     put(tmp_path / 'labels', places=())
     with pytest.raises(InputError, match='give --images DIR'):
         read(tmp_path / 'labels')
