@@ -59,6 +59,14 @@ def test_shapes_become_objects(tmp_path):
     assert data.notes == ['1 shapes of type point, which has no area: left out']
 
 
+@pytest.mark.parametrize('kind', ['oriented_rectangle', 'rotation'])
+def test_a_turned_rectangle_is_its_four_corners(kind, tmp_path):
+    corners = [[10, 2], [18, 10], [10, 18], [2, 10]]
+    # X-AnyLabeling's form of it.
+    data = read(put(tmp_path / 'in', shape(corners, kind, direction=0.785, difficult=False)))
+    assert data.images[0].objects[0].segmentation == [[10, 2, 18, 10, 10, 18, 2, 10]]
+
+
 def test_shapes_of_a_group_are_one_object(tmp_path):
     far = [[20, 3], [30, 3], [30, 13]]
     one, two = dict(shape(), group_id=7), dict(shape(far), group_id=7)
