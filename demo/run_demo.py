@@ -20,8 +20,8 @@ from terminaltables import AsciiTable
 
 from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import run_command
+from mmdet_sag.engine.atomic_file_backend import AtomicFileBackend
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (
@@ -133,20 +133,14 @@ def train(demo: Demo, work_dir: Path, settings: dict, retrain: bool) -> Path:
             print(f'starts again{"" if retrain else ", because the settings have changed"}')
             shutil.rmtree(train_dir)
         state = dict(settings=settings, checkpoint=None)
-        write_state(state, state_file)
+        AtomicFileBackend().put_text(json.dumps(state), state_file)
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
     run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=settings['options'])
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
-    write_state(state, state_file)
+    AtomicFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
-
-
-def write_state(state: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, 'w') as file:
-        json.dump(state, file)
 
 
 def evaluate(demo: Demo, work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
