@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.same_state import assert_same
 from support.tiny_training import write_rectangles
 from support.tool import run_tool
 from support.training_combinations import NUM_IMAGES, Combination
@@ -42,21 +43,6 @@ def train(folder: Path, name: str, plan: str = 'none') -> int:
         f'{plan}: status {job.returncode}\n{job.stderr[-3000:]}'
     )
     return job.returncode
-
-
-def assert_same(expected: object, actual: object, name: str) -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(expected, actual), name
-    elif isinstance(expected, dict):
-        assert expected.keys() == actual.keys(), name
-        for key in expected:
-            assert_same(expected[key], actual[key], f'{name}.{key}')
-    elif isinstance(expected, (list, tuple)):
-        assert len(expected) == len(actual), name
-        for i, pair in enumerate(zip(expected, actual)):
-            assert_same(*pair, f'{name}.{i}')
-    else:
-        assert expected == actual, name
 
 
 def state(work_dir: Path) -> dict:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from support.same_state import assert_same
 from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
 from mmdet_sag.engine.checkpoint_files import newest_checkpoint
@@ -11,21 +12,6 @@ def config(tmp_path_factory) -> Config:
     data = tmp_path_factory.mktemp('data') / 'rectangles'
     write_rectangles(data)
     return rectangles_config(data)
-
-
-def assert_same(expected: object, actual: object, name: str) -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(expected, actual), name
-    elif isinstance(expected, dict):
-        assert expected.keys() == actual.keys(), name
-        for key in expected:
-            assert_same(expected[key], actual[key], f'{name}.{key}')
-    elif isinstance(expected, (list, tuple)):
-        assert len(expected) == len(actual), name
-        for i, pair in enumerate(zip(expected, actual)):
-            assert_same(*pair, f'{name}.{i}')
-    else:
-        assert expected == actual, name
 
 
 LOOPS = dict(
