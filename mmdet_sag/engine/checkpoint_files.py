@@ -27,6 +27,11 @@ except ImportError:  # Windows
 
 # Beside the checkpoints: the run that trains there now, or trained there last. Locked while it trains.
 _RUN_FILE = '.run'
+# In a group of parameters, what a changed learning rate changes in proportion.
+_RATES = {'lr', 'initial_lr', 'max_lr', 'min_lr'}
+# What an optimizer computes with rather than what it computes, and what changes as a schedule goes on.
+_NO_SETTINGS = {'params', 'foreach', 'fused', 'capturable', 'differentiable', 'verbose', 'eta_max', 'base_values'}
+_NO_SETTINGS |= {'last_step', 'best', 'num_bad_epochs', 'cooldown_counter', *_RATES}
 
 
 def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
@@ -300,12 +305,6 @@ def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
             f'The config differs from {path}, whose values stay in force: {"; ".join(differences)}. To use those of '
             f'the config, start from its weights: --cfg-options load_from={path} without --resume'
         )
-
-
-_RATES = {'lr', 'initial_lr', 'max_lr', 'min_lr'}
-# What an optimizer computes with rather than what it computes, and what changes as a schedule goes on.
-_NO_SETTINGS = {'params', 'foreach', 'fused', 'capturable', 'differentiable', 'verbose', 'eta_max', 'base_values'}
-_NO_SETTINGS |= {'last_step', 'best', 'num_bad_epochs', 'cooldown_counter', *_RATES}
 
 
 def _settings(group: dict) -> dict:

@@ -134,11 +134,13 @@ def init_processes(cfg: Config) -> None:
 
     On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
     """
-    if cfg.launcher != 'none' and not is_distributed():
+    if cfg.launcher == 'none':
+        return
+    if not is_distributed():
         _check_host_name(cfg.launcher)
-    if cfg.launcher != 'none' and get_device() == 'cpu':
+    if get_device() == 'cpu':
         _use_gloo(cfg)
-    elif cfg.launcher != 'none' and 'runner_type' not in cfg and not is_distributed():
+    elif 'runner_type' not in cfg and not is_distributed():
         env_cfg = cfg.get('env_cfg', {})
         # Before MMEngine chooses another way to start workers.
         set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)

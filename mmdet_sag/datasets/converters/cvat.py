@@ -9,8 +9,9 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
+from .masks import placed
 from .source_files import split_of
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, placed, polygon, rectangle
+from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
@@ -104,4 +105,7 @@ def _mask(values: Mapping[str, str], size: tuple[int, int]) -> dict:
     if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height or width > size[0] or height > size[1]:
         raise InputError('masks that do not fill their rectangle')
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    return placed(pixels, left, top, size)
+    mask = placed(pixels, left, top, size)
+    if mask is None:
+        raise InputError('masks that reach over the border of the image')
+    return mask

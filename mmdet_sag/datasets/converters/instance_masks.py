@@ -3,13 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import EntryError, LeftOut
-from .masks import encoded, read_values
+from .masks import connected, encoded, read_values
 from .source_files import files_below, image_beside, images_below, split_of, split_of_folders, without_split
 
 _CITYSCAPES_ENDING = '_instanceIds'
@@ -131,7 +130,7 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
                 numbered &= numbers == list(range(1, len(numbers) + 1))
                 for value in numbers:
                     region = values == value
-                    regions = _connected(region) if options.components or (one_value and not scattered) else [region]
+                    regions = connected(region) if options.components or (one_value and not scattered) else [region]
                     if len(regions) > 1:
                         scattered = path
                     label = name or of_classes.get(value) or _class_of_value(value, data.classes, path)
@@ -139,10 +138,7 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
                     image.objects += [LabelledObject(label, encoded(part)) for part in objects]
             data.images.append(image)
     if scattered and one_value and options.components is None:
-        raise InputError(
-            f"each mask has one value, and '{scattered}' several regions of it: give --components if each region is an "
-            'object, or --no-components if the regions of a mask are one'
-        )
+        raise regions_unclear(scattered)
     unlabelled = sum(path not in groups for path in images_below(image_folder))
     if unlabelled:
         data.notes.append(f'{unlabelled} images without a mask: left out, as they are not labelled')
@@ -155,6 +151,14 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
             'object'
         )
     return data
+
+
+def regions_unclear(path: Path) -> InputError:
+    """What to answer to masks of one value each, of which this one has several regions."""
+    return InputError(
+        f"each mask has one value, and '{path}' several regions of it: give --components if each region is an object, "
+        'or --no-components if the regions of a mask are one'
+    )
 
 
 def _classes_of_values(groups: dict, classes: list[str]) -> dict[int, str]:
@@ -203,11 +207,6 @@ def _image_and_class(place: Path, image_folder: Path) -> tuple[Path | None, str 
             if image:
                 return image, part
     return None, None
-
-
-def _connected(region: np.ndarray) -> list[np.ndarray]:
-    count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
-    return [numbers == number for number in range(1, count)]
 
 
 def _class_of_value(value: int, classes: list[str], path: Path) -> str:

@@ -223,7 +223,7 @@ class LabelConversion:
             InputError: The sources split only some images, or a part would be empty.
         """
         if self._in_two_splits and not resplit:
-            raise InputError(f'{self._in_two_splits}: correct the lists, or split all images anew with --resplit')
+            raise InputError(f'{self._in_two_splits}: correct the lists, or ignore them with --resplit')
         given = Counter(image.split for image in self.images)
         originals = _originals(self.images)
         if resplit or len(given) == 1:
@@ -264,8 +264,8 @@ class LabelConversion:
             if copies:
                 self.notes.append(
                     f"warning: {len(copies)} of {len(part)} {split} images are copies of training images ('"
-                    f"{copies[0][0].path}' of '{copies[0][1].path}'), so the AP will be too high: --resplit "
-                    'splits anew and keeps copies together'
+                    f"{copies[0][0].path}' of '{copies[0][1].path}'), so the AP will be too high: "
+                    '--resplit makes another split, with copies of an image in one part'
                 )
 
     def write(self, out: Path, link: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Label Studio: a JSON file of tasks with their results."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
-from .source_files import read_text
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, placed, polygon, rectangle
+from .masks import encoded
+from .source_files import read_json_value
+from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
 # Uploaded files get it before their name.
@@ -40,16 +40,9 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     for path in files_that_begin(source, '.json', _HEAD):
-        for task in _items(_parsed(path)):
+        for task in _items(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()
-
-
-def _parsed(path: Path) -> object:
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is not valid JSON ({error}): it may be truncated; export it again") from error
 
 
 def _items(value: object) -> list[dict]:
@@ -125,7 +118,7 @@ def _pieces(value: dict, image: LabelledImage) -> list:
     size = image.size
     scale = np.divide(size, 100)
     if 'rle' in value:
-        return [placed(_brush(value['rle'], size), 0, 0, size)]
+        return [encoded(_brush(value['rle'], size))]
     if 'points' in value:
         return polygon(value['points'], size, scale)
     turn = numbers(value.get('rotation') or 0)[0]

@@ -15,7 +15,7 @@ from PIL import Image
 from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import EntryError, LeftOut
-from .masks import clipped, encoded, merged
+from .masks import clipped, placed, union
 from .source_files import (
     files_below,
     image_beside,
@@ -26,8 +26,7 @@ from .source_files import (
     split_of_folders,
     without_split,
 )
-
-_CORNERS_OF_A_CIRCLE = 64
+from .tool_labels import ellipse
 
 
 def is_labelme(source: Path) -> bool:
@@ -112,9 +111,7 @@ def _labelled_image(
             if isinstance(flags, dict) and flags.get('crowd'):
                 crowds.add(key)
     for key, pieces in parts.items():
-        polygons = all(isinstance(piece, list) for piece in pieces)
-        segmentation = pieces if polygons else merged(pieces, image.size)
-        image.objects.append(LabelledObject(key[0], segmentation, is_crowd=key in crowds))
+        image.objects.append(LabelledObject(key[0], union(pieces, image.size), is_crowd=key in crowds))
     return image
 
 
@@ -157,10 +154,8 @@ def _parts(shape: dict, kind: str, size: tuple[int, int], where: str) -> list:
         (x1, y1), (x2, y2) = points
         points = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
     elif kind == 'circle' and len(points) == 2:
-        centre, edge = points
-        angles = np.arange(_CORNERS_OF_A_CIRCLE) * (2 * math.pi / _CORNERS_OF_A_CIRCLE)
-        points = centre + math.dist(centre, edge) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        points = points.round(3)
+        radius = math.dist(*points)
+        points = ellipse(*points[0], radius, radius).round(3)
     elif kind not in ('polygon', 'rectangle', 'oriented_rectangle', 'rotation'):
         raise EntryError(where, f"shapes of type '{kind}' are not known", 'draw it as a polygon')
     if len(points) < 3:
@@ -176,10 +171,7 @@ def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) ->
         raise EntryError(where, 'its mask is not a picture', 'delete it, or draw it again') from error
     if not len(points):
         raise EntryError(where, 'a mask without points has no place', 'delete it, or draw it again')
-    bitmap = np.zeros(size[::-1], bool)
-    x, y = points[0].astype(int)
-    height, width = pixels.shape
-    if x < 0 or y < 0 or x + width > size[0] or y + height > size[1]:
+    mask = placed(pixels, *points[0].astype(int), size)
+    if mask is None:
         raise EntryError(where, 'its mask reaches over the border of the image', 'delete it, or draw it again')
-    bitmap[y : y + height, x : x + width] = pixels
-    return encoded(bitmap)
+    return mask

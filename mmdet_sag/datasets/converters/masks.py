@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import shapely
 from pycocotools import mask as mask_api
@@ -90,6 +91,30 @@ def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
     """Compressed RLE of the union of polygons ``[x1, y1, ...]`` and RLEs in an image of this width and height."""
     runs = [part if isinstance(part, dict) else mask_api.frPyObjects([part], *size[::-1])[0] for part in parts]
     return _as_json(mask_api.merge(runs))
+
+
+def union(pieces: Sequence[list | dict], size: tuple[int, int]) -> list | dict:
+    """Mask of an object of several pieces: its polygons or, if one of them is an RLE, the RLE of all."""
+    return list(pieces) if all(isinstance(piece, list) for piece in pieces) else merged(pieces, size)
+
+
+def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict | None:
+    """RLE of a bitmap (H, W) whose corner is at (left, top) of an image of this width and height.
+
+    None: it reaches over the border.
+    """
+    height, width = pixels.shape
+    if left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
+        return None
+    bitmap = np.zeros(size[::-1], bool)
+    bitmap[top : top + height, left : left + width] = pixels
+    return encoded(bitmap)
+
+
+def connected(region: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a region (H, W), bool."""
+    count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
+    return [numbers == number for number in range(1, count)]
 
 
 def _as_json(rle: dict) -> dict:

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
+from .instance_masks import regions_unclear
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .masks import encoded, read_values
+from .masks import connected, encoded, read_values
 from .source_files import files_below, split_of_folders, without_split
 from .tool_labels import ToolLabels
 
@@ -48,45 +48,50 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
         if owner:
             masks.setdefault(owner, []).append(path)
     labels = ToolLabels(source, options)
-    # A picture whose only value has several regions; the number of values of the picture with most of them.
-    scattered, most = None, 0
+    # Whether each picture so far is of a whole image and has one value, and one whose value has several regions.
+    one_value, scattered = True, None
     for image_path, paths in sorted(masks.items()):
+        is_map = len(paths) == 1 and paths[0].stem.endswith('mask')
         with labels.broken.collect('images'):
             image = None
-            is_map = len(paths) == 1 and paths[0].stem.endswith('mask')
             for path in paths:
                 values = read_values(path)
-                if image is None:
-                    place = image_path.relative_to(labels.folder)
-                    name = without_split(place, *_IMAGE_FOLDERS)
-                    split = split_of_folders(place)
-                    image = LabelledImage.open(image_path, name, values.shape[::-1], options, split=split)
-                numbers = np.unique(values[values > 0]).tolist()
-                if values.shape[::-1] != image.size:
-                    labels.leave_out('masks of another size than their image', f"'{path}'")
-                elif not numbers:
-                    labels.leave_out('masks without a pixel', f"'{path}'")
-                elif not is_map and len(numbers) > 1:
-                    labels.leave_out('masks of one object that have several values', f"'{path}'")
-                else:
-                    for number in numbers:
-                        count, regions = cv2.connectedComponents((values == number).astype(np.uint8), connectivity=8)
-                        if is_map and count > 2:
-                            scattered = path
-                        chosen = range(1, count) if options.components else [None]
-                        parts = [values == number if region is None else regions == region for region in chosen]
-                        image.objects += [LabelledObject(label, encoded(part)) for part in parts]
-                    most = max(most, len(numbers) if is_map else 2)
+                image = image or _opened(image_path, values.shape[::-1], labels)
+                found = _masks(values, path, image, is_map, labels)
+                one_value &= not found or (is_map and len(found) == 1)
+                for mask in found:
+                    regions = connected(mask) if is_map or options.components else [mask]
+                    if is_map and len(regions) > 1:
+                        scattered = path
+                    parts = regions if options.components else [mask]
+                    image.objects += [LabelledObject(label, encoded(part)) for part in parts]
             labels.images[image_path] = image
-    if scattered and most == 1 and options.components is None:
-        raise InputError(
-            f"each mask has one value, and '{scattered}' several regions of it: give --components if each region is an "
-            'object, or --no-components if the regions of a mask are one'
-        )
+    if scattered and one_value and options.components is None:
+        raise regions_unclear(scattered)
     pictures = {path for paths in masks.values() for path in paths}
     for path in images.seen() - masks.keys() - pictures:
         labels.leave_out('images without a mask', f"'{path}'")
     return labels.data()
+
+
+def _opened(path: Path, size: tuple, labels: ToolLabels) -> LabelledImage:
+    place = path.relative_to(labels.folder)
+    name, split = without_split(place, *_IMAGE_FOLDERS), split_of_folders(place)
+    return LabelledImage.open(path, name, size, labels.options, split=split)
+
+
+def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, labels: ToolLabels) -> list[np.ndarray]:
+    """The mask (H, W), bool, of each value of a picture; none of one that cannot be used."""
+    numbers = np.unique(values[values > 0])
+    if values.shape[::-1] != image.size:
+        labels.leave_out('masks of another size than their image', f"'{path}'")
+    elif not len(numbers):
+        labels.leave_out('masks without a pixel', f"'{path}'")
+    elif not is_map and len(numbers) > 1:
+        labels.leave_out('masks of one object that have several values', f"'{path}'")
+    else:
+        return [values == number for number in numbers]
+    return []
 
 
 class _Images:

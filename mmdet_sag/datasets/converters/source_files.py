@@ -101,7 +101,16 @@ def read_json(path: Path) -> dict:
     Raises:
         InputError: The file holds something else.
     """
-    return _mapping(path, json.loads, 'JSON', 'it may be truncated; export it again')
+    return _mapping(path, read_json_value(path))
+
+
+def read_json_value(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        InputError: It is not valid.
+    """
+    return _parsed(path, json.loads, 'JSON', 'it may be truncated; export it again')
 
 
 def read_yaml(path: Path) -> dict:
@@ -110,7 +119,7 @@ def read_yaml(path: Path) -> dict:
     Raises:
         InputError: The file holds something else.
     """
-    return _mapping(path, _parse_yaml, 'YAML', 'correct it')
+    return _mapping(path, _parsed(path, _parse_yaml, 'YAML', 'correct it'))
 
 
 def _parse_yaml(text: str) -> object:
@@ -143,12 +152,15 @@ def read_if_possible(read: Callable[[Path], dict], path: Path) -> dict:
         return {}
 
 
-def _mapping(path: Path, parse: Callable[[str], object], kind: str, remedy: str) -> dict:
+def _parsed(path: Path, parse: Callable[[str], object], kind: str, remedy: str) -> object:
     text = read_text(path)
     try:
-        content = parse(text)
+        return parse(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise EntryError(f"'{path}'", f'is not valid {kind}', remedy, ' '.join(str(error).split())) from error
+
+
+def _mapping(path: Path, content: object) -> dict:
     if not isinstance(content, dict):
         reason = f'holds a {type(content).__name__} instead of a mapping'
         raise EntryError(f"'{path}'", reason, 'correct it, or leave it out')

@@ -12,7 +12,7 @@ import shapely
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import LeftOut
-from .masks import clipped, encoded, merged
+from .masks import clipped, union
 from .source_files import files_below, images_below, split_of_folders, without_split
 
 _CORNERS_OF_AN_ELLIPSE = 64
@@ -119,9 +119,7 @@ class ToolLabels:
     def add_objects(self, image: LabelledImage, parts: dict[Hashable, list]) -> None:
         """Add an object for each key, whose first item is the class, from its polygons and RLEs."""
         for key, pieces in parts.items():
-            polygons = all(isinstance(piece, list) for piece in pieces)
-            segmentation = pieces if polygons else merged(pieces, image.size)
-            image.objects.append(LabelledObject(key[0], segmentation))  # type: ignore[index]
+            image.objects.append(LabelledObject(key[0], union(pieces, image.size)))  # type: ignore[index]
 
     def data(self, classes: Sequence[str] = ()) -> LabelledData:
         """The labels.
@@ -194,17 +192,3 @@ def ellipse(x: float, y: float, x_radius: float, y_radius: float, radians: float
 def _turn(radians: float) -> np.ndarray:
     """Matrix that turns rows (x, y) clockwise, as y grows downward."""
     return np.array([(math.cos(radians), math.sin(radians)), (-math.sin(radians), math.cos(radians))])
-
-
-def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict:
-    """RLE of a bitmap (H, W) whose corner is at (left, top) of an image of this width and height.
-
-    Raises:
-        InputError: It reaches over the border.
-    """
-    height, width = pixels.shape
-    if left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
-        raise InputError('masks that reach over the border of the image')
-    bitmap = np.zeros(size[::-1], bool)
-    bitmap[top : top + height, left : left + width] = pixels
-    return encoded(bitmap)
