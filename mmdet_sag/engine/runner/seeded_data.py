@@ -134,8 +134,8 @@ def build_seeded_dataloader(runner: Runner, dataloader: DataLoader | dict) -> Da
 def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     # A terminal sends Ctrl-C to all its processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # macOS has no sigwaitinfo: a worker stops there at the first signal.
-    if hasattr(signal, 'sigwaitinfo'):
+    # macOS has no sigtimedwait: a worker stops there at the first signal.
+    if hasattr(signal, 'sigtimedwait'):
         signals = {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(target=_obey_parent, args=(signals, os.getppid()), daemon=True).start()
@@ -145,6 +145,9 @@ def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -
 
 def _obey_parent(signals: set[signal.Signals], parent: int) -> None:
     # A scheduler signals all processes of a job, but the training needs its workers until it has stopped by itself.
-    while signal.sigwaitinfo(signals).si_pid != parent:
-        continue
+    # A worker of a killed training ends too: PyTorch's own watch over the parent waits for ever if a batch is on its way.
+    while os.getppid() == parent:
+        received = signal.sigtimedwait(signals, 5)
+        if received and received.si_pid == parent:
+            break
     os._exit(0)

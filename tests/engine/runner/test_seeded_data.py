@@ -1,4 +1,9 @@
+import multiprocessing
+import os
 import random
+import signal
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from support.tiny_training import FewWeights, NumberedImages, few_weights_runner
 
-from mmdet_sag.engine.runner.seeded_data import seed_generators
+from mmdet_sag.engine.runner.seeded_data import build_seeded_dataloader, seed_generators
 
 
 class Record(Hook):
@@ -67,3 +72,47 @@ def test_iterations_over_a_finite_sampler_resume_in_the_same_pass(tmp_path, iter
     resumed = train(tmp_path, load_from=path, resume=True, randomness=dict(seed=2))
     assert resumed.images == straight.images[iteration:]
     assert resumed.numbers == straight.numbers[iteration:]
+
+
+class LargeSamples(torch.utils.data.Dataset):
+    """Samples that fill the pipe to the parent."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(1_000_000)
+
+
+def start_a_worker_and_die(connection) -> None:
+    runner = SimpleNamespace(seed=0)
+    loader = build_seeded_dataloader(runner, torch.utils.data.DataLoader(LargeSamples(), num_workers=1, collate_fn=list))
+    loader.batch_sampler.start_at(0, seed=0, sampler_seed=None)
+    batches = iter(loader)
+    next(batches)
+    connection.send(batches._workers[0].pid)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return open(f'/proc/{pid}/stat').read().split()[2] != 'Z'
+
+
+def test_a_worker_ends_when_its_training_is_killed():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    training = multiprocessing.get_context('fork').Process(target=start_a_worker_and_die, args=(sender,))
+    training.start()
+    sender.close()
+    worker = receiver.recv()
+    training.join()
+    deadline = time.monotonic() + 60
+    while running := is_running(worker):
+        if time.monotonic() > deadline:
+            os.kill(worker, signal.SIGKILL)
+            break
+        time.sleep(0.2)
+    assert not running
