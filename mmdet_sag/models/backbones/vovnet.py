@@ -106,7 +106,7 @@ class VoVNet(BaseModule):
 
     Args:
         arch: Name of a row of ``arch_settings``, e.g. ``'V-39'``.
-        out_indices: Stages to output: 0, 1, 2, 3 for strides 4, 8, 16, 32.
+        out_indices: Stages to output: 0, 1, 2, 3 for strides 4, 8, 16, 32. Later stages are not built.
         frozen_stages: Number of stages not to train: -1 none, 0 the stem, n the stem and n stages.
         norm_cfg: Config of the norm layers. ``requires_grad=False`` freezes their weights.
         norm_eval: Whether norm layers keep their statistics in training.
@@ -164,7 +164,8 @@ class VoVNet(BaseModule):
         self.stem = Sequential(*stem)
 
         self.stages = nn.ModuleList()
-        for i in range(4):
+        # A stage that nothing reads would have parameters without a gradient, which DDP refuses.
+        for i in range(max(self.out_indices) + 1):
             blocks: list[nn.Module] = [] if i == 0 else [nn.MaxPool2d(3, stride=2, ceil_mode=True)]
             for j in range(settings.num_blocks[i]):
                 blocks.append(
