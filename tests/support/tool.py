@@ -7,6 +7,7 @@ process cannot show start a new Python: environment variables that are read whil
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -97,4 +98,12 @@ def _run(command: list[str], cwd: str, env: dict[str, str], streams: list[str]) 
     os.chdir(cwd)
     sys.argv = command
     sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
-    runpy.run_path(command[0], run_name='__main__')
+    try:
+        runpy.run_path(command[0], run_name='__main__')
+    except KeyboardInterrupt:
+        # As Python ends a program.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        # A program keeps its status from here on, where multiprocessing would take Ctrl-C for an error.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
