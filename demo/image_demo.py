@@ -88,7 +88,7 @@ def find_images(source: str) -> list[Path]:
         return found
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
-            raise InputError(f'{source} is a video: give it to demo/video_demo.py')
+            raise InputError(f'{source} is a video: give it to mmdet-sag predict-video')
         return [path]
     paths = map(Path, glob.glob(source, recursive=True))
     found = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -1,6 +1,6 @@
 """A page in the browser: drop a picture, move a threshold, see masks and where the mask head looks.
 
-It needs gradio (pip install gradio), and is there for this machine alone unless --host says otherwise.
+It needs gradio (pip install 'mmdet_sag[web]'), and is there for this machine alone unless --host says otherwise.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
         os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
         import gradio
     except ImportError as e:
-        raise InputError('the package gradio is not installed: pip install gradio') from e
+        raise InputError("the package gradio is not installed: pip install 'mmdet_sag[web]'") from e
     if int(gradio.__version__.split('.')[0]) < 6:
         raise InputError(f'the page needs gradio 6, and {gradio.__version__} is installed: pip install -U gradio')
     page = make_page(gradio, Look(make_predictor(args)))

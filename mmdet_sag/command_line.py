@@ -4,6 +4,7 @@ import enum
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -29,6 +30,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: The command. It returns its exit status, or None for success.
     """
+    # MMEngine reads the versions of packages with it, and reloads it each time.
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     message = ''
     try:
         status = main() or ExitStatus.DONE

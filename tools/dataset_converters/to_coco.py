@@ -122,9 +122,7 @@ def main() -> None:
     if conversion.left_out:
         print(AsciiTable(conversion.left_out_counts()).table)
         print(f'all of them: {args.out / "annotations/left_out.csv"}')
-    print(
-        f'made: {args.out}\nnext: python tools/misc/make_config.py {args.out} --model centermask-lite_v39 --out my.py'
-    )
+    print(f'made: {args.out}\nnext: mmdet-sag make-config {args.out} --model centermask-lite_v39 --out my.py')
 
 
 if __name__ == '__main__':

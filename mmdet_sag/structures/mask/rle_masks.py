@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Index = int | slice | list | np.ndarray | Tensor
-_OPERATORS = ('and', 'or', 'xor', 'add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul')
+_OPERATORS: tuple[str, ...] = ('and', 'or', 'xor', 'add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul')
 _OPERATORS += ('eq', 'ne', 'lt', 'le', 'gt', 'ge', 'invert', *(f'r{name}' for name in _OPERATORS))
 
 
@@ -20,7 +20,6 @@ class _Bitmaps:
 
     dtype = torch.bool
     device = torch.device('cpu')
-    __hash__ = object.__hash__
 
     def to_ndarray(self) -> np.ndarray:
         """The masks as bitmaps, bool."""
