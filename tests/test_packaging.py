@@ -192,7 +192,13 @@ def test_a_tool_of_an_editable_install_is_that_of_the_source_tree(editable, tmp_
     assert output == f"{source / 'tools/train.py'} __main__ ['a'] {source / 'tools'}\n"
 
 
-SCRIPTS = ['.ci/run', 'demo/run.sh', 'tests/run.sh', *sorted(f'tools/{path.name}' for path in ROOT.glob('tools/*.sh'))]
+SCRIPTS = [
+    '.ci/run',
+    '.ci/walk_wheel',
+    'demo/run.sh',
+    'tests/run.sh',
+    *sorted(f'tools/{path.name}' for path in ROOT.glob('tools/*.sh')),
+]
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
@@ -200,6 +206,14 @@ def test_a_script_is_executable_and_bash_can_read_it(script):
     path = ROOT / script
     assert os.access(path, os.X_OK)
     subprocess.run(['bash', '-n', str(path)], check=True)
+
+
+@pytest.mark.parametrize('script', ['demo/run.sh', 'tests/run.sh', 'tools/setup_env.sh'])
+def test_a_script_that_sets_up_explains_itself_without_setting_up(script, tmp_path):
+    environment = {**os.environ, 'MMDET_SAG_VENV': str(tmp_path / 'venv'), 'PYTHON': 'none'}
+    said = subprocess.run([ROOT / script, '--help'], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.count('\n') >= 3 and '#' not in said.stdout and not said.stderr
+    assert not (tmp_path / 'venv').exists()
 
 
 def make_command(folder: Path, name: str, script: str) -> Path:

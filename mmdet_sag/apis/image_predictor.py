@@ -71,7 +71,7 @@ class ImagePredictor:
         config: str,
         checkpoint: str,
         device: str | None = None,
-        score_thr: float = 0.3,
+        score_thr: float = 0.5,
         classes: Sequence[str] | None = None,
         batch_size: int = 1,
         tile_size: int | None = None,

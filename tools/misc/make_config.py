@@ -5,14 +5,14 @@ schedule, learning rate and starting weights. The tool prints what it chose, and
 import argparse
 from pathlib import Path
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.configuration.training_data_summary import TrainingDataSummary
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('data', type=Path, metavar='DATA', help='folder that mmdet-sag convert-data made')
     parser.add_argument('--model', required=True, help='model of the zoo, such as centermask-lite_v39')
     parser.add_argument('--out', required=True, type=Path, metavar='FILE.py', help='config to write')
