@@ -58,7 +58,7 @@ def draw_instances(
         masks = masks.to_ndarray()
     each = len(classes) == 1
     drawn = [_colour(i, None) if each else _colour(label, colours) for i, label in enumerate(labels)]
-    width = 1 + min(picture.shape[:2]) // 600
+    width = 1 + min(picture.shape[:2]) // 500
     for i in reversed(range(len(labels))):
         bitmap = None if masks is None else np.asarray(masks[i], dtype=np.uint8)
         if bitmap is not None and bitmap.any():
