@@ -43,9 +43,6 @@ DECLARED = {
     'mmdet.models.seg_heads.panoptic_fusion_heads.heuristic_fusion_head.HeuristicFusionHead': {
         '_predict_single': 'self mask_results seg_preds kwargs',
     },
-    'mmdet.visualization.local_visualizer.DetLocalVisualizer': {
-        '_draw_panoptic_seg': 'self image panoptic_seg classes palette',
-    },
     'mmengine.config.Config': {'_get_cfg_path': 'cfg_path filename'},
     'mmengine.config.DictAction': {'_parse_int_float_bool': 'val', '_parse_iterable': 'val'},
     'mmengine.dataset.base_dataset.BaseDataset': {'_join_prefix': 'self'},

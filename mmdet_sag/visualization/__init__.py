@@ -1,13 +1,12 @@
 from .attention_recorder import AttentionRecorder, paste_attention
-from .draw_instances import beside, draw_instances
+from .draw_instances import beside, draw_instances, panoptic_instances
 from .instance_local_visualizer import InstanceLocalVisualizer
-from .panoptic_local_visualizer import PanopticLocalVisualizer
 
 __all__ = [
     'AttentionRecorder',
     'InstanceLocalVisualizer',
-    'PanopticLocalVisualizer',
     'beside',
     'draw_instances',
+    'panoptic_instances',
     'paste_attention',
 ]

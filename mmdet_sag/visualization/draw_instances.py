@@ -8,13 +8,16 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
+from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.structures.mask.structures import BaseInstanceMasks
 from mmengine.logging import print_log
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import masks_to_boxes
 
 # Small images are enlarged to this shorter side, so that names fit, up to this longer side.
 _SHORT, _LONG = 480, 1600
@@ -78,6 +81,23 @@ def draw_instances(
         return picture
     entries = [(classes[k], labels.count(k), None if each else drawn[labels.index(k)]) for k in sorted(set(labels))]
     return _with_strip(picture, entries, size)
+
+
+def panoptic_instances(segmentation: PixelData, num_classes: int) -> InstanceData:
+    """Take a panoptic or semantic segmentation apart, for :func:`draw_instances`.
+
+    Args:
+        segmentation: ``sem_seg`` (1, H, W): label + 1000 x instance number. Other labels are no segments.
+        num_classes: Number of classes of things and stuff.
+
+    Returns:
+        The segments, things before stuff: ``bboxes``, ``labels`` and ``masks`` (n, H, W), bool.
+    """
+    ids = torch.as_tensor(segmentation.sem_seg).cpu()[0]
+    segments = ids.unique().flip(0)
+    segments = segments[segments % INSTANCE_OFFSET < num_classes]
+    masks = ids == segments[:, None, None]
+    return InstanceData(bboxes=masks_to_boxes(masks), labels=segments % INSTANCE_OFFSET, masks=masks)
 
 
 def beside(*pictures: np.ndarray) -> np.ndarray:

@@ -5,14 +5,14 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
-from .draw_instances import beside, draw_instances
+from .draw_instances import beside, draw_instances, panoptic_instances
 
 
-@VISUALIZERS.register_module()
+@VISUALIZERS.register_module(name=['InstanceLocalVisualizer', 'PanopticLocalVisualizer'])
 class InstanceLocalVisualizer(DetLocalVisualizer):
-    """Draws instances with :func:`draw_instances`: ground truth on the left, if there is any, predictions on the right.
+    """Draws with :func:`draw_instances`: ground truth on the left, if there is any, predictions on the right.
 
-    Samples with semantic or panoptic segmentations are drawn as by ``DetLocalVisualizer``.
+    Of a panoptic or semantic segmentation, its segments are drawn in place of the instances.
     """
 
     def add_datasample(
@@ -29,17 +29,11 @@ class InstanceLocalVisualizer(DetLocalVisualizer):
         step: int = 0,
     ) -> None:
         """Draw a data sample. Arguments are those of ``DetLocalVisualizer``."""
-        if data_sample is None or any(key.endswith('_seg') for key in data_sample.all_keys()):
-            super().add_datasample(
-                name, image, data_sample, draw_gt, draw_pred, show, wait_time, out_file, pred_score_thr, step
-            )
-            return
         pictures = []
-        if draw_gt and 'gt_instances' in data_sample:
-            pictures.append(self._picture(image, data_sample.gt_instances))
-        if draw_pred and 'pred_instances' in data_sample:
-            pred = data_sample.pred_instances
-            pictures.append(self._picture(image, pred[pred.scores > pred_score_thr]))
+        for kind, drawn in (('gt', draw_gt), ('pred', draw_pred)):
+            instances = self._instances(data_sample, kind, pred_score_thr) if drawn and data_sample else None
+            if instances is not None:
+                pictures.append(self._picture(image, instances))
         picture = beside(*pictures) if pictures else image
         self.set_image(picture)
         if show:
@@ -48,6 +42,13 @@ class InstanceLocalVisualizer(DetLocalVisualizer):
             mmcv.imwrite(picture[..., ::-1], out_file)
         else:
             self.add_image(name, picture, step)
+
+    def _instances(self, sample: DetDataSample, kind: str, score_thr: float) -> InstanceData | None:
+        for key in (f'{kind}_panoptic_seg', f'{kind}_sem_seg'):
+            if key in sample:
+                return panoptic_instances(sample.get(key), len(self.dataset_meta['classes']))
+        instances = sample.get(f'{kind}_instances')
+        return instances if instances is None or kind == 'gt' else instances[instances.scores > score_thr]
 
     def _picture(self, image: np.ndarray, instances: InstanceData) -> np.ndarray:
         labels = instances.labels.tolist()

@@ -41,8 +41,25 @@ def test_predictions_below_the_threshold_are_not_drawn(visualizer):
     assert (visualizer.get_image() == 100).all()
 
 
-def test_segmentations_are_drawn_as_by_mmdetection(visualizer):
-    image = np.zeros((64, 96, 3), np.uint8)
-    sample = DetDataSample(pred_sem_seg=PixelData(sem_seg=torch.ones(1, 64, 96, dtype=torch.long)))
+def panoptic():
+    ids = torch.ones(1, 64, 96, dtype=torch.long)
+    ids[0, 20:50, 20:60] = 1000
+    # Of no class.
+    ids[0, 60:] = 2
+    return PixelData(sem_seg=ids)
+
+
+@pytest.mark.parametrize('kind', ['InstanceLocalVisualizer', 'PanopticLocalVisualizer'])
+def test_segments_are_drawn_in_place_of_instances(kind):
+    visualizer = VISUALIZERS.get(kind)()
+    visualizer.dataset_meta = dict(classes=CLASSES, palette=PALETTE)
+    image = np.full((64, 96, 3), 100, np.uint8)
+    sample = DetDataSample(pred_panoptic_seg=panoptic(), gt_sem_seg=PixelData(sem_seg=torch.full((1, 64, 96), 255)))
     visualizer.add_datasample('x', image, sample, draw_gt=False)
-    assert visualizer.get_image().shape == image.shape and visualizer.get_image().any()
+    alone = visualizer.get_image()
+    thing, stuff, nothing = (alone[8 * y, 8 * 90 if y != 35 else 8 * 40].tolist() for y in (35, 55, 63))
+    assert thing[0] > thing[2] and stuff[2] > stuff[0] and nothing == [100, 100, 100]
+    sample.pred_instances = instances(1, scores=torch.tensor([0.9]))
+    visualizer.add_datasample('x', image, sample)
+    np.testing.assert_array_equal(visualizer.get_image()[:, 8 * 96 :], alone)
+    assert (visualizer.get_image()[:, : 8 * 96] == 100).all() and len(sample.pred_instances) == 1
