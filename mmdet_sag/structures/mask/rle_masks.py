@@ -40,7 +40,7 @@ class _Bitmaps:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.astype(dtype or bool)
 
-    # How torch.as_tensor and torch.tensor read what is not theirs.
+    # How torch.as_tensor and torch.tensor read what is not theirs, since PyTorch 2.6.
     def __dlpack__(self, **kwargs) -> Any:
         return self.to_tensor().__dlpack__(**kwargs)
 

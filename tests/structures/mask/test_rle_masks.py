@@ -20,6 +20,7 @@ from mmdet.structures.mask import encode_mask_results
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
 from torchvision.ops import masks_to_boxes
 from torchvision.utils import draw_segmentation_masks
 
@@ -135,8 +136,14 @@ def pixels_of(result):
     return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
+# torch.as_tensor, and what calls it: indices of a tensor.
+USES_DLPACK = ('as_tensor', 'tensor of a type', 'index of a scalar tensor', 'index of an image', 'picture')
+
+
 @pytest.mark.parametrize('use', USES)
 def test_they_do_what_a_tensor_of_bitmaps_does(use, masks, bitmaps):
+    if use in USES_DLPACK and digit_version(torch.__version__) < digit_version('2.6'):
+        pytest.skip('torch.as_tensor reads other types than its own since PyTorch 2.6')
     expected, actual = USES[use](bitmaps), USES[use](masks)
     assert isinstance(actual, RLEMasks) or type(actual) is type(expected)
     assert pixels_of(actual).dtype == pixels_of(expected).dtype
