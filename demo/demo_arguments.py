@@ -8,7 +8,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
-    parser.add_argument('--score-thr', '--pred-score-thr', type=float, default=0.3, help='lowest score that is shown')
+    parser.add_argument('--score-thr', '--pred-score-thr', type=float, default=0.5, help='lowest score that is shown')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')
     parser.add_argument('--batch-size', type=int, default=1, help='images, or tiles, that the model gets together')
     parser.add_argument(

@@ -11,7 +11,7 @@ from mmcv.image import imwrite
 from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters.image_header import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
@@ -22,10 +22,12 @@ _MAX_NAMED = 5
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('img', help="image file, folder, or pattern such as 'photos/*.jpg' in quotes")
     add_arguments(parser)
-    parser.add_argument('--out-dir', default='outputs', help='folder that gets pictures (vis/) and results.json')
+    parser.add_argument(
+        '--out', '--out-dir', default='outputs', help='folder that gets pictures (vis/) and results.json'
+    )
     parser.add_argument('--no-pictures', action='store_true', help='write results.json alone')
     return parser.parse_args()
 
@@ -33,8 +35,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     paths = find_images(args.img)
-    out_dir = Path(args.out_dir)
-    check_writable_folder(out_dir, '--out-dir')
+    out_dir = Path(args.out)
+    check_writable_folder(out_dir, '--out')
     out_dir.mkdir(parents=True, exist_ok=True)
     predictor = make_predictor(args)
     predictions = CocoPredictions(predictor.classes, args.score_thr)
@@ -88,7 +90,7 @@ def find_images(source: str) -> list[Path]:
         return found
     if path.is_file():
         if path.suffix.lower() in VIDEO_SUFFIXES:
-            raise InputError(f'{source} is a video: give it to demo/video_demo.py')
+            raise InputError(f'{source} is a video: give it to mmdet-sag predict-video')
         return [path]
     paths = map(Path, glob.glob(source, recursive=True))
     found = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -1,6 +1,5 @@
 """Pictures of the demo's results: losses and AP over the training, and segmentations beside the ground truth."""
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,10 +13,12 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 import pycocotools.mask as mask_utils
+import torch
 from matplotlib.patches import Patch
-from PIL import Image
+from mmengine.structures import InstanceData
 
 from mmdet_sag.datasets.coco_instance_panoptic import read_segment_ids
+from mmdet_sag.visualization import draw_instances
 
 LOSSES = {
     'loss': 'total',
@@ -29,14 +30,12 @@ LOSSES = {
     'loss_seg': 'semantic',
 }
 ROWS = ('image', 'ground truth', 'prediction')
-# Enlarged, so that outlines are thin.
-ZOOM = 4
 
 Colour = tuple[int, int, int]
 
 
 class Region(NamedTuple):
-    """A region of an image: category id, float mask (H, W), and whether it is a crowd, which is drawn as an outline."""
+    """A region of an image: category id, mask (H, W), bool, and whether it is a crowd, which is drawn as an outline."""
 
     category: int
     mask: np.ndarray
@@ -100,8 +99,8 @@ def draw_result_grid(
     """
     dataset = json.loads((data_root / 'annotations/instances_val2017.json').read_text())
     predictions = [p for p in json.loads(predictions_file.read_text()) if p['score'] >= score_thr]
-    # The best last: it lies on top.
-    predictions.sort(key=lambda prediction: prediction['score'])
+    # The best lies on top.
+    predictions.sort(key=lambda prediction: -prediction['score'])
 
     def regions(annotations: list[dict]) -> Callable[[dict], list[Region]]:
         by_image = defaultdict(list)
@@ -133,10 +132,10 @@ def draw_panoptic_grid(data_root: Path, predictions_file: Path, palette: Sequenc
         def of_image(image: dict) -> list[Region]:
             entry = entries[image['id']]
             ids = read_segment_ids(str(path.with_suffix('') / entry['file_name']))
-            # Things last: their outlines lie over those of stuff.
+            # Things lie over stuff.
             return [
-                Region(segment['category_id'], (ids == segment['id']).astype(np.float32), bool(segment.get('iscrowd')))
-                for segment in sorted(entry['segments_info'], key=lambda segment: -segment['category_id'])
+                Region(segment['category_id'], ids == segment['id'], bool(segment.get('iscrowd')))
+                for segment in sorted(entry['segments_info'], key=lambda segment: segment['category_id'])
             ]
 
         return of_image
@@ -155,32 +154,44 @@ def _draw_grid(
     num_images: int = 5,
 ) -> None:
     """Save a column for each of the first images, with a row for the image and for each of its segmentations."""
-    colours = {category['id']: colour for category, colour in zip(dataset['categories'], palette)}
+    labels = {category['id']: label for label, category in enumerate(dataset['categories'])}
+    classes = [category['name'] for category in dataset['categories']]
     images = dataset['images'][:num_images]
     figure, axes = plt.subplots(
-        3, len(images), figsize=(2 * len(images), 6.4), dpi=100, layout='constrained', squeeze=False
+        3, len(images), figsize=(2 * len(images), 6.4), dpi=120, layout='constrained', squeeze=False
     )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     for column, image in enumerate(images):
-        picture = cv2.imread(str(data_root / 'val2017' / image['file_name']))[..., ::-1]
-        picture = cv2.resize(picture, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
+        picture = cv2.imread(str(data_root / 'val2017' / image['file_name']))
         for row, regions in enumerate([[], *(segmentation(image) for segmentation in segmentations)]):
-            painted = picture.copy()
-            for region in regions:
-                _paint(painted, region, colours[region.category])
-            axes[row, column].imshow(painted)
+            axes[row, column].imshow(_draw(picture, regions, labels, classes, palette)[..., ::-1])
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].spines[:].set_visible(False)
     for row, name in enumerate(ROWS):
         axes[row, 0].set_ylabel(name, fontsize=12)
-    handles = [Patch(color=np.array(colours[c['id']]) / 255, label=c['name']) for c in dataset['categories']]
+    handles = [Patch(color=np.array(colour) / 255, label=name) for name, colour in zip(classes, palette)]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 6), frameon=False, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
-    # Textures do not compress: with 256 colours, dithered, the file is a third as large and looks the same.
-    grid = Image.open(buffer).convert('RGB')
-    grid.quantize(palette=grid.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(out_file, optimize=True)
+    figure.savefig(out_file)
     plt.close(figure)
+
+
+def _draw(
+    image: np.ndarray, regions: list[Region], labels: dict[int, int], classes: list[str], palette: Sequence[Colour]
+) -> np.ndarray:
+    """Draw regions over an image, BGR: the first ones on top, crowds as outlines."""
+    objects = [region for region in regions if region.mask.any() and not region.is_crowd]
+    instances = InstanceData(
+        bboxes=torch.zeros(len(objects), 4),
+        labels=torch.tensor([labels[region.category] for region in objects], dtype=torch.long),
+        masks=torch.from_numpy(np.array([region.mask for region in objects], dtype=bool)),
+    )
+    picture = draw_instances(image, instances, classes, palette, max_names=0, strip=False)
+    for region in regions:
+        if region.is_crowd:
+            mask = cv2.resize(region.mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, contours, -1, palette[labels[region.category]][::-1], 2, cv2.LINE_AA)
+    return picture
 
 
 def _mask(segmentation: list | dict, image: dict) -> np.ndarray:
@@ -188,13 +199,4 @@ def _mask(segmentation: list | dict, image: dict) -> np.ndarray:
         segmentation = mask_utils.merge(mask_utils.frPyObjects(segmentation, image['height'], image['width']))
     elif isinstance(segmentation['counts'], list):
         segmentation = mask_utils.frPyObjects(segmentation, image['height'], image['width'])
-    return mask_utils.decode(segmentation).astype(np.float32)
-
-
-def _paint(picture: np.ndarray, region: Region, colour: Colour) -> None:
-    mask = cv2.resize(region.mask, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_LINEAR) > 0.5
-    if not region.is_crowd:
-        picture[mask] = 0.4 * picture[mask] + 0.6 * np.array(colour)
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, (255, 255, 255), 5, cv2.LINE_AA)
-    cv2.drawContours(picture, contours, -1, colour, 2, cv2.LINE_AA)
+    return mask_utils.decode(segmentation).astype(bool)

@@ -19,7 +19,7 @@ from result_pictures import draw_panoptic_grid, draw_result_grid, draw_training_
 from terminaltables import AsciiTable
 
 from mmdet_sag.analysis import read_scalars
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.atomic_file_backend import AtomicFileBackend
 from mmdet_sag.errors import InputError
 
@@ -58,7 +58,7 @@ PANOPTIC_DEMO = Demo(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('--panoptic', action='store_true', help='Panoptic-CenterMask, on images with stuff')
     parser.add_argument(
         '--work-dir', type=Path, help='folder of all results; default: work_dirs/demo, or demo_panoptic there'

@@ -12,7 +12,7 @@ from demo_arguments import add_arguments, make_predictor, nothing_found
 from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_file
 
@@ -21,7 +21,7 @@ CODECS = {'.mp4': 'mp4v', '.webm': 'VP80', '.avi': 'MJPG', '.mkv': 'mp4v'}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('video', help='video file, or the number of a camera, e.g. 0')
     add_arguments(parser)
     parser.add_argument('--out', default='outputs/video.mp4', help=f'video to write: {", ".join(CODECS)}')

@@ -1,23 +1,22 @@
 """A page in the browser: drop a picture, move a threshold, see masks and where the mask head looks.
 
-It needs gradio (pip install gradio), and is there for this machine alone unless --host says otherwise.
+It needs gradio (pip install 'mmdet_sag[web]'), and is there for this machine alone unless --host says otherwise.
 """
 
 import argparse
 import os
 
-import cv2
 import numpy as np
 from demo_arguments import add_arguments, make_predictor
 
 from mmdet_sag.apis import ImagePredictor
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.errors import InputError
 from mmdet_sag.visualization import AttentionRecorder, paste_attention
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_arguments(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to listen at')
     parser.add_argument('--port', type=int, default=7860, help='port to listen at')
@@ -31,7 +30,7 @@ def main() -> None:
         os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
         import gradio
     except ImportError as e:
-        raise InputError('the package gradio is not installed: pip install gradio') from e
+        raise InputError("the package gradio is not installed: pip install 'mmdet_sag[web]'") from e
     if int(gradio.__version__.split('.')[0]) < 6:
         raise InputError(f'the page needs gradio 6, and {gradio.__version__} is installed: pip install -U gradio')
     page = make_page(gradio, Look(make_predictor(args)))
@@ -78,9 +77,8 @@ class Look:
         rgb = np.ascontiguousarray(bgr[..., ::-1])
         heat = None
         if attention is not None:
-            heat = AttentionRecorder.overlay(paste_attention(*attention, sample, sample, score_thr), rgb)
-            # As large as the masks beside it, but for a strip below those.
-            heat = cv2.resize(heat, (masks.shape[1], round(masks.shape[1] * heat.shape[0] / heat.shape[1])))
+            heat = paste_attention(*attention, sample, sample, score_thr)
+            heat = AttentionRecorder.overlay(heat, rgb, width=masks.shape[1])
         if 'pred_instances' not in sample:
             return masks, heat, ''
         number = int((sample.pred_instances.scores >= score_thr).sum())

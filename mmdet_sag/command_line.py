@@ -1,9 +1,11 @@
 """The exit status and the error line of every command of this package."""
 
+import argparse
 import enum
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -23,12 +25,24 @@ class ExitStatus(enum.IntEnum):
     INPUT_ERROR = 2
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of a description, and adds the default values that are not said yet."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.default is None or action.default is False or action.default == [] or 'default' in action.help
+        return action.help if said else super()._get_help_string(action)
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command and exit. An :class:`InputError` and Ctrl-C are printed as one line, once on each machine.
 
     Args:
         main: The command. It returns its exit status, or None for success.
     """
+    # Of the packages beneath, where no user can change anything.
+    warnings.filterwarnings(
+        'ignore', message='pkg_resources is deprecated|`torch.cuda.amp.autocast|torch.meshgrid: in an upcoming'
+    )
     message = ''
     try:
         status = main() or ExitStatus.DONE

@@ -1,8 +1,10 @@
-"""Registers the classes of this package in MMDetection's registries."""
+"""Registers the classes of this package in MMDetection's registries, and makes its configs known by their names."""
 
 import importlib.util
+import os.path
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -29,6 +31,8 @@ def register_with_mmdet() -> None:
     """
     _when_imported('mmdet.registry', _add_locations)
     _when_imported('mmengine.runner.checkpoint', _register_loaders)
+    _when_imported('mmengine.config.config', _know_configs)
+    _when_imported('mmengine.infer.infer', _know_models)
 
 
 def _when_imported(name: str, function: Callable[[ModuleType], None]) -> None:
@@ -83,3 +87,34 @@ def _register_loaders(module: ModuleType) -> None:
     from .checkpoints.loaders import register_loaders
 
     register_loaders()
+
+
+def _know_configs(module: ModuleType) -> None:
+    """Let ``_base_ = 'mmdet_sag::...'`` name an installed config, as ``'mmdet::...'`` does."""
+    import_module('mmengine.config.utils').MODULE2PACKAGE['mmdet_sag'] = 'mmdet_sag'
+    find = module.Config._get_cfg_path
+
+    @wraps(find)
+    def find_in_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        # Our classes are in MMDetection's registries.
+        return path, 'mmdet' if scope == 'mmdet_sag' else scope
+
+    module.Config._get_cfg_path = staticmethod(find_in_scope)
+
+
+def _know_models(module: ModuleType) -> None:
+    """Let ``DetInferencer`` find the models of our metafiles among MMDetection's."""
+    inferencer = module.BaseInferencer
+    models_of = inferencer._get_models_from_metafile
+
+    @wraps(models_of)
+    def models_of_both(folder: str) -> Iterator[dict]:
+        yield from models_of(folder)
+        if folder == inferencer._get_repo_or_mim_dir('mmdet'):
+            own = inferencer._get_repo_or_mim_dir('mmdet_sag')
+            for model in models_of(own):
+                # Without weights, MMDetection warns and initializes the model.
+                yield {'Weights': None, **model, 'Config': os.path.join(own, model['Config'])}
+
+    inferencer._get_models_from_metafile = staticmethod(models_of_both)

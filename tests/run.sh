@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
 # Sets up what is missing (see tools/setup_env.sh), then runs the whole test suite: ruff, mypy and pytest.
-# Arguments go to pytest, which runs files of tests side by side. The exit status is 0 only if everything passed.
+# Arguments go to pytest, which runs files of tests side by side: tests/run.sh tests/models -k attention
+# The exit status is 0 only if everything passed.
 set -euo pipefail
+
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 python="$("$root/tools/setup_env.sh")"

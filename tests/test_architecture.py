@@ -14,7 +14,7 @@ FLOORS = (
     ('models', 'datasets', 'visualization', 'evaluation', 'checkpoints'),
     ('checks', 'engine', 'cpu'),
     ('analysis', 'apis', 'configuration', 'deployment'),
-    ('registration',),
+    ('registration', '__main__'),
 )
 
 # The old door of a tool, which stays for one release.

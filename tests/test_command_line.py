@@ -1,15 +1,55 @@
 """Every command line answers bad input with one line and one exit status."""
 
+import argparse
+import ast
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
-from mmdet_sag.command_line import ExitStatus, run_command
+from mmdet_sag.command_line import ExitStatus, HelpFormatter, run_command
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def calls(path, name):
+    """Calls of a function or method in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
+            yield node
+
+
+def test_every_command_shows_its_defaults_and_calls_its_output_out():
+    paths = [path for folder in ('tools', 'demo') for path in (ROOT / folder).rglob('*.py')]
+    parsers = [call for path in paths for call in calls(path, 'ArgumentParser')]
+    assert len(parsers) > 10
+    assert all('formatter_class=HelpFormatter' in ast.unparse(parser) for parser in parsers)
+    options = [ast.unparse(call.args[0]).strip("'") for path in paths for call in calls(path, '.add_argument')]
+    assert '--out' in options and not {'--out-dir', '--output', '--out-file'} & set(options)
+
+
+def test_defaults_are_said_once_and_none_and_false_are_not_said(capsys):
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    parser.add_argument('--seed', type=int, default=0, help='seed')
+    parser.add_argument('--size', type=int, help='size; default: by data')
+    parser.add_argument('--device', help='device')
+    parser.add_argument('--quick', action='store_true', help='less')
+    parser.print_help()
+    lines = [line[19:].strip() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert lines == ['seed (default: 0)', 'size; default: by data', 'device', 'less']
+
+
+def test_commands_are_silent_about_the_package_that_mmengine_reads_versions_with(recwarn):
+    def main():
+        warnings.warn('pkg_resources is deprecated as an API.', UserWarning, stacklevel=1)
+        warnings.warn('something else', UserWarning, stacklevel=1)
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert [str(warning.message) for warning in recwarn] == ['something else']
 
 
 def refuse():

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdet_sag.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
+EXTRAS = dict(cpu='cpu.txt', deploy='deploy.txt', dev='tests.txt', video='video.txt', web='web.txt')
 ONLY_IN_A_CLONE = ('run.sh', 'run_demo.py', 'result_pictures.py', 'setup_env.sh')
 SOURCES = ('configs', 'demo', 'mmdet_sag', 'requirements', 'tools')
 SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')
@@ -116,27 +119,47 @@ def test_the_wheel_asks_for_the_ranges_of_requirements_txt(wheel):
     assert metadata['License'] == 'Apache-2.0'
 
 
+def test_the_wheel_has_a_command_whose_tools_are_in_it(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (entry_points,) = (name for name in archive.namelist() if name.endswith('.dist-info/entry_points.txt'))
+        assert 'mmdet-sag = mmdet_sag.__main__:main' in archive.read(entry_points).decode()
+        assert {f'mmdet_sag/.mim/{tool}' for tool, _ in COMMANDS.values()} <= set(archive.namelist())
+
+
+@pytest.mark.parametrize('extra, file', EXTRAS.items())
+def test_the_wheel_has_an_extra_for_each_file_of_requirements(extra, file, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        metadata = message_from_string(archive.read(name).decode())
+    asked = [
+        line.split(';')[0]
+        for line in metadata.get_all('Requires-Dist')
+        if f"extra == '{extra}'" in line.replace('"', "'")
+    ]
+    lines = (ROOT / 'requirements' / file).read_text().splitlines()
+    assert sorted(asked) == sorted(line for line in lines if line[:1].isalpha())
+
+
 def test_an_installed_wheel_registers_its_classes_and_runs_its_own_tool(installed, tmp_path):
-    tool = installed / 'mmdet_sag/.mim/tools/train.py'
-    script = f"""
-import runpy, sys
-import mmdet_sag
+    script = """
+import sys
+import mmdet_sag.__main__
 from mmdet.registry import MODELS
 print(mmdet_sag.__file__, MODELS.get('SAGMaskHead').__name__, flush=True)
-sys.argv = ['train.py', '--help']
-runpy.run_path({str(tool)!r}, run_name='__main__')
+sys.argv = ['mmdet-sag', 'train', '--help']
+mmdet_sag.__main__.main()
 """
     environment = {**os.environ, 'PYTHONPATH': str(installed)}
     output = subprocess.run(
         [sys.executable, '-c', script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     ).stdout
-    assert output.startswith(f'{installed / "mmdet_sag/__init__.py"} SAGMaskHead\nusage: train.py')
+    assert output.startswith(f'{installed / "mmdet_sag/__init__.py"} SAGMaskHead\nusage: mmdet-sag train')
     assert '--resume' in output
 
 
 def test_an_installed_wheel_makes_the_demo_data_set(installed, tmp_path):
-    tool = installed / 'mmdet_sag/.mim/tools/dataset_converters/make_demo_dataset.py'
-    command = [sys.executable, str(tool), '--out', 'shapes', '--num-train', '1', '--num-val', '1']
+    options = ['--out', 'shapes', '--num-train', '1', '--num-val', '1']
+    command = [sys.executable, '-m', 'mmdet_sag', 'make-demo-data', *options]
     environment = {**os.environ, 'PYTHONPATH': str(installed)}
     output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
     assert output == 'shapes: 1 training and 1 validation images made\n'
@@ -169,7 +192,13 @@ def test_a_tool_of_an_editable_install_is_that_of_the_source_tree(editable, tmp_
     assert output == f"{source / 'tools/train.py'} __main__ ['a'] {source / 'tools'}\n"
 
 
-SCRIPTS = ['.ci/run', 'demo/run.sh', 'tests/run.sh', *sorted(f'tools/{path.name}' for path in ROOT.glob('tools/*.sh'))]
+SCRIPTS = [
+    '.ci/run',
+    '.ci/walk_wheel',
+    'demo/run.sh',
+    'tests/run.sh',
+    *sorted(f'tools/{path.name}' for path in ROOT.glob('tools/*.sh')),
+]
 
 
 @pytest.mark.parametrize('script', SCRIPTS)
@@ -177,6 +206,14 @@ def test_a_script_is_executable_and_bash_can_read_it(script):
     path = ROOT / script
     assert os.access(path, os.X_OK)
     subprocess.run(['bash', '-n', str(path)], check=True)
+
+
+@pytest.mark.parametrize('script', ['demo/run.sh', 'tests/run.sh', 'tools/setup_env.sh'])
+def test_a_script_that_sets_up_explains_itself_without_setting_up(script, tmp_path):
+    environment = {**os.environ, 'MMDET_SAG_VENV': str(tmp_path / 'venv'), 'PYTHON': 'none'}
+    said = subprocess.run([ROOT / script, '--help'], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.count('\n') >= 3 and '#' not in said.stdout and not said.stderr
+    assert not (tmp_path / 'venv').exists()
 
 
 def make_command(folder: Path, name: str, script: str) -> Path:

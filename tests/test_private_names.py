@@ -35,6 +35,7 @@ DECLARED = {
     'mmdet.models.roi_heads.mask_heads.maskiou_head.MaskIoUHead': {
         '_get_area_ratio': 'self pos_proposals pos_assigned_gt_inds gt_masks',
     },
+    'mmdet.models.roi_heads.scnet_roi_head.SCNetRoIHead': {'_fuse_glbctx': 'self roi_feats glbctx_feat rois'},
     'mmdet.models.roi_heads.standard_roi_head.StandardRoIHead': {
         '_bbox_forward': 'self x rois',
         '_mask_forward': 'self x rois pos_inds bbox_feats',
@@ -42,9 +43,7 @@ DECLARED = {
     'mmdet.models.seg_heads.panoptic_fusion_heads.heuristic_fusion_head.HeuristicFusionHead': {
         '_predict_single': 'self mask_results seg_preds kwargs',
     },
-    'mmdet.visualization.local_visualizer.DetLocalVisualizer': {
-        '_draw_panoptic_seg': 'self image panoptic_seg classes palette',
-    },
+    'mmengine.config.Config': {'_get_cfg_path': 'cfg_path filename'},
     'mmengine.config.DictAction': {'_parse_int_float_bool': 'val', '_parse_iterable': 'val'},
     'mmengine.dataset.base_dataset.BaseDataset': {'_join_prefix': 'self'},
     'mmengine.hooks.checkpoint_hook.CheckpointHook': {
@@ -55,6 +54,7 @@ DECLARED = {
     'mmengine.hooks.iter_timer_hook.IterTimerHook': {
         '_after_iter': 'self runner batch_idx data_batch outputs mode',
     },
+    'mmengine.infer.BaseInferencer': {'_get_models_from_metafile': 'dir', '_get_repo_or_mim_dir': 'scope'},
     'mmengine.logging.history_buffer.HistoryBuffer': {
         '_count_history': None,
         '_log_history': None,
@@ -137,7 +137,8 @@ def imported_or_read() -> set[str]:
     nodes = [node for module in own_modules() for node in ast.walk(tree(module))]
     own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    own |= {node.attr for node in stored if isinstance(node.value, ast.Name) and node.value.id in ('self', 'cls')}
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)} - own
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and is_foreign(node.module):

@@ -1,7 +1,9 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from mmdet.apis import DetInferencer
 
 
 def python(script: str) -> str:
@@ -12,7 +14,7 @@ def python(script: str) -> str:
 def test_what_commands_without_a_model_need_imports_no_framework():
     script = """
 import sys
-import mmdet_sag.command_line, mmdet_sag.fileio
+import mmdet_sag.__main__, mmdet_sag.command_line, mmdet_sag.fileio
 import mmdet_sag.configuration.training_data_summary, mmdet_sag.datasets.converters, mmdet_sag.datasets.coco_file
 print(*(name for name in ('torch', 'mmcv', 'mmengine', 'mmdet') if name in sys.modules))
 """
@@ -53,3 +55,28 @@ print(*(key for name in LOCATIONS for key in set(getattr(mmdet.registry, name).m
 """
     # The detector of an exported file is built by name only where its module is imported.
     assert python(script) == 'ExportedDetector'
+
+
+def test_a_config_inherits_from_an_installed_one_by_its_name(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = 'mmdet_sag::centermask_lite/centermask-lite_v39_fpn_ms-4x_coco.py'\nmine = 1\n")
+    script = f"""
+import mmdet_sag
+from mmdet.registry import MODELS
+from mmengine.config import Config
+config = Config.fromfile({str(config)!r})
+print(config.mine, config.model.backbone.arch, config.model._scope_)
+"""
+    assert python(script) == '1 V-39 mmdet'
+
+
+def test_an_inferencer_knows_our_models_and_those_of_mmdetection(monkeypatch):
+    monkeypatch.setattr(DetInferencer, '_init_model', lambda *args: SimpleNamespace(cfg=args[1], weights=args[2]))
+    monkeypatch.setattr(DetInferencer, '_init_visualizer', lambda *args: None)
+    monkeypatch.setattr('mmdet.apis.det_inferencer.revert_sync_batchnorm', lambda model: model)
+    ours = DetInferencer('centermask-lite_v39_fpn_ms-4x_coco', 'mine.pth').model
+    assert ours.cfg.model.type == 'CenterMask' and ours.weights == 'mine.pth'
+    assert DetInferencer('centermask-lite_v39_fpn_ms-4x_coco').model.weights is None
+    assert DetInferencer('rtmdet-s').model.weights.startswith('https://download.openmmlab.com/')
+    with pytest.raises(ValueError, match='Cannot find model: unet in mmdet'):
+        DetInferencer('unet')

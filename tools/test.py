@@ -16,7 +16,7 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmengine.logging import print_log
 
 from mmdet_sag.checks import check_inputs, hand_over
-from mmdet_sag.command_line import is_main_process_of_node
+from mmdet_sag.command_line import HelpFormatter, is_main_process_of_node
 from mmdet_sag.deployment.exported_detector import use_exported_model
 from mmdet_sag.deployment.formats import is_exported
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
@@ -28,7 +28,7 @@ from mmdet_sag.fileio import check_writable_file
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_arguments(parser)
     # After the config and before the options, as in MMDetection.
     parser.add_argument('checkpoint', help='checkpoint file, or exported model')
@@ -73,6 +73,7 @@ def main() -> None:
         checkpoint = load_checkpoint_file(args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
+        cfg.default_hooks.visualization.setdefault('score_thr', 0.5)
 
     contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}
     if exported:

@@ -8,7 +8,7 @@ from mmengine.device import get_device
 from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
 
 from mmdet_sag.checks import check_inputs, hand_over
-from mmdet_sag.command_line import is_main_process_of_node
+from mmdet_sag.command_line import HelpFormatter, is_main_process_of_node
 from mmdet_sag.engine.checkpoint_files import (
     load_checkpoint_file,
     newest_checkpoint,
@@ -29,7 +29,7 @@ from mmdet_sag.models.model_config import unfreeze_random_backbones
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(

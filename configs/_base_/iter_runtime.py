@@ -18,3 +18,4 @@ default_hooks = dict(
     class_count=dict(type='NumClassCheckHook'),
 )
 log_processor = dict(by_epoch=False)
+visualizer = dict(type='InstanceLocalVisualizer')

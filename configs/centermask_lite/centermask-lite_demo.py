@@ -105,3 +105,4 @@ default_hooks = dict(
     fast_training=dict(type='FastTrainingHook'),
 )
 log_processor = dict(by_epoch=False)
+visualizer = dict(type='InstanceLocalVisualizer')

@@ -37,7 +37,7 @@ class ImageResult(NamedTuple):
 
 
 def load_results(path: str | Path) -> list[ImageResult]:
-    """Read the predictions that ``tools/test.py --out`` writes (``DumpDetResults``, ``DumpRLEResults``).
+    """Read the predictions that ``mmdet-sag test --out`` writes (``DumpDetResults``, ``DumpRLEResults``).
 
     Reading a pickle can run code in it: do not open files of unknown origin.
 
@@ -48,13 +48,13 @@ def load_results(path: str | Path) -> list[ImageResult]:
         InputError: The file cannot be read, or holds something else.
     """
     if not Path(path).is_file():
-        raise InputError(f'results {path} do not exist: make them with tools/test.py --out')
+        raise InputError(f'results {path} do not exist: make them with mmdet-sag test --out')
     try:
         samples = load(str(path))
     # Unpickling can raise any exception.
     except Exception as e:
-        raise InputError(f'{path}: is damaged or no pickle; make it again with tools/test.py --out') from e
-    remedy = 'give a file that tools/test.py --out made of an instance segmentation model'
+        raise InputError(f'{path}: is damaged or no pickle; make it again with mmdet-sag test --out') from e
+    remedy = 'give a file that mmdet-sag test --out made of an instance segmentation model'
     if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
         raise InputError(f'{path}: holds no predictions; {remedy}')
     results = []

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ..datasets.coco_instance_panoptic import id_to_rgb
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..visualization import draw_instances
+from ..visualization import draw_instances, panoptic_instances
 from .tiles import Tile, make_tiles, merge_tiles
 
 
@@ -71,7 +71,7 @@ class ImagePredictor:
         config: str,
         checkpoint: str,
         device: str | None = None,
-        score_thr: float = 0.3,
+        score_thr: float = 0.5,
         classes: Sequence[str] | None = None,
         batch_size: int = 1,
         tile_size: int | None = None,
@@ -173,14 +173,13 @@ class ImagePredictor:
 
         ``score_thr`` is the lowest score of a detection that is drawn, by default the predictor's.
         """
-        if 'pred_panoptic_seg' not in sample:
+        if 'pred_panoptic_seg' in sample:
+            pred = panoptic_instances(sample.pred_panoptic_seg, len(self.classes))
+        else:
             pred = sample.pred_instances
             pred = pred[pred.scores >= (self.score_thr if score_thr is None else score_thr)]
-            palette = self.inferencer.model.dataset_meta.get('palette')
-            return draw_instances(image, pred, self.classes, palette, strip=strip)
-        visualizer = self.inferencer.visualizer
-        visualizer.add_datasample('prediction', np.ascontiguousarray(image[..., ::-1]), sample, draw_gt=False)
-        return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+        palette = self.inferencer.model.dataset_meta.get('palette')
+        return draw_instances(image, pred, self.classes, palette, strip=strip)
 
     def best_score(self, sample: DetDataSample) -> tuple[float, str] | None:
         """Return the highest score of a prediction and its class, or None without detections."""

@@ -99,7 +99,7 @@ def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
     try:
         import supervision
     except ImportError as e:
-        raise InputError('the package supervision is not installed: pip install supervision') from e
+        raise InputError("the package supervision is not installed: pip install 'mmdet_sag[video]'") from e
     pred = sample.pred_instances.cpu()
     labels = np.asarray(pred.labels, dtype=int)
     data = {}

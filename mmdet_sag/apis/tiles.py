@@ -88,7 +88,7 @@ def _place(tile: Tile, pred: InstanceData, height: int, width: int) -> tuple[Ins
 
 
 def _place_mask(mask, tile: Tile, height: int, width: int) -> dict:
-    bitmap = mask.decode() if hasattr(mask, 'decode') else np.asarray(mask.cpu(), dtype=bool)
+    bitmap = np.asarray(mask.cpu(), dtype=bool)
     rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
     if not len(rows):
         return place_rle(bitmap[:1, :1], tile.x, tile.y, height, width)

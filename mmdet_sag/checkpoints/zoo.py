@@ -95,7 +95,7 @@ def find_zoo_config(model: str) -> Path:
         raise InputError(f"--model '{model}' may be {', '.join(sorted(models))}: give one of them")
     if 'panoptic' in name:
         raise InputError(
-            f"--model '{model}': panoptic models need stuff annotations, which to_coco.py does not make: take an "
+            f"--model '{model}': panoptic models need stuff annotations, which convert-data does not make: take an "
             'instance model, such as centermask_v39, or see docs/datasets.md for a config by hand'
         )
     shown = list(dict.fromkeys(stem.split('_fpn_')[0] for stem in configs))

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 
 from ..errors import InputError
 
-FULL_CHECK = 'tools/misc/check_dataset.py'
+FULL_CHECK = 'mmdet-sag check-data'
 
 
 class Subject(enum.Enum):
@@ -27,7 +27,7 @@ class Stops(enum.Flag):
 
 
 class Fix(enum.Enum):
-    """What ``tools/misc/check_dataset.py --fix`` does about a problem."""
+    """What ``mmdet-sag check-data --fix`` does about a problem."""
 
     DROP_IMAGE = 'image and its annotations removed'
     DROP_LATER_IMAGE = 'later entry removed'

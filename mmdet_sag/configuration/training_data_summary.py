@@ -41,14 +41,14 @@ class TrainingDataSummary:
 
     @classmethod
     def of_folder(cls, root: Path) -> 'TrainingDataSummary':
-        """Read a folder that ``tools/dataset_converters/to_coco.py`` made, or one in COCO's own layout.
+        """Read a folder that ``mmdet-sag convert-data`` made, or one in COCO's own layout.
 
         Raises:
             InputError: A file or folder is missing, or there are no objects.
         """
         if not root.is_dir():
             what = 'is a file' if root.exists() else 'does not exist'
-            raise InputError(f"data folder '{root}' {what}: give the folder that to_coco.py made")
+            raise InputError(f"data folder '{root}' {what}: give the folder that mmdet-sag convert-data made")
         paths = {split: _annotation_file(root, split) for split in ('train', 'val', 'test')}
         paths = {split: path for split, path in paths.items() if path is not None}
         ann_files = {split: path.relative_to(root).as_posix() for split, path in paths.items()}
@@ -61,7 +61,7 @@ class TrainingDataSummary:
         if classes != others:
             raise InputError(
                 f"'{paths['train']}' and '{paths['val']}' have different categories: make both with one run of "
-                "'tools/dataset_converters/to_coco.py'"
+                "'mmdet-sag convert-data'"
             )
         return cls(root, ann_files, folders, tuple(classes), **_of_training(train, paths['train']))
 
@@ -73,8 +73,8 @@ def _annotation_file(root: Path, split: str) -> Path | None:
         raise InputError(f"'{root / 'annotations'}' has several files for {split} ({names}): leave one")
     if not found and split != 'test':
         raise InputError(
-            f"'{root}' has no annotations/instances_{split}.json: make it with 'python "
-            f"tools/dataset_converters/to_coco.py {root} --out DIR', and give DIR"
+            f"'{root}' has no annotations/instances_{split}.json: make it with 'mmdet-sag "
+            f"convert-data {root} --out DIR', and give DIR"
         )
     return found[0] if found else None
 

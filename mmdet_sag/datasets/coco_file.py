@@ -31,7 +31,7 @@ def check_not_yolo(path: str) -> None:
     if found:
         raise InputError(
             f"'{path}' holds labels of YOLO, not annotations in COCO's format: convert them with "
-            f"'tools/dataset_converters/to_coco.py {source} --out DIR', and name the file that this writes"
+            f"'mmdet-sag convert-data {source} --out DIR', and name the file that this writes"
         )
 
 

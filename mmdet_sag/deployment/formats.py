@@ -46,8 +46,7 @@ class ExportFormat:
                 __import__(package)
             except ImportError as e:
                 raise InputError(
-                    f'--format {self.name} --precision {precision} needs {package}: pip install -r '
-                    'requirements/deploy.txt'
+                    f"--format {self.name} --precision {precision} needs {package}: pip install 'mmdet_sag[deploy]'"
                 ) from e
 
     def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from mmdet.registry import RUNNERS
+from mmdet.registry import RUNNERS, VISUALIZERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, barrier, init_dist, is_distributed
@@ -169,6 +170,9 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, with :func:`init_processes`. The log names the operators in use."""
     setup_cache_size_limit_of_dynamo()
     init_processes(cfg)
+    visualizer = cfg.get('visualizer') or {}
+    if isinstance(visualizer.get('type'), str) and VISUALIZERS.get(visualizer['type']) is DetLocalVisualizer:
+        visualizer['type'] = 'InstanceLocalVisualizer'
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
     return runner

@@ -6,16 +6,14 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets.config_datasets import test_dataset
 from ..errors import InputError
-from ..models import TwoStageMaskTTAModel
-
-_DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+from ..models import CenterMask, PanopticCenterMask, TwoStageMaskTTAModel
 
 
 def use_tta(cfg: Config) -> None:
     """Test a config's model with test-time augmentation.
 
     ``tta_model`` and ``tta_pipeline`` of the config are used. By default, images are flipped, and detections are merged
-    by the model's own NMS.
+    by the model's own NMS. A semi-supervised model is augmented as the detector that it holds.
 
     Raises:
         InputError: The model predicts masks, which its model of test-time augmentation cannot merge.
@@ -26,7 +24,7 @@ def use_tta(cfg: Config) -> None:
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    tta_model = cfg.get('tta_model', dict(type='DetTTAModel', tta_cfg=_DEFAULT_TTA_CFG))
+    tta_model = cfg.get('tta_model') or _own_tta_model(cfg.model.get('detector', cfg.model))
     if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
         if not TwoStageMaskTTAModel.supports(cfg.model):
             raise InputError(
@@ -39,6 +37,15 @@ def use_tta(cfg: Config) -> None:
         tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+def _own_tta_model(detector: ConfigDict) -> dict:
+    kind = MODELS.get(detector.type) if isinstance(detector.type, str) else detector.type
+    if not (isinstance(kind, type) and issubclass(kind, CenterMask)):
+        return dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    name = 'PanopticCenterMaskTTAModel' if issubclass(kind, PanopticCenterMask) else 'CenterMaskTTAModel'
+    test_cfg = detector.test_cfg.bbox_head
+    return dict(type=name, tta_cfg=dict(nms=test_cfg.nms, max_per_img=test_cfg.max_per_img))
 
 
 def _predicts_masks(cfg: Config) -> bool:

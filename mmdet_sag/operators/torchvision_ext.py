@@ -6,6 +6,7 @@ passes the ``options`` of a deformable convolution by name.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,21 +17,34 @@ from torch import Tensor
 
 _MMCV_BUILD = 'install mmcv with compiled operators (docs/install.md)'
 
+
+def _unusable(message: str) -> ImportError:
+    """Make the error of a torchvision that does not fit: uncaught, it is one line instead of the whole import."""
+    error, hook = ImportError(message, name='torchvision'), sys.excepthook
+
+    def print_uncaught(kind: type, raised: BaseException, trace: Any) -> None:
+        if raised is error:
+            print(f'error: {error}', file=sys.stderr)
+        else:
+            hook(kind, raised, trace)
+
+    sys.excepthook = print_uncaught
+    return error
+
+
 try:
     import torchvision
 except Exception as e:
     # A pair that does not fit raises an ImportError, an OSError or a RuntimeError, depending on the versions.
     _reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-    raise ImportError(
+    raise _unusable(
         f"torchvision's operators, which stand in for mmcv's compiled ones, cannot be loaded ({_reason}): install the "
-        f'torchvision that was built for torch {torch.__version__}, or {_MMCV_BUILD}',
-        name='torchvision',
+        f'torchvision that was built for torch {torch.__version__}, or {_MMCV_BUILD}'
     ) from e
 if not torchvision.extension._has_ops():
-    raise ImportError(
+    raise _unusable(
         f"torchvision {torchvision.__version__}, whose operators stand in for mmcv's compiled ones, was built for "
-        f'another torch than {torch.__version__}: install the one of this torch, or {_MMCV_BUILD}',
-        name='torchvision',
+        f'another torch than {torch.__version__}: install the one of this torch, or {_MMCV_BUILD}'
     )
 
 _ops = torch.ops.torchvision

@@ -1,5 +1,12 @@
 from .attention_recorder import AttentionRecorder, paste_attention
-from .draw_instances import draw_instances
-from .panoptic_local_visualizer import PanopticLocalVisualizer
+from .draw_instances import beside, draw_instances, panoptic_instances
+from .instance_local_visualizer import InstanceLocalVisualizer
 
-__all__ = ['AttentionRecorder', 'PanopticLocalVisualizer', 'draw_instances', 'paste_attention']
+__all__ = [
+    'AttentionRecorder',
+    'InstanceLocalVisualizer',
+    'beside',
+    'draw_instances',
+    'panoptic_instances',
+    'paste_attention',
+]

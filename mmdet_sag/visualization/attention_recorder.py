@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -92,8 +93,11 @@ class AttentionRecorder:
         return paste_attention(*self._calls[0], views[0], sample, score_thr)
 
     @staticmethod
-    def overlay(heat: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Draw the result of :meth:`heat` over an image, RGB, (H, W, 3)."""
+    def overlay(heat: np.ndarray, image: np.ndarray, width: int | None = None) -> np.ndarray:
+        """Draw the result of :meth:`heat` over an image, RGB, (H, W, 3), enlarged to ``width`` pixels."""
+        if width is not None:
+            size = (width, round(width * heat.shape[0] / heat.shape[1]))
+            heat, image = cv2.resize(heat, size), cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         return Visualizer.draw_featmap(torch.from_numpy(heat)[None], image, channel_reduction='squeeze_mean', alpha=0.4)
 
     def _keep_rois(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:

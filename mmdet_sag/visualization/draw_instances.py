@@ -1,4 +1,5 @@
 import logging
+import math
 import string
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -7,11 +8,16 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
+from mmdet.evaluation.functional import INSTANCE_OFFSET
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.mask.structures import BaseInstanceMasks
 from mmengine.logging import print_log
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import masks_to_boxes
 
 # Small images are enlarged to this shorter side, so that names fit, up to this longer side.
 _SHORT, _LONG = 480, 1600
@@ -28,14 +34,15 @@ def draw_instances(
 ) -> np.ndarray:
     """Draw detections as filled outlines in the colours of their classes, with names and scores.
 
-    This takes a hundredth of the time of MMDetection's visualizer, and enlarges small images. With more than
-    ``max_names`` detections, a strip below the image names the classes instead. Detections without a mask, or with an
-    empty one, are drawn as boxes.
+    This takes a hundredth of the time of MMDetection's visualizer, and enlarges small images. A model of one class has
+    a colour for each detection. With more than ``max_names`` detections, or where their names would cover each other, a
+    strip below the image names the classes instead. Detections without a mask, or with an empty one, are drawn as
+    boxes.
 
     Args:
         image: The image, BGR, (H, W, 3).
-        instances: Detections with ``bboxes``, ``labels``, ``scores`` and optional ``masks``, as a tensor of bitmaps or
-            :class:`RLEMasks`.
+        instances: Detections with ``bboxes``, ``labels``, and optional ``scores`` and ``masks``, as a tensor of bitmaps
+            (n, H, W), :class:`RLEMasks` or MMDetection's ``BitmapMasks`` and ``PolygonMasks``.
         classes: Class names.
         colours: RGB colours of the classes; None, or the name of a palette: hues far apart.
         max_names: Largest number of detections that are named one by one.
@@ -45,31 +52,59 @@ def draw_instances(
         The picture, BGR, enlarged if the image is small, with a strip below if there are many detections.
     """
     instances = instances.cpu()
-    zoom = int(np.clip(min(_SHORT / min(image.shape[:2]), _LONG / max(image.shape[:2])), 1, 8))
+    zoom = max(min(math.ceil(_SHORT / min(image.shape[:2])), _LONG // max(image.shape[:2]), 8), 1)
     picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    labels, scores = instances.labels.tolist(), instances.scores.tolist()
-    boxes = (instances.bboxes.numpy() * zoom).round().astype(int).tolist()
-    palette = {label: _colour(label, colours) for label in set(labels)}
+    labels = instances.labels.tolist()
+    boxes = (get_box_tensor(instances.bboxes).numpy() * zoom).round().astype(int).tolist()
+    masks = instances.get('masks')
+    if isinstance(masks, BaseInstanceMasks):
+        masks = masks.to_ndarray()
+    each = len(classes) == 1
+    drawn = [_colour(i, None) if each else _colour(label, colours) for i, label in enumerate(labels)]
+    width = 1 + min(picture.shape[:2]) // 500
     for i in reversed(range(len(labels))):
-        colour = palette[labels[i]]
-        bitmap = None
-        if 'masks' in instances:
-            mask = instances.masks[i]
-            bitmap = (mask.decode() if hasattr(mask, 'decode') else mask.numpy()).astype(np.uint8)
+        bitmap = None if masks is None else np.asarray(masks[i], dtype=np.uint8)
         if bitmap is not None and bitmap.any():
-            _paint(picture, bitmap, zoom, colour)
+            _paint(picture, bitmap, zoom, drawn[i], width)
         else:
             x1, y1, x2, y2 = boxes[i]
-            cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 255, 255), 4, cv2.LINE_AA)
-            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
+            cv2.rectangle(picture, (x1, y1), (x2, y2), drawn[i], width + 1, cv2.LINE_AA)
     if not labels:
         return picture
-    size = int(np.clip(min(picture.shape[:2]) / 40, 12, 24))
-    if len(labels) > max_names:
-        if not strip:
-            return picture
-        return _with_strip(picture, [(classes[k], labels.count(k), palette[k]) for k in sorted(palette)], size)
-    return _with_names(picture, boxes, [f'{classes[k]} {s:.2f}' for k, s in zip(labels, scores)], size)
+    size = int(np.clip(min(picture.shape[:2]) / 40, 11, 24))
+    names = [classes[label] for label in labels]
+    if 'scores' in instances:
+        names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores.tolist())]
+    if len(labels) <= max_names and _add_names(picture, boxes, names, drawn, size, needs_all=strip):
+        return picture
+    if not strip:
+        return picture
+    entries = [(classes[k], labels.count(k), None if each else drawn[labels.index(k)]) for k in sorted(set(labels))]
+    return _with_strip(picture, entries, size)
+
+
+def panoptic_instances(segmentation: PixelData, num_classes: int) -> InstanceData:
+    """Take a panoptic or semantic segmentation apart, for :func:`draw_instances`.
+
+    Args:
+        segmentation: ``sem_seg`` (1, H, W): label + 1000 x instance number. Other labels are no segments.
+        num_classes: Number of classes of things and stuff.
+
+    Returns:
+        The segments, things before stuff: ``bboxes``, ``labels`` and ``masks`` (n, H, W), bool.
+    """
+    ids = torch.as_tensor(segmentation.sem_seg).cpu()[0]
+    segments = ids.unique().flip(0)
+    segments = segments[segments % INSTANCE_OFFSET < num_classes]
+    masks = ids == segments[:, None, None]
+    return InstanceData(bboxes=masks_to_boxes(masks), labels=segments % INSTANCE_OFFSET, masks=masks)
+
+
+def beside(*pictures: np.ndarray) -> np.ndarray:
+    """Join pictures (H, W, 3) from left to right, white below those that are lower."""
+    height = max(len(picture) for picture in pictures)
+    pad = [((0, height - len(picture)), (0, 0), (0, 0)) for picture in pictures]
+    return np.concatenate([np.pad(picture, p, constant_values=255) for picture, p in zip(pictures, pad)], axis=1)
 
 
 def _font_file(texts: Iterable[str]) -> str:
@@ -113,44 +148,62 @@ def _colour(label: int, colours) -> tuple[int, int, int]:
     return tuple(int(c) for c in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
 
 
-def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int, int, int]) -> None:
+def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int, int, int], width: int) -> None:
     x, y, w, h = cv2.boundingRect(bitmap)
-    crop = cv2.resize(bitmap[y : y + h, x : x + w], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    # A pixel around it, and no stairs in an enlarged outline.
+    crop = cv2.copyMakeBorder(bitmap[y : y + h, x : x + w] * 255, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    crop = cv2.resize(crop, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)[zoom:-zoom, zoom:-zoom]
+    crop = (crop > 127).astype(np.uint8)
     part = picture[y * zoom : (y + h) * zoom, x * zoom : (x + w) * zoom]
     inside = crop.astype(bool)
-    part[inside] = (0.55 * part[inside] + 0.45 * np.array(colour)).astype(np.uint8)
+    part[inside] = (0.6 * part[inside] + 0.4 * np.array(colour)).astype(np.uint8)
     contours, _ = cv2.findContours(crop, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    offset = (x * zoom, y * zoom)
-    cv2.drawContours(picture, contours, -1, (255, 255, 255), 4, cv2.LINE_AA, offset=offset)
-    cv2.drawContours(picture, contours, -1, colour, 2, cv2.LINE_AA, offset=offset)
+    light = tuple(int(0.7 * c + 0.3 * 255) for c in colour)
+    cv2.drawContours(picture, contours, -1, light, width, cv2.LINE_AA, offset=(x * zoom, y * zoom))
 
 
-def _with_names(picture: np.ndarray, boxes: list, names: list[str], size: int) -> np.ndarray:
+def _add_names(
+    picture: np.ndarray, boxes: list, names: list[str], colours: list[tuple], size: int, needs_all: bool
+) -> bool:
+    """Write the names at their boxes, none over another; if ``needs_all``, only if there is room for every one.
+
+    Returns:
+        Whether the names were written.
+    """
     canvas = Image.fromarray(picture)
-    file = _font_file(names)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(file, size)
-    longest = max(draw.textlength(name, font) for name in names) + 4
-    if longest > canvas.width:
-        size = max(int(size * canvas.width / longest), 8)
-        font = ImageFont.truetype(file, size)
-    taken = []
-    for (x1, y1, *_), name in zip(boxes, names):
-        width, height = draw.textlength(name, font) + 4, size + 4
-        x = max(min(x1, canvas.width - width), 0)
-        first = y = max(min(y1 - height, canvas.height - height), 0)
-        # Names go below others; in a full picture, over them.
-        while any(abs(y - b) < height and x < a + c and a < x + width for a, b, c in taken):
-            y += 2
-            if y > canvas.height - height:
-                y = first
-                break
-        taken.append((x, y, width))
-        draw.text((x + 2, y), name, (255, 255, 255), font, stroke_width=max(size // 8, 2), stroke_fill=(0, 0, 0))
-    return np.array(canvas)
+    font = ImageFont.truetype(_font_file(names), size)
+    draw = ImageDraw.Draw(canvas)
+    height = size + 4
+    places: list[tuple[int, int, int]] = []
+    for (x1, y1, x2, y2), name in zip(boxes, names):
+        width = math.ceil(draw.textlength(name, font)) + 6
+        # Above the box, then down along its left and its right side.
+        tried = [(x, y) for y in range(y1 - height, y2, height // 2) for x in (x1, x2 - width)]
+        free = (
+            (x, y, width)
+            for x, y in ((_within(x, canvas.width - width), _within(y, canvas.height - height)) for x, y in tried)
+            if not any(abs(y - b) < height and x < a + c and a < x + width for a, b, c in places)
+        )
+        place = next(free, None)
+        if place is None and needs_all:
+            return False
+        places.append(place or (0, -height, 0))
+    for (x, y, width), name, colour in zip(places, names, colours):
+        if width:
+            draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), 3, fill=colour)
+            # Luminance by Rec. 601, of BGR.
+            dark = np.dot(colour, (0.114, 0.587, 0.299)) > 140
+            draw.text((x + 3, y + 2), name, (0, 0, 0) if dark else (255, 255, 255), font)
+    picture[:] = canvas
+    return True
+
+
+def _within(start: int, last: int) -> int:
+    return max(min(start, last), 0)
 
 
 def _with_strip(picture: np.ndarray, entries: list, size: int) -> np.ndarray:
-    """Add a strip with the colour, name and number of each class below the picture."""
+    """Add a strip with the colour, if it has one, the name and the number of each class below the picture."""
     font = ImageFont.truetype(_font_file(name for name, *_ in entries), size)
     rows: list[list] = [[]]
     left = size
@@ -167,6 +220,7 @@ def _with_strip(picture: np.ndarray, entries: list, size: int) -> np.ndarray:
     for i, row in enumerate(rows):
         top = int(size * 1.8) * i + size * 0.3
         for x, text, colour in row:
-            draw.rectangle((x, top + size * 0.2, x + size, top + size * 1.1), fill=colour)
+            if colour is not None:
+                draw.rectangle((x, top + size * 0.2, x + size, top + size * 1.1), fill=colour)
             draw.text((x + size * 1.4, top), text, (0, 0, 0), font)
     return np.concatenate([picture, np.array(strip)], axis=0)

@@ -25,7 +25,7 @@ def test_an_image_gets_a_picture_numbers_and_a_panoptic_png(inferencer, tmp_path
     cv2.imwrite(str(tmp_path / 'street.png'), image)
     out = tmp_path / 'out'
     (result,) = inferencer(str(tmp_path / 'street.png'), out_dir=str(out), no_save_pred=False)['predictions']
-    assert cv2.imread(str(out / 'vis/street.png')).shape[:2] == (96, 128)
+    assert cv2.imread(str(out / 'vis/street.png')).shape[:2] == (480, 640)
     assert len(json.loads((out / 'preds/street.json').read_text())['scores']) > 0
     png = cv2.imread(result['panoptic_seg_path'])[..., ::-1].astype(int) @ [1, 256, 65536]
     assert png.shape == (96, 128)

@@ -67,5 +67,5 @@ def test_an_image_without_detections_gives_none(inferencer):
 
 def test_without_the_package_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, 'supervision', None)
-    with pytest.raises(InputError, match='pip install supervision'):
+    with pytest.raises(InputError, match=r"pip install 'mmdet_sag\[video\]'"):
         to_supervision(None)

@@ -413,7 +413,7 @@ def test_what_training_skips_is_noted_in_one_line_of_the_log(data, monkeypatch, 
     data.write()
     check_inputs(data.config, 'train')
     assert len(lines) == 2  # of the training and the validation data
-    assert all(noted in line and 'check_dataset.py' in line and '\n' not in line for line in lines)
+    assert all(noted in line and 'check-data' in line and '\n' not in line for line in lines)
 
 
 def _count_from_0(data):

@@ -59,13 +59,13 @@ def test_each_image_of_a_folder_gets_a_picture_and_results_in_the_format_of_coco
 
 
 def test_only_the_chosen_classes_are_shown(demo, tmp_path):
-    demo('data/images/*.png', 'config.py', 'model.pth', '--out-dir', tmp_path, '--classes', 'blue', '--score-thr', 0.1)
+    demo('data/images/*.png', 'config.py', 'model.pth', '--out', tmp_path, '--classes', 'blue', '--score-thr', 0.1)
     results = json.loads((tmp_path / 'results.json').read_text())
     assert {annotation['category_id'] for annotation in results['annotations']} == {2}
 
 
 def test_nothing_above_the_threshold_is_said_with_the_best_score(demo, tmp_path):
-    said = demo('data/images/1.png', 'config.py', 'model.pth', '--out-dir', tmp_path, '--score-thr', 1)
+    said = demo('data/images/1.png', 'config.py', 'model.pth', '--out', tmp_path, '--score-thr', 1)
     assert '1.png: nothing has a score of 1 or more; the best is 0.' in said
     assert any(f'({name})' in said for name in CLASSES)
 
@@ -74,7 +74,7 @@ def test_a_large_image_is_predicted_in_tiles(demo, folder, tmp_path):
     small = [cv2.imread(str(folder / f'data/images/{i}.png')) for i in (1, 2, 3, 4)]
     large = np.vstack([np.hstack(small), np.hstack(small[::-1])])
     cv2.imwrite(str(tmp_path / 'large.png'), large)
-    arguments = ('config.py', 'model.pth', '--out-dir', tmp_path, '--tiles', 64, '--score-thr', 0.1)
+    arguments = ('config.py', 'model.pth', '--out', tmp_path, '--tiles', 64, '--score-thr', 0.1)
     demo(tmp_path / 'large.png', *arguments, '--batch-size', 8)
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['annotations']
@@ -86,9 +86,9 @@ def test_a_large_image_is_predicted_in_tiles(demo, folder, tmp_path):
 def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(InputError, match='none of the 1 files'):
-        demo(tmp_path / 'broken.jpg', 'config.py', 'model.pth', '--out-dir', tmp_path / 'out')
+        demo(tmp_path / 'broken.jpg', 'config.py', 'model.pth', '--out', tmp_path / 'out')
     cv2.imwrite(str(tmp_path / 'good ü.png'), cv2.imread(str(folder / 'data/images/1.png')))
-    said = demo(tmp_path, 'config.py', 'model.pth', '--out-dir', tmp_path / 'out')
+    said = demo(tmp_path, 'config.py', 'model.pth', '--out', tmp_path / 'out')
     assert 'broken.jpg: left out' in said
     assert (tmp_path / 'out/vis/good ü.png').is_file()
 
@@ -101,7 +101,7 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--classes', 'red'), "no class 'red', only green, blue"),
         (('data/images/1.png', 'config.py', 'model.pth', '--device', 'cuda:9'), '--device cuda:9 cannot be used'),
         (('data/images/1.png', 'config.py', 'model.pth', '--batch-size', '0'), 'give 1 or more'),
-        (('data/images/1.png', 'config.py', 'model.pth', '--out-dir', 'config.py'), 'cannot be written to'),
+        (('data/images/1.png', 'config.py', 'model.pth', '--out', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
     ],
@@ -119,7 +119,7 @@ def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, me
 
 
 def test_as_a_process_it_shows_its_progress(folder, tmp_path):
-    arguments = ('data/images', 'config.py', 'model.pth', '--out-dir', tmp_path)
+    arguments = ('data/images', 'config.py', 'model.pth', '--out', tmp_path)
     result = run_tool(DEMO / 'image_demo.py', *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '4/4' in result.stderr and 'image/s' in result.stderr.replace('s/image', 'image/s')
@@ -135,7 +135,7 @@ def test_an_image_counts_as_done_when_its_picture_is_written(demo, tmp_path, mon
             return super().update(n)
 
     monkeypatch.setattr(tqdm, 'tqdm', Progress)
-    demo('data/images', 'config.py', 'model.pth', '--out-dir', tmp_path, '--batch-size', 3)
+    demo('data/images', 'config.py', 'model.pth', '--out', tmp_path, '--batch-size', 3)
     assert pictures == [(3, 3), (4, 4)]
 
 
@@ -156,7 +156,7 @@ def test_a_video_becomes_one_that_plays_with_the_detections_drawn(demo, folder, 
     while (read := capture.read())[0]:
         frames.append(read[1])
     assert len(frames) == 5
-    assert {frame.shape for frame in frames} == {(448, 448, 3)}
+    assert {frame.shape for frame in frames} == {(512, 512, 3)}
     assert len(json.loads((tmp_path / 'results.json').read_text())['images']) == 5
 
 
@@ -182,7 +182,7 @@ def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
     torch.save(dict(meta=meta, state_dict=tiny_panoptic.build_tiny().state_dict()), tmp_path / 'model.pth')
     cv2.imwrite(str(tmp_path / 'street.png'), np.full((96, 128, 3), 120, np.uint8))
     out = tmp_path / 'out'
-    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out-dir', out)
+    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out)
     assert cv2.imread(str(out / 'preds/street_panoptic_seg.png')).shape == (96, 128, 3)
-    assert cv2.imread(str(out / 'vis/street.png')).shape[:2] == (96, 128)
+    assert cv2.imread(str(out / 'vis/street.png')).shape[1] == 5 * 128
     assert (out / 'results.json').is_file()

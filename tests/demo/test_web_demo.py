@@ -44,7 +44,7 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
             browser.open(f'http://127.0.0.1:{port}/')
             browser.wait_for("!!document.querySelector('#image input[type=file]')")
             browser.choose_file('#image input[type=file]', tmp_path / 'data/images/1.png')
-            browser.wait_for("document.querySelector('#said')?.innerText.includes('of 0.30 or more')")
+            browser.wait_for("document.querySelector('#said')?.innerText.includes('of 0.50 or more')")
             masks = browser.wait_for(IMAGE.format('masks'))
             assert browser.wait_for(IMAGE.format('attention'))
             buttons = "[...document.querySelectorAll('#masks button, #attention button')].map((b) => b.title).join()"

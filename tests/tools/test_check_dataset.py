@@ -82,7 +82,7 @@ def test_training_stops_before_it_starts_on_data_that_would_hang_it(data):
     data.annotation['segmentation'] = [[1, 2, 9, 2, 9, math.nan]]
     data.write()
     finished = run('train.py', data.write_config())
-    assert_one_line(finished, 'polygons with NaN', 'annotation 1', 'check_dataset.py', '--fix')
+    assert_one_line(finished, 'polygons with NaN', 'annotation 1', 'mmdet-sag check-data', '--fix')
     assert not (data.root / 'work_dirs').exists()
 
 

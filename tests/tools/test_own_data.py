@@ -35,15 +35,15 @@ def test_three_commands_train_from_random_weights_without_nan(labels):
     assert finished.returncode == 0, finished.stderr
     assert 'YOLO segmentation, 42 images, 6 classes' in finished.stdout
     # The next command stands there ready.
-    command = re.search(r'next: python tools/(misc/make_config.py .*)', finished.stdout)[1].split()
+    command = re.search(r'next: mmdet-sag make-config (.*)', finished.stdout)[1].split()
     command[command.index('--model') + 1] = 'centermask-lite_v19-slim-dw'
 
     small = ['--weights', 'random', '--short-side', 64, '--batch-size', 2, '--epochs', 1]
-    finished = run(*command, *small, cwd=labels)
+    finished = run('misc/make_config.py', *command, *small, cwd=labels)
     assert finished.returncode == 0, finished.stderr
     for chosen in ('start ', 'batch size ', 'image size ', 'schedule ', 'learning rate '):
         assert f'\n{chosen}' in finished.stdout
-    assert 'next: python tools/train.py my.py' in finished.stdout
+    assert 'next: mmdet-sag train my.py' in finished.stdout
 
     options = ['default_hooks.logger.interval=1', 'train_cfg.val_interval=100', 'train_dataloader.num_workers=0']
     options += ['train_dataloader.persistent_workers=False', 'param_scheduler.0.end=2']
@@ -71,7 +71,7 @@ def test_the_old_name_of_an_option_works_with_a_warning(labels):
         (
             'misc/make_config.py',
             ['labels', '--model', 'centermask_v39', '--out', 'new.py'],
-            'to_coco.py labels --out DIR',
+            'mmdet-sag convert-data labels --out DIR',
         ),
         ('misc/make_config.py', ['labels', '--model', 'centermask_v39', '--out', 'new'], 'name it new.py'),
     ],

@@ -58,8 +58,8 @@ def test_two_processes_evaluate_as_one_and_ap_and_pq_come_together(folder, check
     assert metrics(folder / 'test two') == expected
     pictures = list((folder / 'one').glob('*/drawn/*'))
     assert len(pictures) == 3
-    # Truth and prediction, side by side.
-    assert cv2.imread(str(pictures[0])).shape == (SIZE, 2 * SIZE, 3)
+    # Truth and prediction, side by side, enlarged eight times.
+    assert cv2.imread(str(pictures[0])).shape[1] == 2 * 8 * SIZE
 
 
 def test_a_resumed_training_gives_the_same_bits_as_one_that_never_stopped(folder):

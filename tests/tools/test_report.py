@@ -171,7 +171,7 @@ def test_a_checkpoint_of_mask_rcnn_with_this_mask_head_is_evaluated_with_attenti
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (('config.py', 'none.pkl'), 'do not exist: make them with tools/test.py --out'),
+        (('config.py', 'none.pkl'), 'do not exist: make them with mmdet-sag test --out'),
         (('config.py', 'broken.pkl'), 'damaged or no pickle'),
         (('config.py', 'none.pth'), 'give the path of a checkpoint'),
         (('config.py', 'results.pkl', '--out', '.'), 'is a folder'),

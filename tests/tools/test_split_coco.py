@@ -57,7 +57,7 @@ def test_folds_are_those_of_mmdetection(ann_file, tmp_path):
 def test_the_published_split_counts_images_with_objects_by_id(ann_file, tmp_path):
     positions = tmp_path / 'positions.txt'
     positions.write_text(json.dumps({'10.0': {'1': [1, 0]}}))
-    result = run(ann_file, '--out-dir', tmp_path, '--percent', 10, '--positions', positions)
+    result = run(ann_file, '--out', tmp_path, '--percent', 10, '--positions', positions)
     assert result.returncode == 0, result.stderr
     assert ids(tmp_path / 'objects.1@10.json') == [3, 4]
     assert ids(tmp_path / 'objects.1@10-unlabeled.json') == list(range(5, 21))
@@ -78,7 +78,7 @@ def test_the_published_split_counts_images_with_objects_by_id(ann_file, tmp_path
 def test_positions_that_do_not_fit_are_one_line(ann_file, tmp_path, positions, message):
     path = tmp_path / 'positions.json'
     path.write_text(json.dumps(positions))
-    result = run(ann_file, '--out-dir', tmp_path, '--percent', 10, '--positions', path)
+    result = run(ann_file, '--out', tmp_path, '--percent', 10, '--positions', path)
     assert result.returncode == 2
     assert message in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith('error')]) == 1
@@ -88,5 +88,5 @@ def test_an_entry_without_its_id_is_one_line(ann_file, tmp_path):
     content = json.loads(ann_file.read_text())
     del content['annotations'][3]['image_id']
     ann_file.write_text(json.dumps(content))
-    result = run(ann_file, '--out-dir', tmp_path / 'out', '--percent', 10)
+    result = run(ann_file, '--out', tmp_path / 'out', '--percent', 10)
     assert result.returncode == 2 and 'an entry of annotations has no usable image_id' in result.stderr

@@ -247,7 +247,7 @@ def error_of(tool: str, *arguments: object, folder: Path) -> str:
         ('test.py', ['my config.py', 'cut.pth', '--work-dir', 'cut.pth'], '(--work-dir) cannot be written to'),
         ('test.py', ['my config.py', 'cut.pth', '--out', 'cut.pth/out.pkl'], '(--out) cannot be written to'),
         ('misc/check_dataset.py', ['my config.py', '--fix', 'none/fixed.json'], '(--fix) cannot be written'),
-        ('analysis_tools/benchmark.py', ['my config.py', '--out-dir', 'cut.pth/out'], '(--out-dir) cannot be written'),
+        ('analysis_tools/benchmark.py', ['my config.py', '--out', 'cut.pth/out'], '(--out) cannot be written'),
         ('dataset_converters/make_demo_dataset.py', ['--out', 'cut.pth/data'], '(--out) cannot be written to'),
     ],
 )

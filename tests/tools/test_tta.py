@@ -45,6 +45,23 @@ def write_config(folder: Path, base: str, model: dict) -> Path:
     return path
 
 
+def write_demo_config(folder: Path, name: str) -> Path:
+    """Write a config of the demo that tests its model on the rectangles, and keeps detections of any score."""
+    config = Config.fromfile(ROOT / 'configs' / name)
+    dataset = dict(data_root=f'{folder}/data/', ann_file='annotations.json', data_prefix=dict(img='images/'))
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    config.test_dataloader.dataset.update(dataset)
+    config.test_evaluator.ann_file = f'{folder}/data/annotations.json'
+    config.test_dataloader.dataset.metainfo = dict(classes=CLASSES)
+    detector = config.model.get('detector', config.model)
+    detector.test_cfg.bbox_head.score_thr = 0.0
+    for head in (detector.bbox_head, detector.roi_head.mask_head, detector.roi_head.mask_iou_head):
+        head.num_classes = len(CLASSES)
+    path = folder / f'{Path(name).stem}.py'
+    config.dump(path)
+    return path
+
+
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     arguments = (*arguments, '--work-dir', folder / 'work', '--tta')
@@ -73,6 +90,20 @@ def test_a_two_stage_detector_with_masks_is_augmented_without_settings(folder, n
     assert any('coco/segm_mAP' in metric for metric in metrics)
     predictions = pickle.loads((folder / f'{name}.pkl').read_bytes())
     assert all(len(prediction['pred_instances']['masks']) == 5 for prediction in predictions)
+
+
+@pytest.mark.parametrize(
+    'name', ['centermask_lite/centermask-lite_demo.py', 'polite_teacher/polite-teacher_centermask-lite_demo.py']
+)
+def test_centermask_is_augmented_without_settings(folder, name):
+    path = write_demo_config(folder, name)
+    assert 'tta_model' not in Config.fromfile(path)
+    model = MODELS.build(Config.fromfile(path).model)
+    torch.save(dict(meta=dict(), state_dict=model.state_dict()), path.with_suffix('.pth'))
+    job = run(folder, path, path.with_suffix('.pth'), '--out', path.with_suffix('.pkl'))
+    assert job.returncode == 0, job.stderr[-3000:]
+    predictions = pickle.loads(path.with_suffix('.pkl').read_bytes())
+    assert any(len(prediction['pred_instances']['masks']) for prediction in predictions)
 
 
 @pytest.mark.parametrize('base', ['htc/htc-without-semantic_r50_fpn_1x_coco.py', 'solo/solo_r50_fpn_1x_coco.py'])

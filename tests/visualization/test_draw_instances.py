@@ -3,6 +3,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
 from mmdet_sag.structures.mask import RLEMasks, place_rle
@@ -80,3 +82,31 @@ def test_names_that_no_font_has_are_said_once_and_drawn_as_boxes(monkeypatch):
     first, _, second = (draw_instances(image, detections(1, 600, 600), (name,) * 3) for name in '\uf8f0\uf8f0\uf8f1')
     np.testing.assert_array_equal(first, second)
     assert len(said) == 2 and all('install a font' in message for message in said)
+
+
+def test_a_model_of_one_class_has_a_colour_for_each_detection():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    found = detections(3, 600, 600)
+    found.labels = torch.zeros(3, dtype=torch.long)
+    centres = found.bboxes.view(3, 2, 2).mean(1).int().tolist()
+    colours = {tuple(draw_instances(image, found, ('cell',), [(255, 0, 0)])[y, x].tolist()) for x, y in centres}
+    assert len(colours) == 3
+
+
+def test_names_that_would_cover_each_other_become_a_strip():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    found = detections(1, 600, 600)
+    crowd = InstanceData.cat([found] * 20)
+    assert draw_instances(image, found, CLASSES, COLOURS).shape == image.shape
+    assert draw_instances(image, crowd, CLASSES, COLOURS).shape[0] > 600
+    assert draw_instances(image, crowd, CLASSES, COLOURS, strip=False).shape == image.shape
+
+
+def test_ground_truth_has_names_without_scores_and_masks_of_mmdetection():
+    image = np.full((600, 600, 3), 100, np.uint8)
+    found = detections(2, 600, 600, 'bitmaps')
+    del found.scores
+    picture = draw_instances(image, found, CLASSES, COLOURS)
+    truth = InstanceData(bboxes=HorizontalBoxes(found.bboxes), labels=found.labels)
+    truth.masks = BitmapMasks(found.masks.numpy().astype(np.uint8), 600, 600)
+    np.testing.assert_array_equal(draw_instances(image, truth, CLASSES, COLOURS), picture)

@@ -30,14 +30,14 @@ from benchmark_report import GROWTH, draw, draw_growth, table
 from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.launch import ConfigOptions
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('models', nargs='*', metavar='CONFIG[+OPTION...]', help='models; ratios are to the first')
     parser.add_argument('--checkpoints', nargs='+', default=[], help='checkpoint of each model, or none')
     parser.add_argument('--image', help='image file; without one, noise of the size --size')
@@ -72,7 +72,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=2, help='runs before those')
     parser.add_argument('--threads', type=int, help='threads of torch')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='device')
-    parser.add_argument('--out-dir', default='work_dirs/benchmark', help='folder that gets benchmark.json and .png')
+    parser.add_argument(
+        '--out', '--out-dir', default='work_dirs/benchmark', help='folder that gets benchmark.json and .png'
+    )
     return parser.parse_args()
 
 
@@ -96,7 +98,7 @@ def main() -> None:
     args.resize = True
     if args.batch_size is None:
         args.batch_size = 2 if args.train else 1
-    check_writable_folder(args.out_dir, '--out-dir')
+    check_writable_folder(args.out, '--out')
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()
@@ -115,7 +117,7 @@ def main() -> None:
         masks=[],
         growth={},
     )
-    out_dir = Path(args.out_dir)
+    out_dir = Path(args.out)
     out_dir.mkdir(parents=True, exist_ok=True)
     for size in args.masks:
         report['masks'].append(measure_masks(parse_size(size), args))

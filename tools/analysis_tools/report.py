@@ -34,7 +34,7 @@ from mmdet_sag.analysis import (
     read_scalars,
 )
 from mmdet_sag.checks import check_inputs
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
@@ -43,7 +43,7 @@ from mmdet_sag.visualization import AttentionRecorder
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('model', metavar='CHECKPOINT|RESULTS', help='checkpoint file, or .pkl of tools/test.py --out')
     parser.add_argument('--out', help='the page; default: report.html in the work folder')

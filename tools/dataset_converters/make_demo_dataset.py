@@ -2,7 +2,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.fileio import check_writable_folder
 
 # demo/ lies beside tools/ in a clone and in an installed package.
@@ -13,7 +13,7 @@ from demo_shapes import make_demo_shapes
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Make the demo data set: textured shapes that occlude each other, in COCO format',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument('--out', default='data/demo', help='directory of the data set')
     parser.add_argument('--num-train', type=int, default=400, help='number of training images')

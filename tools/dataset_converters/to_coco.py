@@ -11,13 +11,13 @@ from pathlib import Path
 
 from terminaltables import AsciiTable
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters import FORMATS, LabelConversion, ReadOptions
 from mmdet_sag.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('sources', nargs='+', type=Path, metavar='SRC', help='folders or files of labels')
     parser.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the data set')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier data set in DIR')
@@ -122,9 +122,7 @@ def main() -> None:
     if conversion.left_out:
         print(AsciiTable(conversion.left_out_counts()).table)
         print(f'all of them: {args.out / "annotations/left_out.csv"}')
-    print(
-        f'made: {args.out}\nnext: python tools/misc/make_config.py {args.out} --model centermask-lite_v39 --out my.py'
-    )
+    print(f'made: {args.out}\nnext: mmdet-sag make-config {args.out} --model centermask-lite_v39 --out my.py')
 
 
 if __name__ == '__main__':

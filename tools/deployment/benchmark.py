@@ -16,13 +16,13 @@ import mmdet_sag  # noqa: F401
 from benchmark_exported import measure_exported
 from mmdet.utils import register_all_modules
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.launch import ConfigOptions
 from mmdet_sag.errors import InputError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('exported', metavar='models', nargs='+', help='exported models')

@@ -12,7 +12,7 @@ import torch
 import mmdet_sag  # noqa: F401
 
 # isort: split
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.deployment.formats import FORMATS
 from mmdet_sag.deployment.model_export import ExportSettings, export
 from mmdet_sag.engine.launch import ConfigOptions, load_config
@@ -20,7 +20,7 @@ from mmdet_sag.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', choices=sorted(FORMATS), default='onnx', help='format of the model')

@@ -10,7 +10,7 @@ import os
 from terminaltables import AsciiTable
 
 from mmdet_sag.checks import DataSetReport, check_data_sets, repair_coco, write_coco
-from mmdet_sag.command_line import ExitStatus, run_command
+from mmdet_sag.command_line import ExitStatus, HelpFormatter, run_command
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
@@ -19,7 +19,7 @@ _EXAMPLES_SHOWN = 3
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--splits', nargs='+', choices=['train', 'val', 'test'], default=['train', 'val', 'test'], help='what to check'

@@ -1,19 +1,19 @@
 """Write a short config for your own data. It inherits a config of the zoo, and sets classes, paths, image size,
-schedule, learning rate and starting weights. The tool prints what it chose, and why. Train with tools/train.py.
+schedule, learning rate and starting weights. The tool prints what it chose, and why. Train with mmdet-sag train.
 """
 
 import argparse
 from pathlib import Path
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.configuration.training_data_summary import TrainingDataSummary
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data', type=Path, metavar='DATA', help='folder that tools/dataset_converters/to_coco.py made')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument('data', type=Path, metavar='DATA', help='folder that mmdet-sag convert-data made')
     parser.add_argument('--model', required=True, help='model of the zoo, such as centermask-lite_v39')
     parser.add_argument('--out', required=True, type=Path, metavar='FILE.py', help='config to write')
     parser.add_argument('--load-from', metavar='FILE', help='checkpoint of the same model to start from')
@@ -67,8 +67,10 @@ def main() -> None:
     width = max(len(choice.what) for choice in config.choices)
     for choice in config.choices:
         print(f'{choice.what:{width}}  {choice.value}: {choice.why}')
-    train = 'python tools/train.py' if args.gpus == 1 else 'tools/dist_train.sh'
-    print(f'written: {args.out}\nnext: {train} {args.out}' + (f' {args.gpus}' if args.gpus > 1 else ''))
+    train = f'mmdet-sag train {args.out}'
+    if args.gpus > 1:
+        train = f'torchrun --nproc-per-node {args.gpus} -m mmdet_sag train {args.out} --launcher pytorch'
+    print(f'written: {args.out}\nnext: {train}')
 
 
 if __name__ == '__main__':

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.coco_file import load_coco
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_folder
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('ann_file', type=Path, metavar='FILE.json', help='annotation file to split')
-    parser.add_argument('--out-dir', required=True, type=Path, metavar='DIR', help='folder for the parts')
+    parser.add_argument('--out', '--out-dir', required=True, type=Path, metavar='DIR', help='folder for the parts')
     parser.add_argument(
         '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled shares; default: 1 2 5 10'
     )
@@ -117,7 +117,7 @@ def write(content: dict, path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    check_writable_folder(args.out_dir, '--out-dir')
+    check_writable_folder(args.out, '--out')
     content = load_coco(str(args.ann_file))
     for kind, key in (('images', 'id'), ('annotations', 'image_id')):
         if not all(isinstance(entry, dict) and isinstance(entry.get(key), (int, str)) for entry in content[kind]):
@@ -125,14 +125,14 @@ def main() -> None:
     for percent in args.percent:
         if not 0 < percent < 100:
             raise InputError(f'--percent {percent:g}: give shares between 0 and 100')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     for fold in args.fold:
         for percent in args.percent:
             if args.positions:
                 labelled, unlabelled = listed_split(content, read_positions(args.positions, percent, fold))
             else:
                 labelled, unlabelled = drawn_split(content, percent, fold)
-            stem = args.out_dir / f'{args.ann_file.stem}.{fold}@{percent:g}'
+            stem = args.out / f'{args.ann_file.stem}.{fold}@{percent:g}'
             write(labelled, Path(f'{stem}.json'))
             write(unlabelled, Path(f'{stem}-unlabeled.json'))
             print(

@@ -3,13 +3,14 @@ import argparse
 from checkpoint_conversion import convert_checkpoint
 from timm_vovnet import IMAGENET_MEAN, IMAGENET_STD
 
-from mmdet_sag.command_line import run_command
+from mmdet_sag.command_line import HelpFormatter, run_command
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        formatter_class=HelpFormatter,
         description='Convert a checkpoint of CenterMask2, of the first CenterMask, or ImageNet weights of the authors '
-        'or of timm, to MMDetection'
+        'or of timm, to MMDetection',
     )
     parser.add_argument('src', help='checkpoint to convert (.pth, .pkl, .bin, .safetensors); no code in it is run')
     parser.add_argument('dst', help='checkpoint to write')

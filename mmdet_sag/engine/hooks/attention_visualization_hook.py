@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from ...visualization import AttentionRecorder
+from ...visualization import AttentionRecorder, beside
 
 
 @HOOKS.register_module()
@@ -41,8 +41,15 @@ class AttentionVisualizationHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Find the attention modules."""
         self._recorder = AttentionRecorder(runner.model)
+        # The iteration of the training. A test has none: runner.iter would build its data set.
+        self._start = 0
 
     def before_val(self, runner: Runner) -> None:
+        """Start recording."""
+        self._start = runner.iter
+        self.before_test(runner)
+
+    def before_test(self, runner: Runner) -> None:
         """Start recording."""
         if is_main_process():
             self._recorder.start()
@@ -51,7 +58,6 @@ class AttentionVisualizationHook(Hook):
         """Stop recording."""
         self._recorder.stop()
 
-    before_test = before_val
     after_test = after_val
 
     def after_val_iter(
@@ -65,7 +71,7 @@ class AttentionVisualizationHook(Hook):
             if self._recorder.num_forwards == len(views):
                 heat = self._recorder.heat(views, outputs[0], self.score_thr)
                 picture = self._draw(runner.visualizer, outputs[0], heat)
-                runner.visualizer.add_image('attention', picture, step=runner.iter + batch_idx)
+                runner.visualizer.add_image('attention', picture, step=self._start + batch_idx)
         self._recorder.forget()
 
     after_test_iter = after_val_iter
@@ -76,4 +82,5 @@ class AttentionVisualizationHook(Hook):
         quiet = copy.copy(visualizer)
         quiet.add_image = lambda *args: None
         quiet.add_datasample('prediction', image, data_sample=sample, draw_gt=False, pred_score_thr=self.score_thr)
-        return np.concatenate([quiet.get_image(), self._recorder.overlay(heat, image)], axis=1)
+        picture = quiet.get_image()
+        return beside(picture, self._recorder.overlay(heat, image, width=picture.shape[1]))

@@ -19,5 +19,5 @@ class CenterMaskFusionHead(HeuristicFusionHead):
     def _predict_single(self, mask_results: InstanceData, seg_preds: Tensor, **kwargs) -> PixelData:
         confident = mask_results[mask_results.scores >= self.test_cfg.get('score_thr', 0.0)]
         if isinstance(confident.masks, RLEMasks):
-            confident.masks = confident.masks.to_tensor(device=seg_preds.device)
+            confident.masks = confident.masks.to_tensor()
         return super()._predict_single(confident, seg_preds, **kwargs)

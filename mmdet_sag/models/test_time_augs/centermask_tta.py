@@ -18,7 +18,7 @@ class CenterMaskTTAModel(MaskTTAModel):
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_boxes`."""
-        return self.module.bbox_head.predict(self.module.instance_feats(feats), batch_data_samples)
+        return self.detector.bbox_head.predict(self.detector.instance_feats(feats), batch_data_samples)
 
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
@@ -27,8 +27,8 @@ class CenterMaskTTAModel(MaskTTAModel):
 
         With a MaskIoU head, the predicted IoUs, shape (n, num_classes), follow.
         """
-        mask_preds, mask_iou_preds = self.module.roi_head(
-            self.module.instance_feats(feats), results_list, batch_data_samples
+        mask_preds, mask_iou_preds = self.detector.roi_head(
+            self.detector.instance_feats(feats), results_list, batch_data_samples
         )
         probs = mask_preds.sigmoid()
         return (probs,) if mask_iou_preds is None else (probs, mask_iou_preds)
@@ -37,7 +37,7 @@ class CenterMaskTTAModel(MaskTTAModel):
         self, mask_preds: Tensor, *mask_iou_preds: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_by_feat`."""
-        return self.module.roi_head.predict_by_feat(
+        return self.detector.roi_head.predict_by_feat(
             mask_preds, *(mask_iou_preds or (None,)), results_list, batch_img_metas, rescale=True
         )
 
@@ -65,16 +65,16 @@ class PanopticCenterMaskTTAModel(CenterMaskTTAModel):
         seg_probs = [sum(probs) / len(views) for probs in zip(*(self._predict_semantic(*view) for view in views))]
         batch_data_samples = views[0][1]
         for sample, panoptic in zip(
-            batch_data_samples, self.module.panoptic_fusion_head.predict(results_list, seg_probs)
+            batch_data_samples, self.detector.panoptic_fusion_head.predict(results_list, seg_probs)
         ):
             sample.pred_panoptic_seg = panoptic
-        return self.module.add_pred_to_datasample(batch_data_samples, results_list)
+        return self.detector.add_pred_to_datasample(batch_data_samples, results_list)
 
     def _predict_semantic(self, feats: tuple[Tensor, ...], data_samples: SampleList, _: list) -> list[Tensor]:
         """Class probabilities (num_classes, H, W) that one view predicts, upright, at the original images' size."""
         metas = [sample.metainfo for sample in data_samples]
         upright = []
-        for sample, logits in zip(data_samples, self.module.semantic_head.predict(feats, metas, rescale=True)):
+        for sample, logits in zip(data_samples, self.detector.semantic_head.predict(feats, metas, rescale=True)):
             probs = logits.softmax(dim=0)
             upright.append(probs.flip(FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs)
         return upright

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.ops import batched_nms
+from mmdet.models.detectors import BaseDetector, SemiBaseDetector
 from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_flip
@@ -24,6 +25,14 @@ class MaskTTAModel(DetTTAModel):
         **kwargs: As in ``BaseTTAModel``: the detector, ``module``.
     """
 
+    @property
+    def detector(self) -> BaseDetector:
+        """The detector: ``module``, or what a semi-supervised model predicts with."""
+        module = self.module
+        if isinstance(module, SemiBaseDetector):
+            return getattr(module, module.semi_test_cfg.get('predict_on', 'teacher'))
+        return module
+
     @torch.no_grad()
     def test_step(self, data: dict) -> SampleList:
         """Predict on a batch of augmented images.
@@ -35,14 +44,14 @@ class MaskTTAModel(DetTTAModel):
             One data sample per image, as the detector's ``predict`` returns it with ``rescale=True``.
         """
         views = self._predict_views(data)
-        return self.module.add_pred_to_datasample(views[0][1], self._merge_instances(views))
+        return self.detector.add_pred_to_datasample(views[0][1], self._merge_instances(views))
 
     def _predict_views(self, data: dict) -> list[tuple]:
         """FPN features, data samples and detections of each view."""
         views = []
         for inputs, data_samples in zip(data['inputs'], data['data_samples']):
             batch = self.module.data_preprocessor(dict(inputs=inputs, data_samples=data_samples), False)
-            feats = self.module.extract_feat(batch['inputs'])
+            feats = self.detector.extract_feat(batch['inputs'])
             views.append((feats, batch['data_samples'], self.predict_boxes(feats, batch['data_samples'])))
         return views
 
@@ -140,5 +149,5 @@ class MaskTTAModel(DetTTAModel):
 
     def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Height and width that flip the boxes of an image of this shape: inclusive boxes end at side - 1."""
-        inclusive = getattr(self.module, 'inclusive_boxes', False)
+        inclusive = getattr(self.detector, 'inclusive_boxes', False)
         return tuple(side - int(inclusive) for side in shape[:2])

@@ -37,8 +37,8 @@ class TwoStageMaskTTAModel(MaskTTAModel):
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_boxes`."""
-        roi_head = self.module.roi_head
-        rpn_results_list = self.module.rpn_head.predict(feats, batch_data_samples, rescale=False)
+        roi_head = self.detector.roi_head
+        rpn_results_list = self.detector.rpn_head.predict(feats, batch_data_samples, rescale=False)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         return roi_head.predict_bbox(feats, batch_img_metas, rpn_results_list, roi_head.test_cfg, rescale=False)
 
@@ -46,7 +46,7 @@ class TwoStageMaskTTAModel(MaskTTAModel):
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
     ) -> tuple[Tensor]:
         """See :meth:`MaskTTAModel.predict_masks`."""
-        roi_head = self.module.roi_head
+        roi_head = self.detector.roi_head
         rois = bbox2roi([results.bboxes for results in results_list])
         stages = [(stage,) for stage in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]
         probs = [roi_head._mask_forward(*stage, feats, rois)['mask_preds'].sigmoid() for stage in stages]
@@ -56,7 +56,7 @@ class TwoStageMaskTTAModel(MaskTTAModel):
         self, mask_preds: Tensor, *others: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_by_feat`."""
-        roi_head = self.module.roi_head
+        roi_head = self.detector.roi_head
         mask_head = roi_head.mask_head[-1] if isinstance(roi_head, CascadeRoIHead) else roi_head.mask_head
         return mask_head.predict_by_feat(
             mask_preds.split([len(results) for results in results_list]),

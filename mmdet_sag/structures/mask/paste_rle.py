@@ -72,7 +72,7 @@ def paste_masks_as_rle(
         whole_image = probs.device.type != 'cpu'
     height, width = int(height), int(width)
     if len(probs) == 0:
-        return RLEMasks([], height, width)
+        return RLEMasks([], height, width, probs.device)
     probs = probs.float()
     rows = _axis(boxes[:, 1], boxes[:, 3], probs.shape[1], height, whole_image)
     columns = _axis(boxes[:, 0], boxes[:, 2], probs.shape[2], width, whole_image)
@@ -109,7 +109,7 @@ def paste_masks_as_rle(
             budget,
         )
         masks += encode_changes(changes.cpu().numpy(), group.stop - group.start, height, width)
-    return RLEMasks(masks, height, width)
+    return RLEMasks(masks, height, width, probs.device)
 
 
 def _changes(

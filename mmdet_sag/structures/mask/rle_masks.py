@@ -1,4 +1,6 @@
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Union
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -6,48 +8,145 @@ import torch
 from torch import Tensor
 
 Index = int | slice | list | np.ndarray | Tensor
+_OPERATORS: tuple[str, ...] = ('and', 'or', 'xor', 'add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul')
+_OPERATORS += ('eq', 'ne', 'lt', 'le', 'gt', 'ge', 'invert', *(f'r{name}' for name in _OPERATORS))
 
 
-class RLEMask(dict):
-    """One mask in COCO's run-length encoding: ``size``, (height, width), and ``counts``, bytes.
+class _Bitmaps:
+    """Does what a tensor of bitmaps does, by decoding the masks at that moment: for PyTorch, NumPy and ``x.method()``.
 
-    An index other than those two keys is one into the decoded mask (H, W), bool, so that code which takes rows and
-    columns of a bitmap, as :func:`mmdet.structures.mask.encode_mask_results` does, may be given this.
-    """
-
-    def __getitem__(self, key):
-        return super().__getitem__(key) if isinstance(key, str) else self.decode()[key]
-
-    def decode(self) -> np.ndarray:
-        """The mask as a bitmap (H, W), bool."""
-        return mask_utils.decode(dict(self)).view(bool)
-
-
-class RLEMasks:
-    """Masks of one image in COCO's run-length encoding, decoded where bitmaps are asked for.
-
-    They stand where MMDetection has a tensor of bitmaps: in :class:`mmengine.structures.InstanceData`, its metrics,
-    visualizers and inferencer. Indexing as with a tensor selects masks; an integer gives an :class:`RLEMask`. They
-    live on the host: what moves a tensor between devices leaves them as they are.
-
-    Args:
-        masks: Masks with ``size`` and ``counts``, as pycocotools has them.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
+    The results are tensors. What works in place, such as ``masks.zero_()``, would change a copy, and is refused.
     """
 
     dtype = torch.bool
     device = torch.device('cpu')
 
-    def __init__(self, masks: Sequence[dict], height: int, width: int) -> None:
-        self.masks = [mask if isinstance(mask, RLEMask) else RLEMask(mask) for mask in masks]
+    def to_ndarray(self) -> np.ndarray:
+        """The masks as bitmaps, bool."""
+        raise NotImplementedError
+
+    def to_tensor(self, dtype: torch.dtype = torch.bool, device: torch.device | str | None = None) -> Tensor:
+        """The masks as a tensor of bitmaps; ``device`` is by default that of the masks."""
+        return torch.from_numpy(self.to_ndarray()).to(device=device or self.device, dtype=dtype)
+
+    def numpy(self) -> np.ndarray:
+        """As :meth:`to_ndarray`: the name that tensors have."""
+        return self.to_ndarray()
+
+    def astype(self, dtype: type) -> np.ndarray:
+        """As :meth:`to_ndarray`, in the type ``dtype``: the name that arrays have."""
+        return self.to_ndarray().astype(dtype, copy=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.astype(dtype or bool)
+
+    # How torch.as_tensor and torch.tensor read what is not theirs, since PyTorch 2.6.
+    def __dlpack__(self, **kwargs) -> Any:
+        return self.to_tensor().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple:
+        return self.to_tensor().__dlpack_device__()
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return function(*_decoded(args), **{key: _decoded(value) for key, value in (kwargs or {}).items()})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or not hasattr(Tensor, name):
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        if name.endswith('_'):
+            raise AttributeError(f'{name} would change a decoded copy of the masks: call it on masks.to_tensor()')
+        return getattr(self.to_tensor(), name)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, _Bitmaps):
+        return value.to_tensor()
+    return type(value)(map(_decoded, value)) if type(value) in (list, tuple) else value
+
+
+def _operate(name: str) -> Callable:
+    return lambda self, *others: getattr(self.to_tensor(), name)(*_decoded(others))
+
+
+# Python looks operators up in the class.
+for _name in _OPERATORS:
+    setattr(_Bitmaps, f'__{_name}__', _operate(f'__{_name}__'))
+
+
+def _encode(bitmaps: Tensor) -> list[dict]:
+    return mask_utils.encode(np.asfortranarray(bitmaps.byte().cpu().numpy().transpose(1, 2, 0)))
+
+
+class RLEMask(_Bitmaps, dict):
+    """One mask in COCO's run-length encoding: ``size``, (height, width), and ``counts``, bytes.
+
+    It is a dict with those two keys, as pycocotools has them, and in all else the tensor of its bitmap (H, W), bool.
+    """
+
+    def __init__(self, mask: dict, device: torch.device | str = 'cpu') -> None:
+        super().__init__(mask)
+        self.device = torch.device(device)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(height, width)."""
+        return torch.Size(self['size'])
+
+    def __len__(self) -> int:
+        return self['size'][0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.to_tensor())
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tensor()[_decoded(key)]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, str):
+            super().__setitem__(key, value)
+            return
+        bitmap = self.to_tensor()
+        bitmap[key] = value
+        self.update(_encode(bitmap[None])[0])
+
+    def __eq__(self, other: object) -> Any:
+        return super(_Bitmaps, self).__eq__(other) if isinstance(other, dict) else self.to_tensor() == other
+
+    def decode(self) -> np.ndarray:
+        """The mask as a bitmap (H, W), bool."""
+        return mask_utils.decode(dict(self)).view(bool)
+
+    to_ndarray = decode
+
+
+class RLEMasks(_Bitmaps):
+    """Masks of one image in COCO's run-length encoding, decoded where bitmaps are asked for.
+
+    They stand where MMDetection has a tensor of bitmaps (n, H, W), bool: in
+    :class:`mmengine.structures.InstanceData`, its metrics, visualizers and inferencer, and in the code of users.
+    Selecting masks, moving and pickling them decodes nothing; an integer as index gives an :class:`RLEMask`.
+
+    Args:
+        masks: Masks with ``size`` and ``counts``, as pycocotools has them.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        device: Where decoded masks are put; the runs themselves are in the host's memory.
+    """
+
+    def __init__(self, masks: Sequence[dict], height: int, width: int, device: torch.device | str = 'cpu') -> None:
+        self.device = torch.device(device)
+        self.masks = [
+            mask if isinstance(mask, RLEMask) and mask.device == self.device else RLEMask(mask, self.device)
+            for mask in masks
+        ]
         self.height = int(height)
         self.width = int(width)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> torch.Size:
         """(number of masks, height, width)."""
-        return len(self), self.height, self.width
+        return torch.Size([len(self), self.height, self.width])
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -55,15 +154,24 @@ class RLEMasks:
     def __iter__(self) -> Iterator[RLEMask]:
         return iter(self.masks)
 
-    def __getitem__(self, index: Index) -> 'RLEMask | RLEMasks':
-        if isinstance(index, (int, np.integer)):
-            return self.masks[index]
+    def __getitem__(self, index: Index | tuple | None) -> Union[RLEMask, 'RLEMasks', Tensor]:
         if isinstance(index, slice):
-            return RLEMasks(self.masks[index], self.height, self.width)
-        if isinstance(index, Tensor):
-            index = index.cpu().numpy()
-        chosen = np.arange(len(self))[np.asarray(index, dtype=None if len(index) else np.int64)]
-        return RLEMasks([self.masks[i] for i in chosen], self.height, self.width)
+            return self._of(self.masks[index])
+        try:
+            return self.masks[operator.index(index)]  # type: ignore[arg-type]
+        except TypeError:
+            chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+        if isinstance(index, tuple) or chosen.ndim != 1:
+            return self.to_tensor()[_decoded(index)]
+        # Copies, as of a tensor that is indexed so.
+        chosen = np.arange(len(self))[chosen if len(chosen) else []]
+        return self._of([RLEMask(self.masks[i], self.device) for i in chosen])
+
+    def __setitem__(self, index: Index | tuple | None, value: Any) -> None:
+        bitmaps = self.to_tensor()
+        bitmaps[_decoded(index)] = value
+        for mask, changed in zip(self.masks, _encode(bitmaps)):
+            mask.update(changed)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_masks={len(self)}, height={self.height}, width={self.width})'
@@ -75,10 +183,10 @@ class RLEMasks:
         Raises:
             ValueError: If they are of images of different sizes.
         """
-        sizes = {part.shape[1:] for part in masks}
+        sizes = {tuple(part.shape[1:]) for part in masks}
         if len(sizes) != 1:
             raise ValueError(f'masks of images of different sizes {sorted(sizes)} cannot be joined')
-        return RLEMasks([mask for part in masks for mask in part], *masks[0].shape[1:])
+        return masks[0]._of([mask for part in masks for mask in part])
 
     def to_ndarray(self) -> np.ndarray:
         """The masks as bitmaps (n, H, W), bool."""
@@ -87,23 +195,27 @@ class RLEMasks:
             bitmap[:] = mask.decode()
         return bitmaps
 
-    def to_tensor(self, dtype: torch.dtype = torch.bool, device: torch.device | None = None) -> Tensor:
-        """The masks as a tensor of bitmaps (n, H, W)."""
-        return torch.from_numpy(self.to_ndarray()).to(device=device, dtype=dtype)
+    def to(self, *args, **kwargs) -> Union['RLEMasks', Tensor]:
+        """The masks with another device, or in another type, as a tensor. Arguments are those of ``Tensor.to``."""
+        moved = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
+        if moved.dtype != self.dtype:
+            return self.to_tensor().to(*args, **kwargs)
+        return RLEMasks(self.masks, self.height, self.width, moved.device)
 
-    def numpy(self) -> np.ndarray:
-        """As :meth:`to_ndarray`: the name that tensors have."""
-        return self.to_ndarray()
+    def cpu(self) -> 'RLEMasks':
+        """The masks, to be decoded on the CPU."""
+        return RLEMasks(self.masks, self.height, self.width)
 
-    def astype(self, dtype: type) -> np.ndarray:
-        """As :meth:`to_ndarray`, in the type ``dtype``: the name that arrays have."""
-        return self.to_ndarray().astype(dtype, copy=False)
+    def cuda(self, device: int | str | torch.device | None = None) -> Union['RLEMasks', Tensor]:
+        """The masks, to be decoded on the GPU."""
+        return self.to(torch.device('cuda') if device is None else device)
 
-    def to(self, *args, **kwargs) -> 'RLEMasks':
+    def detach(self) -> 'RLEMasks':
         """The masks as they are."""
         return self
 
-    cpu = detach = to
+    def _of(self, masks: Sequence[dict]) -> 'RLEMasks':
+        return RLEMasks(masks, self.height, self.width, self.device)
 
 
 def place_rle(bitmap: np.ndarray, x: int, y: int, height: int, width: int) -> dict:

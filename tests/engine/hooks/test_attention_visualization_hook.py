@@ -22,7 +22,7 @@ def runner(tmp_path):
     torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
     visualizer = VISUALIZERS.build(
         dict(
-            type='DetLocalVisualizer',
+            type='InstanceLocalVisualizer',
             name=f'attention{tmp_path.name}',
             vis_backends=[dict(type='LocalVisBackend')],
             save_dir=str(tmp_path),
@@ -69,8 +69,26 @@ def test_every_nth_batch_gives_a_picture_of_predictions_beside_attention(runner,
     pictures = sorted(tmp_path.glob('**/attention_*.png'))
     assert [picture.name for picture in pictures] == ['attention_7.png', 'attention_9.png']
     assert len(list(tmp_path.glob('**/*.png'))) == 3
+    # Enlarged five times, with the classes of many detections in a strip below.
     height, width = cv2.imread(str(pictures[0])).shape[:2]
-    assert (height, width) == (64, 2 * 96)
+    assert width == 2 * 8 * 96 and height >= 8 * 64
+
+
+def test_a_test_does_not_ask_for_the_iteration_of_a_training(runner, image, tmp_path):
+    class TestRunner(SimpleNamespace):
+        @property
+        def iter(self):
+            raise AssertionError('this would build the training data set')
+
+    runner = TestRunner(model=runner.model, visualizer=runner.visualizer)
+    hook = HOOKS.build(dict(type='AttentionVisualizationHook', interval=1))
+    hook.before_run(runner)
+    hook.before_test(runner)
+    batch = view(image, tmp_path)
+    with torch.no_grad():
+        hook.after_test_iter(runner, 0, batch, runner.model.test_step(batch))
+    hook.after_test(runner)
+    assert [picture.name for picture in tmp_path.glob('**/attention_*.png')] == ['attention_0.png']
 
 
 def attention_of(runner, batch, monkeypatch):

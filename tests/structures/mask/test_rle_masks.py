@@ -1,13 +1,18 @@
 """Encoded masks stand where MMDetection has a tensor of bitmaps."""
 
+import copy
 import pickle
 from types import SimpleNamespace
 
+import cv2
 import mmengine
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from mmdet.apis import DetInferencer
 from mmdet.evaluation import DumpDetResults, LVISMetric
 from mmdet.structures import DetDataSample
@@ -15,6 +20,9 @@ from mmdet.structures.mask import encode_mask_results
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
+from mmengine.utils import digit_version
+from torchvision.ops import masks_to_boxes
+from torchvision.utils import draw_segmentation_masks
 
 from mmdet_sag.evaluation import DumpRLEResults
 from mmdet_sag.structures.mask import RLEMasks, place_rle
@@ -70,6 +78,103 @@ def test_one_mask_is_coco_s_dict_and_a_bitmap(masks, bitmaps):
     assert mask_utils.area(masks[1]) == bitmaps[1].sum()
     np.testing.assert_array_equal(masks[1][3:9, 5], bitmaps[1, 3:9, 5])
     np.testing.assert_array_equal(masks[-1].decode(), bitmaps[-1])
+
+
+USES = {
+    'asarray': lambda masks: np.asarray(masks),
+    'array of a type': lambda masks: np.array(masks, dtype=np.uint8),
+    'stack of arrays': lambda masks: np.stack([mask.cpu().numpy() for mask in masks]),
+    'stack of masks': lambda masks: np.stack(list(masks)),
+    'astype': lambda masks: np.stack([mask.numpy().astype(np.float32) for mask in masks]),
+    'as_tensor': torch.as_tensor,
+    'tensor of a type': lambda masks: torch.tensor(masks, dtype=torch.float32),
+    'torch.stack': lambda masks: torch.stack(list(masks)),
+    'torch.cat': lambda masks: torch.cat([masks, masks[1:]]),
+    'sum': lambda masks: [int(masks[i].sum()) for i in range(len(masks))],
+    'sum of pixels': lambda masks: masks.sum(dim=(1, 2)),
+    'float': lambda masks: masks.float().mean(),
+    'bool': lambda masks: masks.bool(),
+    'to a type': lambda masks: masks.to(torch.uint8),
+    'to a device and a type': lambda masks: masks.to('cpu', torch.float16),
+    'and': lambda masks: masks & masks[0],
+    'and of a tensor': lambda masks: torch.ones(5, HEIGHT, WIDTH, dtype=torch.bool) & masks,
+    'or': lambda masks: masks[0] | masks[1],
+    'not': lambda masks: ~masks[0],
+    'times': lambda masks: 2 * masks[2] + 1,
+    'image of floats times a mask': lambda masks: torch.full((HEIGHT, WIDTH), 0.5) * masks[0],
+    'equal': lambda masks: masks == masks[3],
+    'any': lambda masks: torch.any(masks.flatten(1), dim=1),
+    'where': lambda masks: torch.where(masks[0], 1.0, 0.0),
+    'interpolate': lambda masks: F.interpolate(masks[:, None].float(), scale_factor=2),
+    'index of a scalar tensor': lambda masks: torch.stack([torch.as_tensor(masks[i]) for i in torch.arange(2)]),
+    'index of many dimensions': lambda masks: masks[1:, 3:9, 5],
+    'index of none': lambda masks: masks[None],
+    'index of itself': lambda masks: masks[masks],
+    'part of a mask': lambda masks: masks[1][3:9, 5],
+    'index of an image': lambda masks: torch.arange(HEIGHT * WIDTH).view(HEIGHT, WIDTH)[masks[0]],
+    'index of an array': lambda masks: np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)[masks[0]],
+    'rows': lambda masks: torch.stack(list(masks[0])),
+    'size': lambda masks: [*masks.size(), masks.ndim, *masks.shape, *masks[0].shape, len(masks), len(masks[0])],
+    'numel': lambda masks: masks.shape.numel() + masks[:0].numel(),
+    'numpy': lambda masks: masks.detach().cpu().numpy(),
+    'joined with none': lambda masks: (
+        InstanceData.cat([InstanceData(masks=masks[:2]), InstanceData(masks=masks[:0])]).masks
+    ),
+    'boxes': lambda masks: masks_to_boxes(masks),
+    'picture': lambda masks: draw_segmentation_masks(
+        torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8), masks, colors='red'
+    ),
+    'plot': lambda masks: AxesImage(Figure().add_subplot(), data=masks[0]).get_array(),
+    'contours': lambda masks: len(cv2.findContours(np.asarray(masks[0], np.uint8), 0, 2)[0]),
+    'copies': lambda masks: copy.deepcopy(masks).clone(),
+}
+
+
+def pixels_of(result):
+    if isinstance(result, RLEMasks):
+        result = result.to_tensor()
+    return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+
+
+# torch.as_tensor, and what calls it: indices of a tensor.
+USES_DLPACK = ('as_tensor', 'tensor of a type', 'index of a scalar tensor', 'index of an image', 'picture')
+
+
+@pytest.mark.parametrize('use', USES)
+def test_they_do_what_a_tensor_of_bitmaps_does(use, masks, bitmaps):
+    if use in USES_DLPACK and digit_version(torch.__version__) < digit_version('2.6'):
+        pytest.skip('torch.as_tensor reads other types than its own since PyTorch 2.6')
+    expected, actual = USES[use](bitmaps), USES[use](masks)
+    assert isinstance(actual, RLEMasks) or type(actual) is type(expected)
+    assert pixels_of(actual).dtype == pixels_of(expected).dtype
+    np.testing.assert_array_equal(pixels_of(actual), pixels_of(expected))
+
+
+def test_pixels_are_set_as_in_a_tensor(masks, bitmaps):
+    chosen = torch.tensor([True, False, True, False, True])
+    for both in (masks, bitmaps):
+        kept = both[chosen]
+        kept[0] = False
+        both[1:3, :10] = True
+        both[4][:, 7:9] = False
+        both[both[3][None].expand(5, -1, -1) & torch.tensor([False] * 4 + [True])[:, None, None]] = True
+    torch.testing.assert_close(masks.to_tensor(), bitmaps)
+    assert masks[1] == encode_mask_results(bitmaps.numpy())[1]
+
+
+def test_what_would_change_a_decoded_copy_is_refused(masks):
+    for part in (masks, masks[0]):
+        with pytest.raises(AttributeError, match=r'zero_ would change a decoded copy .* masks.to_tensor\(\)'):
+            part.zero_()
+    with pytest.raises(AttributeError, match="'RLEMasks' object has no attribute 'polygons'"):
+        getattr(masks, 'polygons')  # noqa: B009
+
+
+def test_their_device_is_where_they_are_decoded(masks):
+    moved = masks.to('meta')
+    assert moved.device.type == moved[0].device.type == moved[:2].device.type == moved[[1]].device.type == 'meta'
+    assert moved.float().device.type == (moved & moved[0]).device.type == 'meta'
+    torch.testing.assert_close(moved.cpu().to_tensor(), masks.to_tensor())
 
 
 def test_instance_data_selects_joins_and_moves_them(masks, bitmaps):

@@ -114,7 +114,8 @@ class RLEMaskMixin(FCNMaskHead):
             for results in results_list:
                 # FCNMaskHead gives images without detections a tensor (0, H, W).
                 if isinstance(results.masks, Tensor):
-                    results.masks = RLEMasks([], *results.masks.shape[1:])
+                    _, height, width = results.masks.shape
+                    results.masks = RLEMasks([], height, width, results.masks.device)
         return results_list
 
     def _predict_by_feat_single(
