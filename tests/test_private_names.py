@@ -71,6 +71,9 @@ DECLARED = {
     'mmengine.visualization.Visualizer': {'_vis_backends': None},
     'torch': {'_check': None, '_foreach_norm': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
+    'torch.nn.modules.module.Module': {
+        '_load_from_state_dict': 'self state_dict prefix local_metadata strict missing_keys unexpected_keys error_msgs',
+    },
     'torch.nn.modules.utils': {'_pair': 'x'},
 }
 # Python and PyTorch create these, or document them.

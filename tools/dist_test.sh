@@ -10,10 +10,17 @@ if [ $# -lt 3 ]; then
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+rank=${NODE_RANK:-${PET_NODE_RANK:-0}}
+port=${PORT:-${PET_MASTER_PORT:-${MASTER_PORT:-29500}}}
+if [ "$rank" = 0 ] && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "error: port $port is in use on this machine: choose another, PORT=$((port + 1)) $0 ..." >&2
+    exit 2
+fi
+
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" exec python -m torch.distributed.run \
     --nnodes="${NNODES:-${PET_NNODES:-1}}" \
-    --node_rank="${NODE_RANK:-${PET_NODE_RANK:-0}}" \
+    --node_rank="$rank" \
     --master_addr="${MASTER_ADDR:-${PET_MASTER_ADDR:-127.0.0.1}}" \
-    --master_port="${PORT:-${PET_MASTER_PORT:-${MASTER_PORT:-29500}}}" \
+    --master_port="$port" \
     --nproc_per_node="$3" \
     "$tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -21,7 +21,12 @@ if [ -n "${MAX_RESTARTS:-${PET_RDZV_BACKEND:-}}" ]; then
     rendezvous=(--max_restarts="${MAX_RESTARTS:-${PET_MAX_RESTARTS:-0}}" --rdzv_backend="${PET_RDZV_BACKEND:-c10d}"
         --rdzv_id="${RDZV_ID:-${PET_RDZV_ID:-mmdet_sag}}" --rdzv_endpoint="${PET_RDZV_ENDPOINT:-$address:$port}")
 else
-    rendezvous=(--node_rank="${NODE_RANK:-${PET_NODE_RANK:-0}}" --master_addr="$address" --master_port="$port")
+    rank=${NODE_RANK:-${PET_NODE_RANK:-0}}
+    if [ "$rank" = 0 ] && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+        echo "error: port $port is in use on this machine: choose another, PORT=$((port + 1)) $0 ..." >&2
+        exit 2
+    fi
+    rendezvous=(--node_rank="$rank" --master_addr="$address" --master_port="$port")
 fi
 
 # What a new torchrun needs to be told, and an old one does not know: which signals it hands on to the processes, and

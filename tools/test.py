@@ -34,7 +34,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file, or exported model')
     parser.add_argument('--out', help='file for the predictions, .pkl or .pickle')
     parser.add_argument('--show', action='store_true', help='show the results in a window')
-    parser.add_argument('--show-dir', help='folder for pictures of the results, inside <work dir>/<time stamp>')
+    parser.add_argument(
+        '--show-dir',
+        help='folder for pictures of the results, in the folders of the images, inside <work dir>/<time stamp>',
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation; the config's, or a flip")
     switch = argparse.BooleanOptionalAction
@@ -74,6 +77,8 @@ def main() -> None:
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
         cfg.default_hooks.visualization.setdefault('score_thr', 0.5)
+        if cfg.default_hooks.visualization.type == 'DetVisualizationHook':
+            cfg.default_hooks.visualization.type = 'FolderVisualizationHook'
 
     contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}
     if exported:

@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmdet.evaluation import CocoMetric, CocoPanopticMetric
@@ -13,6 +14,7 @@ from ..datasets.data_sources import CocoSource, PanopticSource
 from ..errors import InputError
 from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
+from ..models.model_config import config_parts
 
 _PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
 
@@ -50,12 +52,27 @@ def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:
     return found
 
 
-def check_metric(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
-    """Check that a metric's files exist and describe the images of ``sources``, which it measures.
+def check_metric(
+    metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: Callable[[str], dict]
+) -> None:
+    """Check that a metric's files exist and describe the images that it measures.
 
-    ``load`` reads an annotation file.
+    Args:
+        metric: The metric.
+        dataset: Config of the data set.
+        sources: The data sets in it.
+        load: Reads an annotation file.
     """
-    if metric.cfg.get('ann_file') is None or is_remote(metric.cfg['ann_file'], metric.cfg.get('backend_args')):
+    if metric.measures_instances and len(sources) > 1:
+        _check_several(metric, sources, load)
+    if metric.cfg.get('ann_file') is None:
+        if metric.measures_instances and sources and not _gives_objects(dataset):
+            raise InputError(
+                f'{metric.option} has no ann_file, and the pipeline does not give it the objects: set --cfg-options '
+                f'{metric.option}.ann_file={sources[0].ann_file}'
+            )
+        return
+    if is_remote(metric.cfg['ann_file'], metric.cfg.get('backend_args')):
         return
     source = sources[0] if len(sources) == 1 else None
     if issubclass(metric.kind, CocoMetric):
@@ -83,6 +100,37 @@ def check_annotation_ids(metric: MetricConfig, content: dict) -> None:
         )
 
 
+def check_save_best(cfg: Mapping, metrics: Sequence[MetricConfig]) -> None:
+    """Check that the checkpoint hook chooses the best checkpoint by a figure that validation computes."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    chosen = hook.get('save_best') or ()
+    for key in [chosen] if isinstance(chosen, str) else chosen:
+        found = re.match('coco/([a-z]+)_mAP', key)
+        if found and metrics and not any(found[1] in metric.cfg.get('metric', 'bbox') for metric in metrics):
+            raise InputError(
+                f"default_hooks.checkpoint.save_best is '{key}', which {metrics[0].option} does not compute: set "
+                f"--cfg-options default_hooks.checkpoint.save_best=auto, or add '{found[1]}' to "
+                f'{metrics[0].option}.metric'
+            )
+
+
+def _gives_objects(dataset: dict) -> bool:
+    return any('instances' in (part.get('meta_keys') or ()) for _, _, part in config_parts(dataset, ''))
+
+
+def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
+    """Check that images of several data sets are told apart, and that the metric's file has all of them."""
+    ids = [i for source in sources for i in _image_ids(source.of_indices(load(source.ann_file)['images']))]
+    ann_file = metric.cfg.get('ann_file')
+    known = _image_ids(load(ann_file)['images']) if ann_file and os.path.isfile(ann_file) else ids
+    if len(set(ids)) < len(ids) or not set(ids) <= set(known):
+        raise InputError(
+            f'{metric.option} cannot measure {len(sources)} data sets, whose images have the same ids or are not all '
+            "in its ann_file: use type='MultiDatasetsEvaluator' with metrics=[...], one with the ann_file of each "
+            "data set, and dataset_prefixes=['a', 'b']; or join the data sets to one file"
+        )
+
+
 def _check_ann_file(
     metric: MetricConfig,
     what: str,
@@ -107,9 +155,13 @@ def _has_same_outline(content: dict, expected: dict) -> bool:
     return _outline(content) == _outline(expected)
 
 
+def _image_ids(images: list) -> list:
+    return [image['id'] for image in images if is_usable_image(image)]
+
+
 def _outline(content: dict) -> tuple[set, list]:
-    images = {image['id'] for image in content['images'] if is_usable_image(image)}
-    return images, [(c.get('id'), c.get('name')) for c in content['categories'] if isinstance(c, dict)]
+    categories = [(c.get('id'), c.get('name')) for c in content['categories'] if isinstance(c, dict)]
+    return set(_image_ids(content['images'])), categories
 
 
 def _lists_images(content: dict, expected: dict) -> bool:

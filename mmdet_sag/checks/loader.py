@@ -1,24 +1,29 @@
-"""Checks of data loaders' configs, and of the packages that data sets and evaluators need."""
+"""Checks of data loaders' configs."""
 
-import importlib.util
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATA_SAMPLERS
 from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
 
-from ..datasets.data_sources import dataset_type
+from ..datasets.data_sources import CocoSource, dataset_type
 from ..errors import InputError
 from ..models.model_config import config_parts, type_name
 
 # Where each launcher says how many processes it started.
 _NUM_PROCESSES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
-# Classes of MMDetection that need panopticapi, and ours that do not.
-_NEED_PANOPTICAPI = dict(
-    CocoPanopticMetric='StandaloneCocoPanopticMetric', LoadPanopticAnnotations='LoadInstancesAndPanopticSeg'
+# Transforms of MMDetection that change masks only if they are bitmaps.
+_NEED_BITMAPS = ('Albu', 'CopyPaste', 'Expand', 'RandomErasing')
+# And those that leave masks of any kind as they are, or fail on them, with what does the like of it.
+_WITHOUT_MASKS = dict(
+    Mosaic='use CachedMosaic',
+    MixUp='use CachedMixUp',
+    YOLOXMixUp='use CachedMixUp',
+    RandomAffine='use Rotate, ShearX, ShearY, TranslateX and TranslateY',
+    RandomShift='use TranslateX and TranslateY',
+    RandomCenterCropPad='use RandomCrop',
 )
 
 
@@ -38,14 +43,24 @@ def check_loader(loader: dict, option: str) -> None:
         )
 
 
-def check_packages(cfg: Any, option: str) -> None:
-    """Check that ``panopticapi`` is installed if the config of a data set or an evaluator needs it."""
-    for place, _, part in config_parts(cfg, option):
+def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) -> None:
+    """Check that the pipelines of training data, at ``option``, change masks as they change images.
+
+    Args:
+        dataset: Config of the data set.
+        option: Its place in the config.
+        sources: The data sets in it.
+    """
+    with_masks = [source for source in sources if source.loads_masks]
+    polygons = [source.poly2mask for source in with_masks if source.polygons_only]
+    for place, _, part in config_parts(dataset, option):
         name = type_name(part)
-        if name in _NEED_PANOPTICAPI and importlib.util.find_spec('panopticapi') is None:
+        if name in _WITHOUT_MASKS and with_masks:
+            raise InputError(f'{place}.type: {name} does not change masks: {_WITHOUT_MASKS[name]}')
+        if name in _NEED_BITMAPS and polygons:
             raise InputError(
-                f"{place}.type: {name} needs panopticapi: run 'pip install --no-deps panopticapi-lite', or use "
-                f'{_NEED_PANOPTICAPI[name]}'
+                f'{place}.type: {name} does not take polygons: set --cfg-options '
+                f'{" ".join(f"{poly2mask}=True" for poly2mask in polygons)}, with which all masks are learnt as bitmaps'
             )
 
 

@@ -46,6 +46,17 @@ def check_class_counts(model: dict, counts: dict[str, int], option: str) -> None
             )
 
 
+def check_constructor(model: dict, optim_wrapper: dict) -> None:
+    """Check that the constructor of the optimizer's groups knows the backbone, by whose layers it sets the rates."""
+    name = type_name(dict(type=optim_wrapper.get('constructor')))
+    backbone = type_name(model.get('backbone') or {})
+    if name == 'LearningRateDecayOptimizerConstructor' and 'ConvNeXt' not in backbone:
+        raise InputError(
+            f'optim_wrapper.constructor: {name} knows the layers of ConvNeXt alone, and model.backbone is {backbone}: '
+            'set --cfg-options optim_wrapper.constructor=DefaultOptimWrapperConstructor'
+        )
+
+
 def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[CocoSource]) -> None:
     """Check that training data have what the heads of a model learn from.
 

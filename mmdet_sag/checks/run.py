@@ -11,9 +11,10 @@ from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .checkpoint import check_checkpoint_file, check_pretrained
 from .data import check_data
-from .evaluator import MetricConfig, check_annotation_ids, check_metric, coco_metrics
-from .loader import check_full_batch, check_loader, check_packages
-from .model import check_class_counts, check_targets, check_types
+from .evaluator import MetricConfig, check_annotation_ids, check_metric, check_save_best, coco_metrics
+from .loader import check_full_batch, check_loader, check_transforms
+from .model import check_class_counts, check_constructor, check_targets, check_types
+from .packages import check_packages
 from .panoptic import check_panoptic_data
 
 
@@ -27,6 +28,7 @@ def _check_config(
     once = phase != 'val'
     if once:
         check_types(cfg.model)
+        check_packages(cfg.get('visualizer'), 'visualizer')
     check_loader(loader, f'{phase}_dataloader')
     check_packages(loader.dataset, dataset_option)
     check_packages(evaluator, f'{phase}_evaluator')
@@ -34,13 +36,17 @@ def _check_config(
     for source in sources:
         check_class_counts(cfg.model, source.class_counts, source.option)
     if phase == 'train':
+        check_constructor(cfg.model, cfg.get('optim_wrapper') or {})
         check_targets(cfg.model, loader.dataset, dataset_option, sources)
+        check_transforms(loader.dataset, dataset_option, sources)
         check_pretrained(cfg.model, cfg.get('load_from'))
     if once:
         check_checkpoint_file(cfg.get('load_from') or None, 'load_from')
     metrics = coco_metrics(evaluator, f'{phase}_evaluator')
     for metric in metrics:
-        check_metric(metric, sources, load)
+        check_metric(metric, loader.dataset, sources, load)
+    if phase == 'val':
+        check_save_best(cfg, metrics)
     return phase, sources, metrics
 
 

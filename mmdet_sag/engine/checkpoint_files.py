@@ -163,6 +163,42 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
     return None
 
 
+def last_instead_of_worthless_best(path: str) -> tuple[str, str]:
+    """Find what to use instead of a best checkpoint of a training whose AP was 0 at each validation.
+
+    MMEngine then keeps the first one that it validated.
+
+    Args:
+        path: A checkpoint.
+
+    Returns:
+        The newest checkpoint beside it and the reason, or ``path`` and an empty text.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    name = Path(path).name
+    if is_remote(path) or not re.match('best_.*(AP|PQ)', name):
+        return path, ''
+    hub = load_checkpoint_file(path, mmap=True).get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    # With several metrics, each has its own.
+    scores = [
+        score
+        for key, score in (info if isinstance(info, dict) else {}).items()
+        if key.startswith('best_score') and key.removeprefix('best_score').lstrip('_').replace('/', '_') in name
+    ]
+    if not scores or not all(isinstance(score, int | float) and score <= 0 for score in scores):
+        return path, ''
+    reason = f'the AP of {path} is 0, as at every validation of its training'
+    newest = newest_checkpoint(str(Path(path).parent))
+    if newest is None:
+        _warn(f'{reason}, and there is no other checkpoint beside it')
+        return path, ''
+    _warn(f'{reason}: the last checkpoint, {newest}, is taken instead')
+    return newest, reason
+
+
 def enter_folder(folder: str, run: str | None) -> IO[str]:
     """Mark a folder as that of the run that trains in it now.
 

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -44,29 +44,41 @@ class ConfigOptions(DictAction):
     """``--cfg-options``: settings that replace those of the config.
 
     Values are parsed as by MMEngine's :class:`DictAction`. That one drops all spaces; here single values and the
-    strings in Python lists, tuples and dicts keep theirs.
+    strings in Python lists, tuples and dicts keep theirs. Dicts may be written as in a config, ``dict(a=1)``.
     """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
-        options = dict(getattr(namespace, self.dest, None) or {})
-        for word in values:
-            try:
-                key, text = word.split('=', maxsplit=1)
-                options[key] = _parse_option(text)
-            # MMEngine raises AssertionError or RecursionError on values that it cannot parse.
-            except (AssertionError, RecursionError, ValueError) as e:
-                raise argparse.ArgumentError(
-                    self,
-                    f'cannot read {word}: write key=value, lists as key="[a,b]", and names with spaces in quotes of '
-                    "their own, key=\"['a b','c']\"; other dicts than key=\"{'a': 1}\" belong into a config",
-                ) from e
-        setattr(namespace, self.dest, options)
+        try:
+            options = parse_options(values)
+        except InputError as e:
+            raise argparse.ArgumentError(self, str(e)) from e
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest, None) or {}), **options})
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read the words ``key=value`` of ``--cfg-options``, see :class:`ConfigOptions`.
+
+    Raises:
+        InputError: One cannot be read.
+    """
+    options = {}
+    for word in words:
+        try:
+            key, text = word.split('=', maxsplit=1)
+            options[key] = _parse_option(text)
+        # MMEngine raises AssertionError or RecursionError on values that it cannot parse.
+        except (AssertionError, RecursionError, ValueError) as e:
+            raise InputError(
+                f'cannot read {word}: write key=value, lists as key="[a,b]", names with spaces in quotes of their '
+                "own, key=\"['a b','c']\", and dicts as key=\"dict(a='b')\"; the rest belongs into a config"
+            ) from e
+    return options
 
 
 def _parse_option(text: str) -> Any:
-    if text[:1] in ('(', '[', '{'):
+    if text.startswith(('(', '[', '{', 'dict(')):
         try:
-            value = ast.literal_eval(text)
+            value = ast.literal_eval(_DictCalls().visit(ast.parse(text, mode='eval')))
         except (SyntaxError, ValueError):
             value = None
         if isinstance(value, (list, tuple, dict)):
@@ -76,6 +88,17 @@ def _parse_option(text: str) -> Any:
     if re.search(r'[^\s,()\[\]]\s+[^\s,()\[\]]', text):
         raise ValueError('MMEngine would drop these spaces')
     return DictAction._parse_iterable(text)
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Makes literals of ``dict(a=1)``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            return node
+        keys: list[ast.expr | None] = [ast.Constant(keyword.arg) for keyword in node.keywords]
+        return ast.Dict(keys, [keyword.value for keyword in node.keywords])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,11 +157,24 @@ def init_processes(cfg: Config) -> None:
     """Create the process group of a run with a launcher, for its device. The runner uses it.
 
     On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
+
+    Raises:
+        InputError: The port is in use.
     """
     if cfg.launcher == 'none':
         return
     if not is_distributed():
         _check_host_name(cfg.launcher)
+    try:
+        _create_group(cfg)
+    except RuntimeError as e:
+        if 'EADDRINUSE' not in str(e):
+            raise
+        port = os.environ.get('MASTER_PORT', '29500')
+        raise InputError(f'port {port} is in use on this machine: choose another, MASTER_PORT={int(port) + 1}') from e
+
+
+def _create_group(cfg: Config) -> None:
     if get_device() == 'cpu':
         _use_gloo(cfg)
     elif 'runner_type' not in cfg and not is_distributed():

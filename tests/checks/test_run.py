@@ -4,6 +4,8 @@ import argparse
 import copy
 import math
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +54,38 @@ def _config(**options):
 def _no_data_root(data):
     for split in ('train', 'val'):
         data.config[f'{split}_dataloader'].dataset.data_root = 'nowhere/'
+
+
+def _transform(name):
+    """A change of the training pipeline, which keeps polygons."""
+
+    def change(data):
+        data.train_set.pipeline[1].poly2mask = False
+        # RLE, which such a pipeline does not take.
+        data.content['annotations'] = [a for a in data.content['annotations'] if not a['iscrowd']]
+        data.train_set.pipeline.insert(2, dict(type=name))
+
+    return change
+
+
+def _decoder(backend):
+    def change(data):
+        data.train_set.pipeline[0].imdecode_backend = backend
+
+    return change
+
+
+def _logger(name):
+    return _config(visualizer__vis_backends=[dict(type='LocalVisBackend'), dict(type=name)])
+
+
+def _two_validation_sets(ann_file):
+    def change(data):
+        parts = [data.config.val_dataloader.dataset] * 2
+        data.config.val_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+        data.config.val_evaluator.ann_file = str(data.ann_file) if ann_file else None
+
+    return change
 
 
 def _no_annotation_file(data):
@@ -343,6 +377,51 @@ BROKEN = {
         _evaluator_that_counts_wrong,
         r'ids that are not positive numbers, which CocoMetric counts wrong: .*val_evaluator\.type=UnroundedCocoMetric',
     ),
+    'evaluator without a file': (
+        _config(val_evaluator__ann_file=None),
+        r'val_evaluator has no ann_file, .*set --cfg-options val_evaluator\.ann_file=.*annotations\.json',
+    ),
+    **{
+        f'two validation sets and {"a" if ann_file else "no"} file': (
+            _two_validation_sets(ann_file),
+            "val_evaluator cannot measure 2 data sets, .*: use type='MultiDatasetsEvaluator'",
+        )
+        for ann_file in (True, False)
+    },
+    'best checkpoint by what is not computed': (
+        _config(val_evaluator__metric='proposal_fast', default_hooks__checkpoint__save_best='coco/segm_mAP'),
+        r"save_best is 'coco/segm_mAP', which val_evaluator does not compute: set --cfg-options .*=auto, or add 'segm'",
+    ),
+    **{
+        f'{name} on polygons': (
+            _transform(name),
+            rf'pipeline\.2\.type: {name} does not take polygons: set .*\.dataset\.pipeline\.1\.poly2mask=True',
+        )
+        for name in ('CopyPaste', 'RandomErasing', 'Expand')
+    },
+    **{
+        f'{name} with masks': (_transform(name), f'{name} does not change masks: use {other}')
+        for name, other in (('Mosaic', 'CachedMosaic'), ('RandomAffine', 'Rotate'), ('RandomShift', 'TranslateX'))
+    },
+    **{
+        f'{name} without its package': (_transform(name), f"{name} needs .*: run 'pip install {package}', or leave")
+        for name, package in (('Corrupt', 'imagecorruptions'), ('InstaBoost', 'instaboostfast'))
+        if find_spec(package) is None
+    },
+    **{
+        f'logger without its package: {name}': (
+            _logger(name),
+            rf"vis_backends\.1\.type: {name} needs {name[:-10].lower()}: run 'pip install .*', or leave the backend",
+        )
+        for name in ('WandbVisBackend', 'MLflowVisBackend', 'DVCLiveVisBackend', 'AimVisBackend')
+        if find_spec(name[:-10].lower()) is None
+    },
+    'constructor that does not know the backbone': (
+        _config(optim_wrapper__constructor='LearningRateDecayOptimizerConstructor'),
+        'constructor: .* knows the layers of ConvNeXt alone, and model.backbone is VoVNet: .*=DefaultOptim',
+    ),
+    'decoder that does not exist': (_decoder('opencv'), r"imdecode_backend is 'opencv', .*imdecode_backend=cv2"),
+    'decoder that needs a call': (_decoder('turbojpeg'), r"is 'turbojpeg', which .*pipeline\.0\.imdecode_backend=cv2"),
     'evaluator of other images': (_evaluator_of_other_images, r'val_evaluator\.ann_file is .*which lists others: set'),
 }
 
@@ -355,6 +434,33 @@ def test_broken_input_is_refused_with_one_line(data, what):
     with pytest.raises(InputError, match=message) as refusal:
         check_inputs(data.config, 'train')
     assert '\n' not in str(refusal.value)
+
+
+@pytest.mark.parametrize('text, refused', [('x.astype(dtype=np.float)', True), ('x.astype(dtype=np.float64)', False)])
+def test_a_package_for_lvis_that_is_older_than_numpy_is_refused(data, monkeypatch, text, refused):
+    (data.root / 'lvis').mkdir()
+    (data.root / 'lvis/__init__.py').write_text('')
+    (data.root / 'lvis/eval.py').write_text(text)
+    monkeypatch.syspath_prepend(str(data.root))
+    monkeypatch.delitem(sys.modules, 'lvis', raising=False)
+    data.config.val_evaluator.type = 'LVISMetric'
+    if refused:
+        with pytest.raises(
+            InputError, match=r"uses np.float, .*: run sed -i 's/np\\.float\\b/float/' '.*lvis/eval.py'"
+        ):
+            check_inputs(data.config, 'train')
+    else:
+        check_inputs(data.config, 'train')
+
+
+def test_images_of_two_validation_sets_in_one_file_pass(data):
+    data.config.val_dataloader.dataset.indices = [0]
+    other = copy.deepcopy(data.config.val_dataloader.dataset)
+    other.indices = [1, 2]
+    data.config.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[data.config.val_dataloader.dataset, other]
+    )
+    check_inputs(data.config, 'train')
 
 
 @pytest.mark.parametrize('mode', ['train', 'test'])

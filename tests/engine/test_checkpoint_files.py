@@ -16,6 +16,7 @@ from mmdet_sag.engine.checkpoint_files import (
     LOADS_SAFELY,
     check_checkpoint_fits,
     enter_folder,
+    last_instead_of_worthless_best,
     load_checkpoint_file,
     newest_checkpoint,
     note_earlier_run,
@@ -53,6 +54,26 @@ def test_a_file_without_meta_is_passed_over(tmp_path):
     write(tmp_path / 'iter_4.pth', meta=None)
     write(tmp_path / 'weights.pth', meta=None)
     assert newest_checkpoint(str(tmp_path)) == newest
+
+
+@pytest.mark.parametrize(
+    'scores, taken',
+    [
+        (dict(best_score=0.0), 'iter_8.pth'),
+        (dict(best_score=0.01), 'best_coco_segm_mAP_iter_4.pth'),
+        ({'best_score_coco/segm_mAP': 0.0, 'best_score_coco/bbox_mAP': 0.2}, 'iter_8.pth'),
+        ({'best_score_coco/segm_mAP': 0.1, 'best_score_coco/bbox_mAP': 0.0}, 'best_coco_segm_mAP_iter_4.pth'),
+        ({}, 'best_coco_segm_mAP_iter_4.pth'),
+    ],
+    ids=str,
+)
+def test_a_best_checkpoint_without_any_ap_is_replaced_by_the_last(tmp_path, scores, taken):
+    write(tmp_path / 'iter_8.pth', 8)
+    hub = dict(runtime_info=scores)
+    best = write(tmp_path / 'best_coco_segm_mAP_iter_4.pth', 4, optimizer=None, message_hub=hub)
+    assert last_instead_of_worthless_best(best)[0] == str(tmp_path / taken)
+    (tmp_path / 'iter_8.pth').unlink()
+    assert last_instead_of_worthless_best(best) == (best, '')
 
 
 def test_a_file_of_another_run_with_more_iterations_is_passed_over(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdet_sag.engine import launch
+from mmdet_sag.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,14 @@ def test_several_machines_are_told_that_a_name_is_only_local(monkeypatch, capfd,
     printed = capfd.readouterr().err
     assert ('set GLOO_SOCKET_IFNAME' in printed) == warns
     assert printed.count('\n') == warns
+
+
+def test_a_port_that_is_in_use_is_named(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    with socket.create_server(('', 0)) as server:
+        port = server.getsockname()[1]
+        for name, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_PORT=port).items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+        with pytest.raises(InputError, match=f'port {port} is in use on this machine: choose another, MASTER_PORT='):
+            launch.init_processes(Config(dict(launcher='pytorch')))

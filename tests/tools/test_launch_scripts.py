@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_evaluation_under_slurm_gets_its_arguments_unchanged(tmp_path):
     program = words[words.index('python') :]
     assert Path(program[2]).samefile(TOOLS / 'test.py')
     assert program[3:] == ['my config.py', 'my checkpoint.pth', '--launcher=slurm', '--out', 'o.pkl']
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_a_port_that_is_in_use_is_named(script):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+        environment = {**os.environ, 'PORT': str(port)}
+        job = subprocess.run([TOOLS / script, 'a.py', 'b', '1'], env=environment, capture_output=True, text=True)
+    assert job.returncode == 2
+    assert job.stderr.startswith(f'error: port {port} is in use on this machine: choose another, PORT={port + 1} ')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

@@ -128,14 +128,20 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     (tmp_path / 'run/2026/vis_data').mkdir(parents=True)
     records = ['{"loss": 2.5, "loss_mask": 1.0, "step": 1}', '{"coco/segm_mAP": 0.25, "step": 1}', '{"loss": 1.5, "st']
     (tmp_path / 'run/2026/vis_data/scalars.json').write_text('\n'.join(records))
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'run/model.pth')
+    last = dict(state_dict=model.state_dict(), optimizer={}, meta=dict(epoch=0, iter=48))
+    torch.save(last, tmp_path / 'run/iter_48.pth')
+    # Nothing was found at any validation: the first of them is the best one.
+    best = tmp_path / 'run/best_coco_segm_mAP_iter_4.pth'
+    torch.save(dict(state_dict={}, message_hub=dict(runtime_info=dict(best_score=0.0))), best)
     out = tmp_path / 'out/report.html'
     result = run(
-        *(tmp_path / 'config.py', tmp_path / 'run/model.pth', '--out', out, '--work-dir', tmp_path / 'work'),
+        *(tmp_path / 'config.py', best, '--out', out, '--work-dir', tmp_path / 'work'),
         *('--num-images', '1', '--score-thr', '0'),
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert f'the last checkpoint, {tmp_path}/run/iter_48.pth, is taken instead' in result.stdout + result.stderr
     html = out.read_text()
+    assert f'iter_48.pth (the AP of {best} is 0, as at every validation of its training)' in html
     assert 'alt="attention for' in html
     assert 'AP on the validation images' in html
     assert 'mathdefault' not in html

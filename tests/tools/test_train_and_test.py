@@ -34,6 +34,11 @@ def folder(tmp_path_factory) -> Path:
     """A folder with spaces in its path, with a data set and a config that learns it fast."""
     folder = tmp_path_factory.mktemp('my runs') / 'of today'
     write_rectangles(folder / 'my data', num_images=5)
+    # Two images of one name.
+    images, ann_file = folder / 'my data/images', folder / 'my data/annotations.json'
+    (images / 'again').mkdir()
+    (images / '5.png').rename(images / 'again/1.png')
+    ann_file.write_text(ann_file.read_text().replace('"5.png"', '"again/1.png"'))
     config = rectangles_config(folder / 'my data')
     config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3))
     config.train_cfg.max_iters = 24
@@ -97,7 +102,9 @@ def test_two_processes_train_and_evaluate_as_one(folder, checkpoint):
 
     predictions = pickle.loads((folder / 'out.pkl').read_bytes())
     assert [prediction['img_id'] for prediction in predictions] == [1, 2, 3, 4, 5]
-    assert len(list(folder.glob('one/*/drawn/*.png'))) == 5
+    (drawn,) = folder.glob('one/*/drawn')
+    pictures = sorted(path.relative_to(drawn).as_posix() for path in drawn.rglob('*.png'))
+    assert pictures == ['1.png', '2.png', '3.png', '4.png', 'again/1.png']
 
 
 def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
@@ -190,6 +197,8 @@ def test_an_option_that_cannot_be_read_is_named(option, capsys):
         ("['red car', 'dog']", ['red car', 'dog']),
         ('/my data/', '/my data/'),
         ("{'red car': 1}", {'red car': 1}),
+        ("[dict(type='A', at=(1, 2)),dict()]", [dict(type='A', at=(1, 2)), {}]),
+        ("dict(type='A b', inner=dict(x=1))", dict(type='A b', inner=dict(x=1))),
         ('[a, b]', ['a', 'b']),
         ('a,b', ['a', 'b']),
         ('(1)', (1,)),

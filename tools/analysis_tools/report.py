@@ -35,7 +35,11 @@ from mmdet_sag.analysis import (
 )
 from mmdet_sag.checks import check_inputs
 from mmdet_sag.command_line import HelpFormatter, run_command
-from mmdet_sag.engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from mmdet_sag.engine.checkpoint_files import (
+    check_checkpoint_fits,
+    last_instead_of_worthless_best,
+    load_checkpoint_file,
+)
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
@@ -70,6 +74,9 @@ def main() -> None:
     check_writable_file(out, '--out', makes_folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     has_results = args.model.endswith(('.pkl', '.pickle'))
+    not_best = ''
+    if not has_results:
+        args.model, not_best = last_instead_of_worthless_best(args.model)
     runner = None if has_results else evaluate(cfg, args.model, out.with_suffix('.pkl'))
     truth = GroundTruth.of_config(cfg)
     results = load_results(args.model if has_results else out.with_suffix('.pkl'))
@@ -89,7 +96,7 @@ def main() -> None:
     train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
     html = page.render(
         title=f'Report on {Path(args.config).stem}',
-        facts=facts(args, cfg, truth),
+        facts=facts(args, cfg, truth, not_best),
         attention=attention,
         no_attention=no_attention,
         scalars=read_scalars(Path(train_dir)) if train_dir else (),
@@ -169,11 +176,12 @@ def training_data(cfg: Config) -> DataStatistics | None:
         return None
 
 
-def facts(args: argparse.Namespace, cfg: Config, truth: GroundTruth) -> dict[str, str]:
-    """Return what the page was made from."""
+def facts(args: argparse.Namespace, cfg: Config, truth: GroundTruth, not_best: str) -> dict[str, str]:
+    """Return what the page was made from; ``not_best`` says why not from the checkpoint that was given."""
     return {
         'config': str(Path(args.config).resolve()),
-        'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve()),
+        'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve())
+        + (f' ({not_best})' if not_best else ''),
         'options': ' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()) or 'none',
         'annotations': str(Path(truth.ann_file).resolve()),
         'model': str(cfg.model.type),

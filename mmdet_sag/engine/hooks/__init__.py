@@ -3,6 +3,7 @@ from .attention_visualization_hook import AttentionVisualizationHook
 from .early_stopping_hook import EarlyStoppingHook
 from .fast_inference_hook import FastInferenceHook
 from .fast_training_hook import FastTrainingHook
+from .folder_visualization_hook import FolderVisualizationHook
 from .logger_hook import LoggerHook
 from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
@@ -14,6 +15,7 @@ __all__ = [
     'EarlyStoppingHook',
     'FastInferenceHook',
     'FastTrainingHook',
+    'FolderVisualizationHook',
     'LoggerHook',
     'LossGuardHook',
     'PreemptionHook',

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import mmcv
 import numpy as np
@@ -58,6 +58,11 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         self.classwise, self.format_only, self.outfile_prefix = classwise, format_only, outfile_prefix
         with get_local_path(ann_file, backend_args=backend_args) as path:
             content = load(path)
+        # Names of the PNG files: images of the same name in several folders are different ones.
+        self.png_names = {
+            image['id']: str(PurePosixPath(image['file_name']).with_suffix('.png'))
+            for image in content.get('images', [])
+        }
         self.categories = {category['id']: category for category in content['categories']}
         self.annotations = {annotation['image_id']: annotation for annotation in content.get('annotations', [])}
 
@@ -81,7 +86,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
             ]
             result = None
             if self.outfile_prefix:
-                file_name = f'{Path(sample["img_path"]).stem}.png'
+                file_name = self.png_names.get(sample['img_id']) or f'{Path(sample["img_path"]).stem}.png'
                 mmcv.imwrite(id_to_rgb(ids)[..., ::-1], f'{self.outfile_prefix}.panoptic/{file_name}')
                 result = dict(image_id=sample['img_id'], file_name=file_name, segments_info=segments)
             counts = None if self.format_only else self._compare(ids, segments, self.annotations[sample['img_id']])

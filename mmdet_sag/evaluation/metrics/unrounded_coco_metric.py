@@ -112,6 +112,39 @@ class UnroundedCocoMetric(CocoMetric):
                     metrics.update(self._classwise(precision, logger))
         return metrics
 
+    def fast_eval_recall(
+        self,
+        results: list[dict],
+        proposal_nums: Sequence[int],
+        iou_thrs: Sequence[float],
+        logger: MMLogger | None = None,
+    ) -> np.ndarray:
+        """Compute the recall of boxes, as MMDetection does for ``proposal_fast``.
+
+        It makes an array of the overlaps of all images, which NumPy 1.24 refuses if their shapes differ: here each
+        image has its own.
+
+        Args:
+            results: Prediction of each image.
+            proposal_nums: Numbers of boxes of an image that are counted.
+            iou_thrs: IoU thresholds.
+            logger: Not used.
+
+        Returns:
+            Mean recall over the thresholds for each number of boxes.
+        """
+        found = total = np.zeros(len(proposal_nums))
+        image_ids = self.img_ids
+        for result in results:
+            annotations = self._coco_api.load_anns(self._coco_api.get_ann_ids(img_ids=[result['img_id']]))
+            count = sum(not annotation.get('ignore', False) and not annotation['iscrowd'] for annotation in annotations)
+            if count:
+                self.img_ids = [result['img_id']]
+                recall = super().fast_eval_recall([result], proposal_nums, iou_thrs, logger='silent')
+                found, total = found + count * recall, total + count
+        self.img_ids = image_ids
+        return found / np.maximum(total, 1)
+
     def _stats(self, precision: np.ndarray) -> dict[str, float]:
         stats = {}
         for name, (threshold, area) in STATS.items():

@@ -114,6 +114,8 @@ class VoVNet(BaseModule):
             ``dict(type='DCNv2', deform_groups=1)``.
         stage_with_dcn: Which stages use ``dcn``.
         with_cp: Whether to trade compute for memory by checkpointing each block.
+        in_channels: Channels of the images. Weights of another number are folded when they are loaded, so that a grey
+            image has the features that it has as three equal channels.
         init_cfg: Initialization config.
 
     Raises:
@@ -140,6 +142,7 @@ class VoVNet(BaseModule):
         dcn: OptConfigType = None,
         stage_with_dcn: Sequence[bool] = (False, True, True, True),
         with_cp: bool = False,
+        in_channels: int = 3,
         init_cfg: OptMultiConfig = [
             dict(type='Kaiming', layer='Conv2d'),
             dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
@@ -156,7 +159,7 @@ class VoVNet(BaseModule):
         self.norm_eval = norm_eval
 
         stem = []
-        channels = 3
+        channels = in_channels
         for i, (stem_channels, stride) in enumerate(zip(settings.stem_channels, (2, 1, 2))):
             depthwise = settings.depthwise and i > 0
             stem.append(_conv3x3(channels, stem_channels, stride, depthwise, None, norm_cfg))
@@ -202,7 +205,7 @@ class VoVNet(BaseModule):
         """Compute the features of the stages in ``out_indices``.
 
         Args:
-            x: Images of shape (N, 3, H, W).
+            x: Images of shape (N, in_channels, H, W).
 
         Returns:
             One tensor of shape (N, C, ceil(H / stride), ceil(W / stride)) per output stage.
@@ -224,6 +227,14 @@ class VoVNet(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        key = f'{prefix}stem.0.conv.weight'
+        weight, (_, channels, *kernel) = state_dict.get(key), self.stem[0].conv.weight.shape
+        if weight is not None and weight.dim() == 4 and weight.shape[1] != channels:
+            folded = weight.mean(dim=1, keepdim=True) * (weight.shape[1] / channels)
+            state_dict[key] = folded.expand(-1, channels, *kernel)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:

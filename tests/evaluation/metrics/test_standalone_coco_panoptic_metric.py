@@ -55,8 +55,8 @@ class Data:
             )
         )
 
-    def evaluate(self, kind='StandaloneCocoPanopticMetric', **options):
-        images = [dict(id=entry['image_id'], file_name=f'{entry["image_id"]}.jpg') for entry in self.annotations]
+    def evaluate(self, kind='StandaloneCocoPanopticMetric', name='{}.jpg', **options):
+        images = [dict(id=entry['image_id'], file_name=name.format(entry['image_id'])) for entry in self.annotations]
         content = dict(images=images, annotations=self.annotations, categories=CATEGORIES)
         self.ann_file.write_text(json.dumps(content))
         metric = METRICS.build(dict(type=kind, ann_file=str(self.ann_file), seg_prefix=str(self.png_folder), **options))
@@ -153,6 +153,15 @@ def test_results_are_written_as_coco_wants_them(data, tmp_path):
     ]
     written = cv2.imread(str(tmp_path / 'out/results.panoptic/1.png'))[..., ::-1].astype(int)
     np.testing.assert_array_equal(written @ [1, 256, 65536], truth)
+
+
+def test_results_of_images_of_one_name_in_several_folders_are_different_files(data, tmp_path):
+    for _ in range(2):
+        data.add(np.array([[1000]]), set(), np.array([[1000]]))
+    data.evaluate(outfile_prefix=str(tmp_path / 'results'), name='{}/photo.jpg')
+    written = json.loads((tmp_path / 'results.panoptic.json').read_text())['annotations']
+    assert [annotation['file_name'] for annotation in written] == ['1/photo.png', '2/photo.png']
+    assert (tmp_path / 'results.panoptic/2/photo.png').is_file()
 
 
 def test_writing_alone_needs_no_truth(data, tmp_path):

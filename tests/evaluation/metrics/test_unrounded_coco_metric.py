@@ -195,6 +195,25 @@ def test_thresholds_may_be_one_or_a_list(ann_file, iou_thrs):
     assert metrics['coco/segm_mAP_75'] == (-1 if iou_thrs == 0.5 else expected[1])
 
 
+def test_recall_of_boxes_is_measured_where_images_have_different_numbers_of_objects(ann_file):
+    content = json.loads(Path(ann_file).read_text())
+    # Three objects, one and none; a crowd region does not count.
+    content['annotations'][2]['image_id'] = 0
+    content['annotations'][4]['iscrowd'] = 1
+    del content['annotations'][5]
+    Path(ann_file).write_text(json.dumps(content))
+    metric = METRICS.build(
+        dict(type='UnroundedCocoMetric', ann_file=ann_file, metric='proposal_fast', proposal_nums=(1, 10), iou_thrs=0.5)
+    )
+    metric.dataset_meta = dict(classes=CLASSES)
+    samples = predictions()
+    samples[0]['pred_instances']['bboxes'][:] = torch.tensor([[5.0, 4, 25, 16]])
+    samples[1]['pred_instances']['bboxes'][:] = torch.tensor([[14.0, 4, 34, 19]])
+    metric.process({}, samples)
+    # One box finds one of the three, another the only one.
+    assert metric.evaluate(size=len(samples))['coco/AR@1'] == 0.5
+
+
 def test_classes_are_listed_with_their_ap(ann_file):
     metrics = evaluate(ann_file, predictions(), classwise=True)
     theirs = evaluate(ann_file, predictions(), 'CocoMetric', classwise=True)

@@ -91,6 +91,19 @@ def test_checkpointed_blocks_compute_the_same_gradients():
         torch.testing.assert_close(checkpointed.get_parameter(name).grad, parameter.grad)
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_weights_for_other_numbers_of_channels_see_a_grey_image_as_those_of_three_do(tmp_path, channels):
+    colour = MODELS.build(dict(type='VoVNet', arch='V-19-slim-dw')).eval()
+    torch.save(colour.state_dict(), tmp_path / 'pretrained.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pretrained.pth'))
+    model = MODELS.build(dict(type='VoVNet', arch='V-19-slim-dw', in_channels=channels, init_cfg=init_cfg)).eval()
+    model.init_weights()
+    grey = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        for out, expected in zip(model(grey.expand(-1, channels, -1, -1)), colour(grey.expand(-1, 3, -1, -1))):
+            torch.testing.assert_close(out, expected)
+
+
 def test_an_unknown_variant_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown arch 'V-40', choose from V-19-slim-dw, .*V-99"):
         MODELS.build(dict(type='VoVNet', arch='V-40'))
