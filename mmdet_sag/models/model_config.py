@@ -72,7 +72,7 @@ def unfreezing(backbone: dict) -> dict[str, Any]:
     if norm_cfg.get('requires_grad') is False:
         options['norm_cfg.requires_grad'] = True
     if norm_cfg.get('eps', 1) < 1e-12:
-        # As in CenterMask's first implementation, which has none. It divides by the variance of channels that nothing has activated.
+        # As in CenterMask's first implementation, which divides by the variance of channels that nothing has activated.
         options['norm_cfg.eps'] = 1e-5
     if option_value(backbone, 'norm_eval'):
         options['norm_eval'] = False
