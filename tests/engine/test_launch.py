@@ -1,9 +1,13 @@
 import socket
+from pathlib import Path
 
 import pytest
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_sag.engine import launch
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,10 @@ def test_several_machines_are_told_that_a_name_is_only_local(monkeypatch, capfd,
     printed = capfd.readouterr().err
     assert ('set GLOO_SOCKET_IFNAME' in printed) == warns
     assert printed.count('\n') == warns
+
+
+def test_images_are_copied_to_a_gpu_behind_its_work():
+    config = Config.fromfile(CONFIGS / 'polite_teacher/centermask-lite_demo_semi-0.1.py')
+    launch._copy_without_waiting(config)
+    assert config.train_dataloader.pin_memory and config.val_dataloader.pin_memory
+    assert MODELS.build(config.model.data_preprocessor).data_preprocessor._non_blocking
