@@ -21,8 +21,9 @@ DECLARED = {
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {'_coco_api': None},
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'self results cfg rescale with_nms img_meta',
-        '_predict_by_feat_single': 'self cls_score_list bbox_pred_list score_factor_list mlvl_priors img_meta cfg '
-        'rescale with_nms',
+    },
+    'mmdet.models.dense_heads.fcos_head.FCOSHead': {
+        '_get_targets_single': 'self gt_instances points regress_ranges num_points_per_lvl',
     },
     'mmdet.models.detectors.single_stage.SingleStageDetector': {
         '_forward': 'self batch_inputs batch_data_samples',
@@ -70,6 +71,8 @@ DECLARED = {
     'mmengine.runner.loops.IterBasedTrainLoop': {'_decide_current_val_interval': 'self'},
     'mmengine.visualization.Visualizer': {'_vis_backends': None},
     'torch': {'_check': None, '_foreach_norm': None},
+    'torch.distributed.distributed_c10d': {'_get_default_store': ''},
+    'torch.nn.Module': {'_compiled_call_impl': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
     'torch.nn.modules.module.Module': {
         '_load_from_state_dict': 'self state_dict prefix local_metadata strict missing_keys unexpected_keys error_msgs',

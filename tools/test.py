@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--fuse-conv-bn', action=switch, default=True, help='fold batch norms into convs')
     parser.add_argument('--channels-last', action=switch, default=True, help='memory format of the convs')
     parser.add_argument('--winograd', action=switch, default=True, help='fewer multiplications in convs, on a CPU')
-    parser.add_argument('--compile', action='store_true', help='torch.compile backbone and neck')
+    parser.add_argument('--compile', action='store_true', help='torch.compile backbone, neck and box head')
     parser.add_argument('--amp', action='store_true', help='mixed precision: bfloat16 on a CPU, float16 on CUDA')
     return parser.parse_args()
 

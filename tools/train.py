@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument('--compile', action='store_true', help='torch.compile backbone, neck and box head')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -77,6 +78,10 @@ def main() -> None:
             raise InputError('--amp needs a GPU, NPU or MLU, and none was found; leave it out to train on the CPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.compile:
+        if cfg.get('compile'):
+            raise InputError('--compile: the config compiles the whole model (compile); leave out one of both')
+        cfg.setdefault('default_hooks', {})['fast_training'] = dict(type='FastTrainingHook', compile=True)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')

@@ -8,6 +8,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_base_.mobilenet_v2, norm_cfg=dict(type='BN', requires_grad=False, eps=0.0)),
+    backbone=dict(_base_.mobilenet_v2, norm_cfg=dict(type='BN', requires_grad=False, eps=1.2e-38)),
     neck=dict(in_channels=[32, 96, 320]),
 )

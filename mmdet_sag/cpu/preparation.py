@@ -11,7 +11,7 @@ from torch import nn
 from ..models.backbones.vovnet import OSABlock
 from ..models.detectors import CenterMask
 from ..models.roi_heads.roi_extractors import ScaleAdaptiveRoIExtractor
-from .replacements import DirectProjection, EmbeddingBagRoIAlign, FormatConversion, Replacement
+from .replacements import DirectProjection, EmbeddingBagRoIAlign, FormatConversion, FrozenBatchNorm, Replacement
 from .winograd_conv import WinogradConv
 
 
@@ -35,7 +35,8 @@ def prepare_for_inference(
             The heads of a :class:`CenterMask` follow; other heads get contiguous features.
         winograd: Whether wide 3x3 convs on a CPU take a quarter of the multiplications, see :class:`WinogradConv`. It
             has no effect without ``channels_last`` or with ``compile``.
-        compile: Whether ``torch.compile`` optimizes backbone and neck, at their first input and for any later size.
+        compile: Whether ``torch.compile`` optimizes backbone, neck and box head, at their first input and for any later
+            size.
     """
     give_back(detector)
     winograd = winograd and channels_last and not compile
@@ -59,10 +60,12 @@ def prepare_for_inference(
         for head in _others(detector, parts):
             head.to(memory_format=memory_format)
             _install(head, winograd, frozen=True)
+    if compile and _has_box_head(detector):
+        detector.bbox_head.compile(dynamic=None)
 
 
-def prepare_for_training(detector: BaseDetector, winograd: bool = True) -> None:
-    """Prepare a detector for training on a CPU; on other devices this does nothing.
+def prepare_for_training(detector: BaseDetector, winograd: bool = True, compile: bool = False) -> None:
+    """Prepare a detector for training; on other devices than a CPU, only frozen batch norms take less memory.
 
     Losses and gradients differ by rounding only; parameters and state dict stay as they are.
 
@@ -70,10 +73,19 @@ def prepare_for_training(detector: BaseDetector, winograd: bool = True) -> None:
         detector: A detector with a ``backbone`` and maybe a ``neck``. Features are in channels-last memory format; the
             heads of a :class:`CenterMask` follow, other heads get contiguous features.
         winograd: Whether wide 3x3 convs take a quarter of the multiplications, see :class:`WinogradConv`.
+        compile: Whether, instead of all that, ``torch.compile`` optimizes backbone, neck and box head, on any device.
     """
-    if next(detector.parameters()).device.type != 'cpu':
-        return
     give_back(detector)
+    if compile:
+        box_head = [detector.bbox_head] if _has_box_head(detector) else []
+        for part in (*_backbone_and_neck(detector), *box_head):
+            part.compile(dynamic=None)
+        return
+    if next(detector.parameters()).device.type != 'cpu':
+        for module in detector.modules():
+            if type(module) is nn.BatchNorm2d:
+                FrozenBatchNorm(module).install()
+        return
     parts = _backbone_and_neck(detector)
     heads_follow = isinstance(detector, CenterMask)
     for part in parts:
@@ -90,6 +102,7 @@ def give_back(detector: nn.Module) -> None:
         for name, value in list(vars(module).items()):
             if isinstance(value, Replacement):
                 delattr(module, name)
+        module._compiled_call_impl = None
     detector.to(memory_format=torch.contiguous_format)
 
 
@@ -111,6 +124,11 @@ def _install(model: nn.Module, winograd: bool, frozen: bool) -> None:
 
 def _backbone_and_neck(detector: BaseDetector) -> list[nn.Module]:
     return [detector.backbone, *([detector.neck] if detector.with_neck else [])]
+
+
+def _has_box_head(detector: BaseDetector) -> bool:
+    # A two-stage detector's is a part of its RoI head.
+    return isinstance(getattr(detector, 'bbox_head', None), nn.Module)
 
 
 def _others(detector: BaseDetector, parts: list[nn.Module]) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from mmdet.registry import RUNNERS, VISUALIZERS
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmdet.visualization import DetLocalVisualizer
@@ -21,7 +22,6 @@ from mmengine.dist import all_gather_object, barrier, init_dist, is_distributed
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed as torch_dist
-from torch.distributed import ProcessGroup
 
 from ..command_line import is_main_process_of_node, run_command
 from ..errors import InputError
@@ -163,8 +163,6 @@ def init_processes(cfg: Config) -> None:
     """
     if cfg.launcher == 'none':
         return
-    if not is_distributed():
-        _check_host_name(cfg.launcher)
     try:
         _create_group(cfg)
     except RuntimeError as e:
@@ -176,6 +174,8 @@ def init_processes(cfg: Config) -> None:
 
 def _create_group(cfg: Config) -> None:
     if get_device() == 'cpu':
+        if not is_distributed():
+            _check_host_name(cfg.launcher)
         _use_gloo(cfg)
     elif 'runner_type' not in cfg and not is_distributed():
         env_cfg = cfg.get('env_cfg', {})
@@ -184,19 +184,19 @@ def _create_group(cfg: Config) -> None:
         init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
 
 
-def in_all_processes(function: Callable[[], Result], group: ProcessGroup | None = None) -> Result:
+def in_all_processes(function: Callable[[], Result], exchange: Callable[[Any], list] = all_gather_object) -> Result:
     """Call a function in all processes. If it fails in one, the first error is raised in all.
 
     Args:
         function: The function. Only :class:`InputError` and ``OSError`` are shared.
-        group: Process group for the exchange. Default: all processes.
+        exchange: Returns what each process has given it, in all processes.
     """
     error = None
     try:
         result = function()
     except (InputError, OSError) as e:
         error = e
-    for failure in all_gather_object(error, group):
+    for failure in exchange(error):
         if failure is not None:
             raise failure
     return result
@@ -205,6 +205,13 @@ def in_all_processes(function: Callable[[], Result], group: ProcessGroup | None 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, with :func:`init_processes`. The log names the operators in use."""
     setup_cache_size_limit_of_dynamo()
+    if cfg.get('randomness', {}).get('deterministic'):
+        # Without it, PyTorch refuses cuBLAS's products.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    if cfg.get('env_cfg', {}).get('tf32'):
+        torch.set_float32_matmul_precision('high')
+    if get_device() == 'cuda':
+        _copy_without_waiting(cfg)
     init_processes(cfg)
     visualizer = cfg.get('visualizer') or {}
     if isinstance(visualizer.get('type'), str) and VISUALIZERS.get(visualizer['type']) is DetLocalVisualizer:
@@ -212,6 +219,18 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
     return runner
+
+
+def _copy_without_waiting(cfg: Config) -> None:
+    """Let images be copied to a GPU behind its work, from pinned memory."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if isinstance(cfg.get(name), dict):
+            cfg[name].setdefault('pin_memory', True)
+    preprocessor = cfg.model.get('data_preprocessor')
+    while isinstance(preprocessor, dict) and 'data_preprocessor' in preprocessor:
+        preprocessor = preprocessor.data_preprocessor
+    if isinstance(preprocessor, dict):
+        preprocessor.setdefault('non_blocking', True)
 
 
 def run_tool(main: Callable[[], None]) -> NoReturn:
@@ -257,7 +276,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_host_name(launcher: str) -> None:
-    """Warn if gloo would take an address that other machines cannot reach. With GPUs, it exchanges short messages."""
+    """Warn if gloo would take an address that other machines cannot reach."""
     several = int(os.environ.get(_MACHINES[launcher], 1)) > 1
     if not several or 'GLOO_SOCKET_IFNAME' in os.environ or not is_main_process_of_node():
         return
@@ -270,8 +289,8 @@ def _check_host_name(launcher: str) -> None:
     if address == 'unknown' or address.startswith('127.'):
         print(
             f'warning: the address of {name} is {address} here, and other machines cannot reach that: if the job does '
-            'not begin, set GLOO_SOCKET_IFNAME, and NCCL_SOCKET_IFNAME with GPUs, to the network interface on each '
-            'machine (ip -brief address), or mend /etc/hosts',
+            'not begin, set GLOO_SOCKET_IFNAME to the network interface on each machine (ip -brief address), or mend '
+            '/etc/hosts',
             file=sys.stderr,
         )
 

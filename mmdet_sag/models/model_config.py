@@ -71,8 +71,8 @@ def unfreezing(backbone: dict) -> dict[str, Any]:
     norm_cfg = backbone.get('norm_cfg') or {}
     if norm_cfg.get('requires_grad') is False:
         options['norm_cfg.requires_grad'] = True
-    if norm_cfg.get('eps') == 0:
-        # As in CenterMask's first implementation. It divides by the variance of channels that nothing has activated.
+    if norm_cfg.get('eps', 1) < 1e-12:
+        # As in CenterMask's first implementation, which divides by the variance of channels that nothing has activated.
         options['norm_cfg.eps'] = 1e-5
     if option_value(backbone, 'norm_eval'):
         options['norm_eval'] = False

@@ -362,12 +362,15 @@ def _geometry(options: dict[str, int]) -> list[int]:
 
 def _deform_conv(options: dict[str, int], *tensors: Tensor | None) -> Tensor:
     """Output, from input, weight, offset, mask and bias."""
-    return _ops.deform_conv2d(*_deform_conv_tensors(*tensors), *_geometry(options), tensors[3] is not None)
+    # Under autocast, torchvision converts to float32.
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return _ops.deform_conv2d(*_deform_conv_tensors(*tensors), *_geometry(options), tensors[3] is not None)
 
 
 def _deform_conv_backward(options: dict[str, int], grad_output: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
-    tensors, modulated = (*_computable(grad_output), *_deform_conv_tensors(*tensors)), tensors[3] is not None
+    modulated, tensors = tensors[3] is not None, _deform_conv_tensors(*tensors)
+    tensors = (grad_output.to(tensors[0].dtype), *tensors)
     with _nondeterminism_allowed():
         return _ops._deform_conv2d_backward(*tensors, *_geometry(options), modulated)
 
@@ -377,7 +380,10 @@ def _deform_conv_tensors(
 ) -> tuple[Tensor, ...]:
     mask = input.new_zeros((len(input), 1)) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    return _computable(input, weight, offset, mask, bias)
+    tensors = input, weight, offset, mask, bias
+    # Torchvision's kernels for CUDA take float16, not bfloat16, whose positions would be off by whole pixels.
+    half = input.device.type == 'cuda' and all(tensor.dtype == torch.float16 for tensor in tensors)
+    return tensors if half else _computable(*tensors)
 
 
 def _one_hot(target: Tensor, logits: Tensor) -> Tensor:

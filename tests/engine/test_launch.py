@@ -1,10 +1,14 @@
 import socket
+from pathlib import Path
 
 import pytest
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_sag.engine import launch
 from mmdet_sag.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,10 @@ def test_a_port_that_is_in_use_is_named(monkeypatch):
         monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
         with pytest.raises(InputError, match=f'port {port} is in use on this machine: choose another, MASTER_PORT='):
             launch.init_processes(Config(dict(launcher='pytorch')))
+
+
+def test_images_are_copied_to_a_gpu_behind_its_work():
+    config = Config.fromfile(CONFIGS / 'polite_teacher/centermask-lite_demo_semi-0.1.py')
+    launch._copy_without_waiting(config)
+    assert config.train_dataloader.pin_memory and config.val_dataloader.pin_memory
+    assert MODELS.build(config.model.data_preprocessor).data_preprocessor._non_blocking

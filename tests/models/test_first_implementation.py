@@ -50,7 +50,7 @@ def test_every_config_has_all_that_the_first_implementation_computes_differently
     model = config.model
     assert model.data_preprocessor.mean == [102.9801, 115.9465, 122.7717]
     assert model.data_preprocessor.std == [1.0, 1.0, 1.0]
-    assert model.backbone.norm_cfg.eps == 0
+    assert 0 < model.backbone.norm_cfg.eps < 2e-38
     assert not model.bbox_head.norm_on_bbox
     roi_layer = model.roi_head.mask_roi_extractor.roi_layer
     assert (roi_layer.sampling_ratio, roi_layer.aligned) == (2, False)
@@ -65,10 +65,26 @@ def test_every_config_has_all_that_the_first_implementation_computes_differently
     assert (model.roi_head.mask_iou_head is not None) == has_mask_iou
 
 
-def test_batch_norm_has_no_epsilon():
+def test_batch_norm_has_an_epsilon_that_pytorch_takes_and_float32_does_not_see():
     model = build_tiny(path=WITHOUT_MASK_IOU)
     norms = [module for module in model.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert norms and all(norm.eps == 0 for norm in norms)
+    for norm in norms:
+        norm.running_var.copy_(
+            torch.rand_like(norm.running_var) * 10 ** torch.empty_like(norm.running_var).uniform_(-9, 3)
+        )
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = model.eval().backbone(images)
+        for norm in norms:
+            norm.eps = 0.0
+        without = model.backbone(images)
+    assert norms and all(torch.equal(*pair) for pair in zip(found, without))
+
+
+def test_freed_norms_train():
+    # PyTorch 2.13 refuses an epsilon of 0 in training, 2.11 everywhere.
+    model = build_tiny(path=WITHOUT_MASK_IOU, **{'backbone.norm_eval': False, 'backbone.frozen_stages': -1}).train()
+    assert all(feat.isfinite().all() for feat in model.backbone(torch.randn(2, 3, 64, 64)))
 
 
 def test_distances_are_exponentials_in_pixels_in_training_and_testing_alike():

@@ -7,6 +7,7 @@ import mmcv.ops
 import pytest
 import torch
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from support.pretended_cuda import PretendedCUDA
 from support.which_operators import compiled_operators, put_behind_mmcv, torchvision_operators
 from torch.nn.functional import one_hot
 
@@ -305,3 +306,15 @@ def test_the_operators_compile(stand_in, use):
     compiled_layer = torch.compile(lambda x: layer(x, rois) * 2, backend='aot_eager')
     found = outputs_and_gradients(compiled_layer, features)
     torch.testing.assert_close(found, outputs_and_gradients(lambda x: layer(x, rois) * 2, features))
+
+
+def test_deformable_convolution_stays_in_half_precision_where_its_kernel_takes_it(stand_in):
+    tensors = [torch.zeros(shape) for shape in ((1, 2, 4, 4), (3, 2, 3, 3), (1, 18, 4, 4), (1, 9, 4, 4))]
+    with PretendedCUDA() as cuda:
+        for dtype, device, expected in (
+            (torch.float16, cuda.device, torch.float16),
+            (torch.bfloat16, cuda.device, torch.float32),
+            (torch.float16, 'cpu', torch.float32),
+        ):
+            found = stand_in._deform_conv_tensors(*(tensor.to(dtype).to(device) for tensor in tensors), None)
+            assert {tensor.dtype for tensor in found} == {expected}

@@ -5,6 +5,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
+from mmengine.hub import get_config
 from support.tiny import tiny_config
 from test_train_and_test import TOOLS
 
@@ -16,6 +17,9 @@ sys.path.insert(0, str(TOOLS / 'analysis_tools'))
 _SPEC.loader.exec_module(benchmark)
 
 from benchmark_models import STAGES  # noqa: E402
+
+SOLO = 'mmdet::solov2/solov2-light_r18_fpn_ms-3x_coco.py'
+BOXES = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
 
 
 @pytest.fixture(scope='module')
@@ -50,10 +54,31 @@ def test_models_are_measured_side_by_side_and_stage_by_stage(config, monkeypatch
     assert (tmp_path / 'benchmark.png').stat().st_size > 1000
 
 
-def test_training_steps_are_measured(config, monkeypatch, tmp_path):
-    arguments = (config, '--train', '--size', 60, 90, '--runs', 1, '--warmup', 0, '--device', 'cpu')
-    run(monkeypatch, *arguments, '--out-dir', tmp_path)
-    assert json.loads((tmp_path / 'benchmark.json').read_text())['models'][0]['total']['median'] > 0
+def one_stage(name, folder):
+    """A small one-stage model of MMDetection."""
+    config = get_config(dict(rtmdet='mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', solo=SOLO)[name])
+    config.model.data_preprocessor.pad_size_divisor = 32
+    for step in config.test_dataloader.dataset.pipeline:
+        if step.type in ('Resize', 'Pad'):
+            step.update({'scale' if step.type == 'Resize' else 'size': (96, 64)})
+    config.dump(folder / f'{name}.py')
+    return str(folder / f'{name}.py')
+
+
+@pytest.mark.parametrize('train', [False, True], ids=['inference', 'training'])
+def test_one_stage_models_stand_beside_others_at_several_batch_sizes(train, config, monkeypatch, capsys, tmp_path):
+    models = [config, one_stage('rtmdet', tmp_path), one_stage('solo', tmp_path)]
+    arguments = ('--size', 60, 90, '--batch-size', 1, 2, '--runs', 1, '--warmup', 0, '--device', 'cpu')
+    run(monkeypatch, *models, *arguments, '--out-dir', tmp_path, *(['--train'] if train else ['--detections', 5]))
+    results = json.loads((tmp_path / 'benchmark.json').read_text())['models']
+    assert [(result['model'], result['batch_size']) for result in results] == [(m, n) for n in (1, 2) for m in models]
+    assert all(result['total']['median'] > 0 for result in results)
+    if not train:
+        assert all(result['found'] == 5 for result in results)
+        stages = {stage for stage, spread in results[1]['stages'].items() if spread['median'] > 0}
+        assert stages >= {'backbone', 'neck', 'box head', 'post-processing', 'encoding'}
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in rows[-7:-1]] == [[n, b] for b in '12' for n in ('tiny', 'rtmdet', 'solo')]
 
 
 @pytest.mark.parametrize('axis', ['size', 'detections', 'batch'])
@@ -79,12 +104,14 @@ def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
     [
         ([], 'nothing to measure'),
         (['missing.py'], 'config missing.py does not exist'),
-        (['CONFIG+fast'], 'unknown option fast, choose from plain, direct, compile, amp'),
+        (['CONFIG+fast'], 'unknown option fast, choose from plain, direct, compile, amp, bf16'),
         (['CONFIG', '--checkpoints', 'a', 'b'], '1 models, but 2 checkpoints'),
         (['CONFIG', '--exported', 'model.onnx'], 'the one config'),
         (['--masks', '800'], 'write height and width as in 800x1333'),
         (['CONFIG', '--image', 'missing.jpg'], 'image missing.jpg cannot be read'),
         (['CONFIG', '--runs', '0'], 'at least one run'),
+        (['CONFIG', '--batch-size', '0'], 'at least one image'),
+        (['BOXES', '--size', '64', '64'], 'predicts no masks'),
         (['CONFIG', '--grow', 'depth=1,2'], 'write an axis, size, detections, batch'),
         (['CONFIG', '--grow', 'size=0'], 'write an axis'),
         (['--masks', '80x80', '--grow', 'batch=1'], 'name the configs'),
@@ -92,7 +119,14 @@ def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
 )
 def test_bad_input_gets_one_line(config, arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
-        sys, 'argv', ['benchmark.py', *(a.replace('CONFIG', config) for a in arguments), '--out-dir', str(tmp_path)]
+        sys,
+        'argv',
+        [
+            'benchmark.py',
+            *(a.replace('CONFIG', config).replace('BOXES', BOXES) for a in arguments),
+            '--out-dir',
+            str(tmp_path),
+        ],
     )
     with pytest.raises(SystemExit) as exit:
         benchmark.run_command(benchmark.main)

@@ -1,12 +1,14 @@
 """Measure the speed of models side by side, stage by stage, of exported models, or of masks' post-processing alone.
 
 Models run in turns in one process, on one image, with random weights unless checkpoints are given. Each is a config
-file, ours or MMDetection's (``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``), and may have options behind a plus:
+file of instance segmentation, ours or MMDetection's (``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``,
+``mmdet::rtmdet/rtmdet-ins_s_8xb32-300e_coco.py``), and may have options behind a plus:
 
   +plain      as the config builds it, without what tools/test.py or FastTrainingHook prepare a model with
   +direct     without Winograd's convs
-  +compile    torch.compile of backbone and neck
-  +amp        bfloat16 on a CPU, float16 on CUDA
+  +compile    torch.compile of backbone, neck and box head; --compile: of each model
+  +amp        bfloat16 on a CPU, float16 on CUDA; --amp: of each model
+  +bf16       bfloat16 on any device
 
 A model of MMDetection runs plain unless it has +compile or +amp.
 """
@@ -26,7 +28,7 @@ from benchmark_exported import measure_exported
 from benchmark_masks import masks_line, measure_masks, parse_size
 from benchmark_measures import cpu_name
 from benchmark_models import make_candidate, measure
-from benchmark_report import GROWTH, draw, draw_growth, table
+from benchmark_report import GROWTH, draw, draw_growth, overview, table
 from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
 
@@ -46,7 +48,14 @@ def parse_args() -> argparse.Namespace:
         '--detections', type=int, default=50, help='that many fixed boxes and masks replace those found; 0: do not'
     )
     parser.add_argument('--train', action='store_true', help='training steps instead')
-    parser.add_argument('--batch-size', type=int, help='images at a time; default: 2 in training, 1 otherwise')
+    parser.add_argument('--amp', action='store_true', help='+amp for each model')
+    parser.add_argument('--compile', action='store_true', help='+compile for each model')
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        nargs='+',
+        help='images at a time, one or several numbers; default: 2 in training, else 1',
+    )
     parser.add_argument(
         '--grow',
         nargs='+',
@@ -96,8 +105,15 @@ def main() -> None:
         raise InputError('--grow: name the configs to measure')
     growth = dict(parse_axis(text) for text in args.grow)
     args.resize = True
-    if args.batch_size is None:
-        args.batch_size = 2 if args.train else 1
+    for option in ('amp', 'compile'):
+        if getattr(args, option):
+            args.models = [f'{spec}+{option}' for spec in args.models]
+    batch_sizes = args.batch_size or [2 if args.train else 1]
+    if min(batch_sizes) < 1:
+        raise InputError(f'--batch-size {min(batch_sizes)}: at least one image is needed')
+    if len(batch_sizes) > 1 and args.grow:
+        raise InputError('--batch-size: with --grow give one, or --grow batch=1,2')
+    args.batch_size = batch_sizes[0]
     check_writable_folder(args.out, '--out')
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -132,8 +148,12 @@ def main() -> None:
     if args.exported:
         report['exported'] = measure_exported(args.models[0], args.checkpoints[0], args)
     elif args.models and not growth:
-        report['models'] = measure_models(args)
-        draw(report['models'], out_dir / 'benchmark.png')
+        for batch_size in batch_sizes:
+            print(f'{GROWTH["batch"]}: {batch_size}', flush=True)
+            report['models'] += measure_models(_at(args, 'batch', batch_size))
+        draw(report['models'][: len(args.models)], out_dir / 'benchmark.png')
+        if len(batch_sizes) > 1:
+            print(overview(report['models']))
     for axis, values in growth.items():
         points = []
         for value in values:

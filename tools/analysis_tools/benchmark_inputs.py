@@ -19,7 +19,16 @@ from mmdet_sag.models.detectors import CenterMask
 
 
 def fix_detections(model: torch.nn.Module, count: int) -> None:
-    """Let the box head's work be done, and then replace what it found."""
+    """Let the box head's work be done, and then replace what it found, and the mask logits, noise of random weights.
+
+    A one-stage model has no boxes from which masks would be made later: its best ``count`` count, whatever their score.
+    """
+    if not hasattr(model, 'roi_head'):
+        for head in (getattr(model, name, None) for name in ('bbox_head', 'mask_head', 'panoptic_fusion_head')):
+            if getattr(head, 'test_cfg', None) is not None:
+                low = {key: 0.0 for key in ('score_thr', 'filter_thr') if key in head.test_cfg}
+                head.test_cfg.update(low, max_per_img=count)
+        return
     ours = isinstance(model, CenterMask)
     owner, name = (model.bbox_head, 'predict') if ours else (model.roi_head, 'predict_bbox')
     predict = getattr(owner, name)
@@ -40,6 +49,8 @@ def fix_detections(model: torch.nn.Module, count: int) -> None:
         return results_list
 
     setattr(owner, name, predict_fixed)
+    if model.roi_head.with_mask:
+        fix_masks(model.roi_head.mask_head)
 
 
 def fix_masks(head: torch.nn.Module) -> None:
@@ -105,4 +116,6 @@ def loaded(image: np.ndarray) -> dict:
 
 
 def num_classes_of(model: torch.nn.Module) -> int:
-    return model.roi_head.mask_head.num_classes
+    owner = getattr(model, 'roi_head', model)
+    heads = [getattr(owner, name, None) for name in ('mask_head', 'bbox_head')]
+    return next((head.num_classes for head in heads if hasattr(head, 'num_classes')), 80)

@@ -12,6 +12,7 @@ from benchmark_report import milliseconds
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import FCNMaskHead
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 
 from mmdet_sag.errors import InputError
 from mmdet_sag.models.roi_heads.mask_heads.sag_mask_head import SAGMaskHead
@@ -27,16 +28,16 @@ def measure_masks(size: tuple[int, int], args: argparse.Namespace) -> dict:
     test_cfg = ConfigDict(mask_thr_binary=0.5, rle_masks=True)
     head = SAGMaskHead(num_classes=1)
 
-    def post_process(predict: Callable) -> Any:
-        return predict(head, logits, boxes.clone(), labels, meta, test_cfg, rescale=True)
+    def post_process(predict: Callable, rows: slice = slice(None), meta: dict = meta) -> Any:
+        results = InstanceData(bboxes=boxes[rows].clone(), labels=labels[rows])
+        return predict(head, [logits[rows]], [results], [meta], test_cfg, rescale=True)[0].masks
 
     ways = dict(
-        mmdetection=lambda: encode_mask_results(post_process(FCNMaskHead._predict_by_feat_single).cpu().numpy()),
-        ours=lambda: list(post_process(SAGMaskHead._predict_by_feat_single)),
+        mmdetection=lambda: encode_mask_results(post_process(FCNMaskHead.predict_by_feat).cpu().numpy()),
+        ours=lambda: list(post_process(SAGMaskHead.predict_by_feat)),
     )
     # What is loaded at the first use of anything is no memory of the work itself.
-    small = boxes[:2] * 0.1
-    head._predict_by_feat_single(logits[:2], small, labels[:2], dict(meta, ori_shape=(80, 80)), test_cfg, rescale=True)
+    post_process(SAGMaskHead.predict_by_feat, slice(2), dict(meta, ori_shape=(80, 80)))
     memory = {name: extra_memory(way, args.device, warm_up=False) for name, way in reversed(ways.items())}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.runs):

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import mmcv
 import numpy as np
 import torch
-from benchmark_inputs import fix_detections, fix_masks, loaded, test_pipeline_of, training_step
+from benchmark_inputs import fix_detections, loaded, test_pipeline_of, training_step
 from benchmark_measures import extra_memory, spread
 from benchmark_stage_timer import StageTimer
-from mmdet.models.dense_heads import base_dense_head, rpn_head
+from mmdet.models.dense_heads import base_dense_head, rpn_head, rtmdet_ins_head
 from mmdet.models.layers import bbox_nms
 from mmdet.registry import MODELS
 from mmdet.structures.mask import encode_mask_results
@@ -41,7 +41,7 @@ STAGES = (
     'encoding',
     'other',
 )
-OPTIONS = ('plain', 'direct', 'compile', 'amp')
+OPTIONS = ('plain', 'direct', 'compile', 'amp', 'bf16')
 
 
 class Candidate(NamedTuple):
@@ -52,7 +52,8 @@ class Candidate(NamedTuple):
         run: Runs one image, or one training step.
         timer: Has the stages of the last run.
         num_images: Images of one run.
-        facts: ``parameters``, and for inference the input's size and ``gflops``.
+        facts: ``parameters`` and ``batch_size``, and for inference the input's size, ``gflops``, and ``found``, the
+            number of masks of the last image.
     """
 
     name: str
@@ -77,24 +78,22 @@ def make_candidate(spec: str, checkpoint: str | None, args: argparse.Namespace) 
     if checkpoint and checkpoint != 'none':
         load_checkpoint(model, checkpoint, map_location='cpu')
     model.to(device)
-    if not (hasattr(model, 'roi_head') and model.roi_head.with_mask):
-        raise InputError(f'{path}: {type(model).__name__} has no RoI head with masks, which is what is measured here')
-    facts = dict(parameters=sum(p.numel() for p in model.parameters()))
+    facts = dict(parameters=sum(p.numel() for p in model.parameters()), batch_size=args.batch_size)
     timer = StageTimer(device)
-    amp = torch.autocast(device.type, enabled='amp' in options, dtype=None)
+    dtype = torch.bfloat16 if 'bf16' in options else None
+    amp = torch.autocast(device.type, enabled=bool({'amp', 'bf16'} & set(options)), dtype=dtype)
     image = read_image(args)
 
     ours = isinstance(model, CenterMask)
     if args.train:
-        if ours and 'plain' not in options:
-            prepare_for_training(model, winograd='direct' not in options)
+        if 'plain' not in options and (ours or 'compile' in options):
+            prepare_for_training(model, winograd='direct' not in options, compile='compile' in options)
         run = training_step(model.train(), image, cfg, args, amp, timer)
         return Candidate(spec, run, timer, args.batch_size, facts)
 
     model.eval()
     if args.detections:
         fix_detections(model, args.detections)
-        fix_masks(model.roi_head.mask_head)
     pipeline = test_pipeline_of(cfg, args.resize)
 
     def load() -> dict:
@@ -106,7 +105,9 @@ def make_candidate(spec: str, checkpoint: str | None, args: argparse.Namespace) 
         with timer.stage('data'):
             batch = load()
         with timer.stage('other'), amp:
-            predictions = [sample.pred_instances.masks for sample in model.test_step(batch)]
+            predictions = [sample.pred_instances.get('masks') for sample in model.test_step(batch)]
+            if None in predictions:
+                raise InputError(f'{path}: {type(model).__name__} predicts no masks, which is what is measured here')
             with timer.stage('encoding'):
                 return [
                     list(masks) if isinstance(masks, RLEMasks) else encode_mask_results(masks.cpu().numpy())
@@ -116,7 +117,7 @@ def make_candidate(spec: str, checkpoint: str | None, args: argparse.Namespace) 
     facts['input'] = list(load()['inputs'][0].shape[1:])
     # Of the model as it is, whatever computes it faster.
     with FlopCounterMode(display=False) as counter:
-        run()
+        facts['found'] = len(run()[-1])
     facts['gflops'] = counter.get_total_flops() / args.batch_size / 1e9
     if 'plain' not in options and (ours or 'compile' in options):
         prepare_for_inference(model, winograd='direct' not in options, compile='compile' in options)
@@ -132,7 +133,7 @@ def measure(candidates: list[Candidate], args: argparse.Namespace) -> list[dict]
             candidate.timer.reset()
             candidate.run()
             if i >= args.warmup:
-                seconds[candidate.name].append(dict(candidate.timer.seconds))
+                seconds[candidate.name].append(candidate.timer.seconds())
     results = []
     for candidate in candidates:
         runs = seconds[candidate.name]
@@ -162,24 +163,33 @@ def watch_stages(model: torch.nn.Module, timer: StageTimer) -> None:
     """Tell the timer where the stages of a detector are."""
     timer.watch(model.data_preprocessor, 'forward', 'data')
     timer.watch(model.backbone, 'forward', 'backbone')
-    timer.watch(model.neck, 'forward', 'neck')
-    for name in ('bbox_head', 'rpn_head'):
-        if getattr(model, name, None) is not None:
-            timer.watch(getattr(model, name), 'predict', 'box head')
-    roi_head = model.roi_head
-    if getattr(roi_head, 'with_bbox', False):
-        timer.watch(roi_head, 'predict_bbox', 'box head')
-        timer.watch(roi_head.bbox_roi_extractor, 'forward', 'RoIAlign')
-    timer.watch(roi_head.mask_roi_extractor, 'forward', 'RoIAlign')
-    timer.watch(roi_head.mask_head, 'forward', 'mask head')
-    if isinstance(roi_head.mask_head, SAGMaskHead):
-        timer.watch(roi_head.mask_head, 'forward_of_class', 'mask head')
-    timer.watch(roi_head.mask_head, 'predict_by_feat', 'post-processing')
-    if getattr(roi_head, 'mask_iou_head', None) is not None:
-        timer.watch(roi_head.mask_iou_head, 'forward', 'MaskIoU')
+    if model.with_neck:
+        timer.watch(model.neck, 'forward', 'neck')
+    roi_head = getattr(model, 'roi_head', None)
+    # Heads of one-stage models predict masks, too.
+    for name, stage in (('bbox_head', 'box head'), ('mask_head', 'mask head'), ('panoptic_head', 'mask head')):
+        if roi_head is None and getattr(model, name, None) is not None:
+            timer.watch(getattr(model, name), 'forward', stage)
+            if hasattr(getattr(model, name), 'predict_by_feat'):
+                timer.watch(getattr(model, name), 'predict_by_feat', 'post-processing')
+    if roi_head is not None:
+        for name in ('bbox_head', 'rpn_head'):
+            if getattr(model, name, None) is not None:
+                timer.watch(getattr(model, name), 'predict', 'box head')
+        if getattr(roi_head, 'with_bbox', False):
+            timer.watch(roi_head, 'predict_bbox', 'box head')
+            timer.watch(roi_head.bbox_roi_extractor, 'forward', 'RoIAlign')
+        timer.watch(roi_head.mask_roi_extractor, 'forward', 'RoIAlign')
+        timer.watch(roi_head.mask_head, 'forward', 'mask head')
+        if isinstance(roi_head.mask_head, SAGMaskHead):
+            timer.watch(roi_head.mask_head, 'forward_of_class', 'mask head')
+        timer.watch(roi_head.mask_head, 'predict_by_feat', 'post-processing')
+        if getattr(roi_head, 'mask_iou_head', None) is not None:
+            timer.watch(roi_head.mask_iou_head, 'forward', 'MaskIoU')
     for module, name in (
         (base_dense_head, 'batched_nms'),
         (rpn_head, 'batched_nms'),
+        (rtmdet_ins_head, 'batched_nms'),
         (bbox_nms, 'batched_nms'),
         (centermask_fcos_head, 'class_by_class_nms'),
     ):

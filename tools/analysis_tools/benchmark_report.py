@@ -63,6 +63,30 @@ def table(results: list[dict]) -> str:
     rows.append(['extra memory, MB', *(_number(result['extra_memory_mb']) for result in results)])
     rows.append(['parameters, M', *(f'{result["parameters"] / 1e6:.1f}' for result in results)])
     rows.append(['GFLOPs', *(_number(result.get('gflops')) for result in results)])
+    rows.append(['masks found', *(_number(result.get('found')) for result in results)])
+    return aligned(rows)
+
+
+def overview(results: list[dict]) -> str:
+    """One row for each model and number of images at a time."""
+    rows = [['model', 'batch', 'ms', 'share', 'images/s', 'extra MB', 'parameters, M', 'GFLOPs']]
+    for result in results:
+        rows.append(
+            [
+                label(result),
+                str(result['batch_size']),
+                milliseconds(result['total']),
+                f'{result["share_of_first"]:.2f}',
+                f'{result["images_per_s"]:.2f}',
+                _number(result['extra_memory_mb']),
+                f'{result["parameters"] / 1e6:.1f}',
+                _number(result.get('gflops')),
+            ]
+        )
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return '\n'.join(
         '  '.join(

@@ -11,29 +11,39 @@ class StageTimer:
     """Time that a detector spends in each stage of one run; a stage within another counts for itself alone.
 
     Args:
-        device: Device of the model; work on an accelerator is waited for at each change of stage.
+        device: Device of the model. On CUDA, events mark the changes of stages: nothing waits for them in a run.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
         self._stack: list[str] = []
-        self._since = 0.0
+        # Where stages begin, those within which nothing is measured without a name.
+        self._marks: list[tuple[str | None, Any]] = []
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.seconds.clear()
+        self._marks.clear()
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        seconds: dict[str, float] = defaultdict(float)
+        for (stage, start), (_, end) in zip(self._marks, self._marks[1:]):
+            if stage is not None:
+                seconds[stage] += start.elapsed_time(end) / 1000 if self.device.type == 'cuda' else end - start
+        return dict(seconds)
 
     @contextmanager
     def stage(self, name: str):
         """Count what runs inside for the stage ``name``."""
-        self._switch()
         self._stack.append(name)
+        self._mark()
         try:
             yield
         finally:
-            self._switch()
             self._stack.pop()
+            self._mark()
 
     def watch(self, owner: Any, attribute: str, name: str) -> None:
         """Count calls of a function or method that is found as ``owner.attribute`` for the stage ``name``."""
@@ -48,10 +58,9 @@ class StageTimer:
 
         setattr(owner, attribute, watched)
 
-    def _switch(self) -> None:
+    def _mark(self) -> None:
+        now: Any = time.perf_counter()
         if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        self._marks.append((self._stack[-1] if self._stack else None, now))

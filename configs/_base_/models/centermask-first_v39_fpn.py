@@ -6,7 +6,7 @@ model = dict(
         type='VoVNet',
         arch='V-39',
         out_indices=(1, 2, 3),
-        norm_cfg=dict(type='BN', requires_grad=False, eps=0.0),
+        norm_cfg=dict(type='BN', requires_grad=False, eps=1.2e-38),
         norm_eval=True,
         # ImageNet weights: see docs/checkpoints.md for the command that makes this file.
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/vovnet39-ese_imagenet.pth'),

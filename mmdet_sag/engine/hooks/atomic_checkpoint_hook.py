@@ -1,7 +1,9 @@
 import contextlib
 import datetime
 import hashlib
+import itertools
 import os
+import pickle
 import re
 import socket
 import uuid
@@ -9,14 +11,14 @@ from typing import IO, Any
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
-from torch import distributed as torch_dist
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import InputError
@@ -24,9 +26,25 @@ from ..atomic_file_backend import AtomicFileBackend
 from ..checkpoint_files import apply_settings, check_checkpoint_fits, check_resumable, enter_folder
 from ..launch import in_all_processes
 
-# NCCL gives up after 10 minutes, and a write to a remote storage may take longer.
+# A write to a remote storage may take long.
 _LONGEST_WRITE = datetime.timedelta(hours=2)
+_exchanges = itertools.count()
 _WITHIN_EPOCH = 'ckpt_within_epoch'
+
+
+def exchange(value: Any) -> list:
+    """Return the values of all processes, in the order of their ranks.
+
+    It goes through the store by which the processes found each other: NCCL's watchdog kills a process that waits for
+    long, and gloo beside NCCL would need an address of its own.
+    """
+    if get_world_size() == 1:
+        return [value]
+    store, number = _get_default_store(), next(_exchanges)
+    keys = [f'checkpoint_{number}_{rank}' for rank in range(get_world_size())]
+    store.set(keys[get_rank()], pickle.dumps(value))
+    store.wait(keys, _LONGEST_WRITE)
+    return [pickle.loads(store.get(key)) for key in keys]
 
 
 def weights_changed(runner: Runner) -> bool:
@@ -64,7 +82,6 @@ class AtomicCheckpointHook(CheckpointHook):
     _unsaved = False
     _saved_state = None
     _meta: dict | None = None
-    _process_group = None
     _folder: IO[str] | None = None
     _is_read_back = False
 
@@ -107,9 +124,6 @@ class AtomicCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='atomic_file')
             self.file_backend = get_file_backend(self.out_dir, backend_args=self.backend_args)
         self.last_ckpt = runner._load_from if runner._resume else None
-        if get_world_size() > 1 and self._process_group is None:
-            # Not NCCL: its watchdog kills a process that waits for longer than the timeout.
-            self._process_group = torch_dist.new_group(backend='gloo', timeout=_LONGEST_WRITE)
         self._check_same_state(runner)
         if runner.iter == 0 and 'run' not in info:
             runner.message_hub.update_info('run', uuid.uuid4().hex)
@@ -120,13 +134,13 @@ class AtomicCheckpointHook(CheckpointHook):
             if is_local and is_main_process():
                 self._folder = enter_folder(self.out_dir, run if isinstance(run, str) else None)
 
-        in_all_processes(enter, self._process_group)
+        in_all_processes(enter, exchange)
         self._adopt_files(runner, kept)
 
     def _check_same_state(self, runner: Runner) -> None:
         # Other wrappers distribute the weights.
         weights = _digest(runner.model) if isinstance(runner.model, DistributedDataParallel) else ''
-        states = all_gather_object((runner.iter, weights, socket.gethostname()), self._process_group)
+        states = exchange((runner.iter, weights, socket.gethostname()))
         for rank, (iteration, digest, host) in enumerate(states):
             if (iteration, digest) != states[0][:2]:
                 raise InputError(
@@ -315,7 +329,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._meta = meta
         self._unsaved = True
         try:
-            in_all_processes(save, self._process_group)
+            in_all_processes(save, exchange)
             self._unsaved = False
         except OSError as e:
             runner.logger.error(
@@ -357,9 +371,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._set_best({})
         last_ckpt, self.last_ckpt = self.last_ckpt, None
         try:
-            in_all_processes(
-                lambda: super(AtomicCheckpointHook, self)._save_best_checkpoint(runner, metrics), self._process_group
-            )
+            in_all_processes(lambda: super(AtomicCheckpointHook, self)._save_best_checkpoint(runner, metrics), exchange)
         except OSError as e:
             runner.logger.error(f'The best checkpoint was not written: {e.strerror or e}. Make room for it.')
             for key in _best(info):

@@ -18,7 +18,7 @@ class FastInferenceHook(Hook):
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
         channels_last: Whether features are in channels-last memory format: the channels of a pixel lie side by side.
         winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU.
-        compile: Whether ``torch.compile`` optimizes backbone and neck; ``winograd`` has no effect with it.
+        compile: Whether ``torch.compile`` optimizes backbone, neck and box head; ``winograd`` has no effect with it.
     """
 
     # After EMAHook, which puts its weights in before an epoch.

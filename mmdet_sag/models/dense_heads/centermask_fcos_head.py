@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
 from mmdet.models.dense_heads import FCOSHead
-from mmdet.models.utils import filter_scores_and_topk
+from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, InstanceList
 from mmengine.config import ConfigDict
@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from ...structures.inclusive_boxes import clip_boxes
+from ..layers.group_selection import best_of_groups, filled, join, split
 
 
 @MODELS.register_module()
@@ -89,13 +90,89 @@ class CenterMaskFCOSHead(FCOSHead):
         bbox_pred = F.relu(bbox_pred) if self.norm_on_bbox else bbox_pred.exp()
         return cls_score, bbox_pred, self.conv_centerness(reg_feat)
 
-    def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args, **kwargs) -> InstanceList:
-        """Turn the outputs of :meth:`forward` into detections. Arguments and results are those of ``FCOSHead``."""
-        # The points get the type of the logits, and bfloat16 would round them by whole pixels.
-        cls_scores = [cls_score.float() for cls_score in cls_scores]
+    def loss_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], centernesses: list[Tensor], *args, **kwargs
+    ) -> dict:
+        """Compute the losses, in float32 whatever the weights are. Arguments and results are those of ``FCOSHead``."""
+        cls_scores, centernesses = ([level.float() for level in levels] for levels in (cls_scores, centernesses))
+        return super().loss_by_feat(cls_scores, bbox_preds, centernesses, *args, **kwargs)
+
+    def get_targets(self, points: list[Tensor], batch_gt_instances: InstanceList) -> tuple[list[Tensor], list[Tensor]]:
+        """Labels and distances of all points. As in ``FCOSHead``, which sends a GPU the range of each level."""
+        ranges = [
+            torch.cat([level.new_full((len(level), 1), end) for end in ends], dim=1)
+            for level, ends in zip(points, self.regress_ranges)
+        ]
+        num_points = [len(level) for level in points]
+        targets = multi_apply(
+            self._get_targets_single,
+            batch_gt_instances,
+            points=torch.cat(points),
+            regress_ranges=torch.cat(ranges),
+            num_points_per_lvl=num_points,
+        )
+        # Of each image, all levels; now of each level, all images.
+        labels, distances = (
+            [torch.cat(level) for level in zip(*(part.split(num_points) for part in parts))] for parts in targets
+        )
+        if self.norm_on_bbox:
+            distances = [level / stride for level, stride in zip(distances, self.strides)]
+        return labels, distances
+
+    def centerness_target(self, pos_bbox_targets: Tensor) -> Tensor:
+        """Centerness (n, ) of distances (n, 4). ``FCOSHead`` takes columns by lists, which a GPU has to be sent."""
+        left_right, top_bottom = pos_bbox_targets[:, 0::2], pos_bbox_targets[:, 1::2]
+        return (left_right.amin(1) / left_right.amax(1) * (top_bottom.amin(1) / top_bottom.amax(1))).sqrt()
+
+    def predict_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        score_factors: list[Tensor],
+        batch_img_metas: list[dict],
+        cfg: ConfigDict | None = None,
+        rescale: bool = False,
+        with_nms: bool = True,
+    ) -> InstanceList:
+        """Turn the outputs of :meth:`forward` into detections.
+
+        All levels and images are worked on at once, so that a GPU is waited for a few times only. Arguments and
+        results are those of ``FCOSHead``.
+        """
+        cfg = self.test_cfg if cfg is None else cfg
+        sizes = [level.shape[2:] for level in cls_scores]
+        # In float32: bfloat16 would round the points by whole pixels.
+        points = self.prior_generator.grid_priors(sizes, dtype=torch.float32, device=cls_scores[0].device)
+        level_of = torch.cat([level.new_full((len(level),), i, dtype=torch.long) for i, level in enumerate(points)])
         if self.norm_on_bbox:
             bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
-        return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
+        cls_logits, distances, centernesses = (
+            torch.cat([level.detach().permute(0, 2, 3, 1).flatten(1, 2) for level in outputs], dim=1)
+            for outputs in (cls_scores, bbox_preds, score_factors)
+        )
+        joint, ranks = self.rank_candidates(cls_logits.float(), centernesses, cfg)
+        image, point, label = (ranks > -0.5).nonzero().unbind(1)
+        best, counts = best_of_groups(
+            ranks[image, point, label],
+            image * len(points) + level_of[point],
+            len(batch_img_metas) * len(points),
+            cfg.get('nms_pre'),
+        )
+        image, point, label = image[best], point[best], label[best]
+        image_sizes = filled(points[0], [img_meta['img_shape'][:2] for img_meta in batch_img_metas])[image]
+        bboxes, scores = self.decode_candidates(
+            torch.cat(points)[point], distances[image, point], joint[image, point, label], image_sizes, cfg
+        )
+        num_per_img = [sum(counts[i : i + len(points)]) for i in range(0, len(counts), len(points))]
+        results_list = split(InstanceData(bboxes=bboxes, scores=scores, labels=label), num_per_img)
+        in_one_pass = with_nms and self._nms_in_one_pass(cfg)
+        results_list = [
+            self._bbox_post_process(
+                results, cfg, rescale=rescale, with_nms=with_nms and not in_one_pass, img_meta=img_meta
+            )
+            for results, img_meta in zip(results_list, batch_img_metas)
+        ]
+        return self._nms_of_batch(results_list, cfg) if in_one_pass else results_list
 
     def rank_candidates(self, cls_logits: Tensor, centernesses: Tensor, cfg: ConfigDict) -> tuple[Tensor, Tensor]:
         """Score every point and class of a level.
@@ -135,58 +212,34 @@ class CenterMaskFCOSHead(FCOSHead):
             boxes = clip_boxes(boxes, image_sizes, self.inclusive_boxes)
         return boxes, joint.sqrt() if cfg.get('sqrt_score', True) else joint
 
-    def _predict_by_feat_single(
-        self,
-        cls_score_list: list[Tensor],
-        bbox_pred_list: list[Tensor],
-        score_factor_list: list[Tensor],
-        mlvl_priors: list[Tensor],
-        img_meta: dict,
-        cfg: ConfigDict,
-        rescale: bool = False,
-        with_nms: bool = True,
-    ) -> InstanceData:
-        cfg = self.test_cfg if cfg is None else cfg
-        levels = []
-        for cls_score, bbox_pred, centerness, priors in zip(
-            cls_score_list, bbox_pred_list, score_factor_list, mlvl_priors
-        ):
-            cls_score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
-            joint, rank = self.rank_candidates(cls_score, centerness.reshape(-1, 1), cfg)
-            bbox_pred = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
-            _, labels, index, kept = filter_scores_and_topk(
-                rank, -0.5, cfg.get('nms_pre', rank.numel()), dict(bbox_pred=bbox_pred, priors=priors)
-            )
-            levels.append((kept['priors'], kept['bbox_pred'], joint[index, labels], labels))
-
-        priors, bbox_pred, joint, labels = (torch.cat(parts) for parts in zip(*levels))
-        image_size = torch.tensor(img_meta['img_shape'][:2])
-        bboxes, scores = self.decode_candidates(priors, bbox_pred, joint, image_size, cfg)
-        results = InstanceData(bboxes=bboxes, scores=scores, labels=labels)
-        return self._bbox_post_process(results, cfg, rescale=rescale, with_nms=with_nms, img_meta=img_meta)
-
     def _bbox_post_process(
         self, results: InstanceData, cfg: ConfigDict, with_nms: bool = True, **kwargs
     ) -> InstanceData:
         max_per_img = cfg.get('max_per_img', -1)
         if not with_nms or max_per_img <= 0:
             return super()._bbox_post_process(results, cfg, with_nms=with_nms, **kwargs)
-        if self._nms_in_one_pass(cfg):
-            results = super()._bbox_post_process(results, cfg, with_nms=False, **kwargs)
-            results = results[class_by_class_nms(results.bboxes, results.scores, results.labels, cfg.nms.iou_threshold)]
-        else:
-            results = super()._bbox_post_process(results, ConfigDict(cfg, max_per_img=len(results)), **kwargs)
+        results = super()._bbox_post_process(results, ConfigDict(cfg, max_per_img=len(results)), **kwargs)
         if not cfg.get('keep_ties', True):
             return results[:max_per_img]
         if len(results) > max_per_img:
             results = results[results.scores >= results.scores[max_per_img - 1]]
         return results
 
+    def _nms_of_batch(self, results_list: InstanceList, cfg: ConfigDict) -> InstanceList:
+        """Run NMS on all classes of all images in one call, and choose the best ``max_per_img`` of each image."""
+        results, image = join(results_list)
+        groups = image * self.num_classes + results.labels
+        kept = class_by_class_nms(results.bboxes, results.scores, groups, cfg.nms.iou_threshold)
+        ties = cfg.get('keep_ties', True)
+        best, counts = best_of_groups(results.scores[kept], image[kept], len(results_list), cfg.max_per_img, ties)
+        return split(results[kept[best]], counts)
+
     @staticmethod
     def _nms_in_one_pass(cfg: ConfigDict) -> bool:
         nms_cfg = cfg.get('nms') or {}
         plain = nms_cfg.get('type', 'nms') == 'nms' and nms_cfg.keys() <= {'type', 'iou_threshold', 'split_thr'}
-        return cfg.get('one_pass_nms', True) and plain and nms_cfg.get('split_thr') == 0
+        chooses = cfg.get('max_per_img', -1) > 0
+        return chooses and cfg.get('one_pass_nms', True) and plain and nms_cfg.get('split_thr') == 0
 
 
 def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:

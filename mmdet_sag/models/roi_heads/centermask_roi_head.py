@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...structures.inclusive_boxes import clip_boxes, not_empty, pad_masks, to_exclusive
-from .mask_heads import SAGMaskHead
+from ...structures.transfers import to_device, to_host
+from ..layers.group_selection import chosen_of_groups, filled, join, split
+from .mask_heads import CenterMaskIoUHead, SAGMaskHead
+from .mask_heads.mask_head_mixins import MaskTargetMixin
 from .roi_extractors import ScaleAdaptiveRoIExtractor
 
 
@@ -87,32 +91,56 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             ``loss_mask`` and, with a MaskIoU head, ``loss_mask_iou``.
         """
         batch_gt_instances, batch_gt_instances_ignore, batch_img_metas = unpack_gt_instances(batch_data_samples)
-        sampling_results: list[SamplingResult] = []
-        for results, gt_instances, gt_instances_ignore in zip(
-            results_list, batch_gt_instances, batch_gt_instances_ignore
-        ):
-            proposals = InstanceData(priors=results.bboxes)
-            assign_result = self.bbox_assigner.assign(proposals, gt_instances, gt_instances_ignore)
-            sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
-        img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
+        sampling_results = self._sample(results_list, batch_gt_instances, batch_gt_instances_ignore)
         rois = bbox2roi([result.pos_priors for result in sampling_results])
-        labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+        columns = [rois]
+        for name in ('pos_gt_labels', 'pos_assigned_gt_inds'):
+            columns.append(torch.cat([getattr(result, name) for result in sampling_results])[:, None].to(rois))
+        together = to_device(torch.cat(columns, dim=1), x[0].device)
+        rois, labels, gt_inds = together[:, :5].contiguous(), together[:, 5].long(), together[:, 6].long()
+        img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
         mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
+        mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
+
+        # While an accelerator computes these, the host draws the targets, for which it has the RoIs.
+        num_per_img = [len(result.pos_priors) for result in sampling_results]
+        on_device = [copy(result) for result in sampling_results]
+        for i, parts in enumerate(zip(*(part.split(num_per_img) for part in (rois[:, 1:], labels, gt_inds)))):
+            sampling_results[i].pos_gt_labels = parts[1]
+            on_device[i].pos_priors, on_device[i].pos_gt_labels, on_device[i].pos_assigned_gt_inds = parts
         targets = self.mask_head.loss_and_target(
-            mask_results['mask_preds'], sampling_results, batch_gt_instances, self.train_cfg
+            mask_results['mask_preds'],
+            sampling_results if isinstance(self.mask_head, MaskTargetMixin) else on_device,
+            batch_gt_instances,
+            self.train_cfg,
         )
-        if self.mask_iou_head is None:
+        if mask_iou_preds is None:
             return targets['loss_mask']
-        mask_iou_preds = self._mask_iou_forward(mask_results, labels)
         loss_mask_iou = self.mask_iou_head.loss_and_target(
             of_class(mask_iou_preds, labels),
             of_class(mask_results['mask_preds'], labels),
             targets['mask_targets'],
-            sampling_results,
+            sampling_results if isinstance(self.mask_iou_head, CenterMaskIoUHead) else on_device,
             batch_gt_instances,
             self.train_cfg,
         )
         return dict(**targets['loss_mask'], **loss_mask_iou)
+
+    def _sample(
+        self, results_list: InstanceList, batch_gt_instances: InstanceList, batch_gt_instances_ignore: InstanceList
+    ) -> list[SamplingResult]:
+        """Choose the RoIs of a training step, on the host: on an accelerator, each image would take eight waits."""
+        tensors = []
+        for results, gt_instances, ignored in zip(results_list, batch_gt_instances, batch_gt_instances_ignore):
+            ignored_bboxes = gt_instances.bboxes[:0] if ignored is None else ignored.bboxes
+            tensors += [results.bboxes, gt_instances.bboxes, gt_instances.labels, ignored_bboxes]
+        tensors = to_host(tensors)
+        sampling_results = []
+        for priors, bboxes, labels, ignored_bboxes in zip(*(tensors[i::4] for i in range(4))):
+            proposals, gt_instances = InstanceData(priors=priors), InstanceData(bboxes=bboxes, labels=labels)
+            assign_result = self.bbox_assigner.assign(proposals, gt_instances, InstanceData(bboxes=ignored_bboxes))
+            sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
+        return sampling_results
 
     def predict(
         self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, rescale: bool = False
@@ -159,17 +187,15 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         Returns:
             See :meth:`predict`.
         """
-        num_per_img = [len(results) for results in results_list]
         if mask_iou_preds is not None:
+            num_per_img = [len(results) for results in results_list]
             results_list = self.mask_iou_head.predict_by_feat(mask_iou_preds.split(num_per_img), results_list)
-        kept_mask_preds = []
-        for i, (img_meta, logits) in enumerate(zip(batch_img_metas, mask_preds.split(num_per_img))):
-            img_shape = torch.tensor(img_meta['img_shape'][:2])
-            results_list[i].bboxes = clip_boxes(results_list[i].bboxes, img_shape, self.inclusive_boxes)
-            keep = not_empty(results_list[i].bboxes, self.inclusive_boxes)
-            results_list[i] = results_list[i][keep]
-            kept_mask_preds.append(logits[keep])
-        return self.paste_masks(kept_mask_preds, results_list, batch_img_metas, rescale=rescale)
+        results, image = join(results_list)
+        image_sizes = filled(results.bboxes, [img_meta['img_shape'][:2] for img_meta in batch_img_metas])
+        results.bboxes = clip_boxes(results.bboxes, image_sizes[image], self.inclusive_boxes)
+        kept, counts = chosen_of_groups(not_empty(results.bboxes, self.inclusive_boxes), image, len(results_list))
+        kept_mask_preds = list(mask_preds[kept].split(counts))
+        return self.paste_masks(kept_mask_preds, split(results[kept], counts), batch_img_metas, rescale=rescale)
 
     def paste_masks(
         self, mask_preds: list[Tensor], results_list: InstanceList, batch_img_metas: list[dict], rescale: bool = False

@@ -237,15 +237,18 @@ def place_rle(bitmap: np.ndarray, x: int, y: int, height: int, width: int) -> di
     return encode_changes((x + column) * height + y + row, 1, height, width)[0]
 
 
-def encode_changes(changes: np.ndarray, num_masks: int, height: int, width: int) -> list[dict]:
+def encode_changes(
+    changes: np.ndarray, num_masks: int, height: int | np.ndarray, width: int | np.ndarray
+) -> list[dict]:
     """Encode masks by the pixels at which they begin and end.
 
     Args:
-        changes: Numbers of pixels in any order, int64: mask * (height * width + 1) + column * height + row. Numbers
-            that occur an even number of times cancel. They are sorted in place.
+        changes: Numbers of pixels in any order, int64: mask * (height * width + 1) + column * height + row, where the
+            largest image counts in the first product. Numbers that occur an even number of times cancel. They are
+            sorted in place.
         num_masks: Number of masks, 1 or more.
-        height: Height of the image.
-        width: Width of the image.
+        height: Height of the image, or of the image of each mask, shape (num_masks, ).
+        width: Width of the image, likewise.
 
     Returns:
         The masks in COCO's compressed run-length encoding: ``size`` and ``counts``, bytes.
@@ -257,12 +260,14 @@ def encode_changes(changes: np.ndarray, num_masks: int, height: int, width: int)
     times = np.diff(firsts, append=len(changes))
     changes = changes[firsts[times & 1 == 1]]
 
-    pixels = height * width
-    mask, position = np.divmod(changes, pixels + 1)
-    mask, position = mask[position < pixels], position[position < pixels]
+    sizes = np.stack(np.broadcast_arrays(height, width, np.arange(num_masks))[:2], axis=1)
+    pixels = sizes.prod(axis=1)
+    mask, position = np.divmod(changes, pixels.max() + 1)
+    inside = position < pixels[mask]
+    mask, position = mask[inside], position[inside]
     ends = np.searchsorted(mask, np.arange(num_masks), side='right')
     # Each mask's changes between 0 and the number of pixels: their differences are its run lengths.
-    bounds = np.insert(position, np.repeat(ends, 2), np.tile([pixels, 0], num_masks))[:-1]
+    bounds = np.insert(position, np.repeat(ends, 2), np.stack([pixels, 0 * pixels], axis=1).ravel())[:-1]
     counts = np.diff(bounds, prepend=0)
     counts = np.delete(counts, ends[:-1] + 2 * np.arange(num_masks - 1) + 1)
     ends = ends + np.arange(1, num_masks + 1)
@@ -286,6 +291,6 @@ def encode_changes(changes: np.ndarray, num_masks: int, height: int, width: int)
     encoded = text.tobytes()
     text_ends = text_ends[ends - 1]
     return [
-        dict(size=[height, width], counts=encoded[start:end])
-        for start, end in zip(np.concatenate([[0], text_ends[:-1]]), text_ends)
+        dict(size=size, counts=encoded[start:end])
+        for size, start, end in zip(sizes.tolist(), np.concatenate([[0], text_ends[:-1]]), text_ends)
     ]

@@ -98,6 +98,15 @@ def test_autocast_trains_and_predicts(dtype):
         assert loss.item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.02), name
 
 
+def test_losses_are_float32_whatever_the_weights_are():
+    model = sensitive(build_tiny()).bfloat16().train()
+    data = model.data_preprocessor(make_batch(images((64, 96)), [ground_truth((8, 8, 40, 40))]), True)
+    losses = model.loss(data['inputs'].bfloat16(), data['data_samples'])
+    assert all(loss.dtype == torch.float32 for loss in losses.values()) and losses['loss_mask_iou'] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def test_without_detections_results_are_empty_but_whole():
     results = predict(build_tiny(), make_batch(images((64, 96), (50, 40))))
     for result, shape in zip(results, [(64, 96), (50, 40)]):

@@ -1,7 +1,10 @@
 import torch
+import torch.nn.functional as F
+from mmdet.models.seg_heads import HeuristicFusionHead
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
+from support.pretended_cuda import PretendedCUDA
 
 from mmdet_sag.models import CenterMaskFusionHead
 from mmdet_sag.structures.mask import RLEMasks
@@ -32,6 +35,26 @@ def merge(boxes, scores, stuff, encoded=False, **options):
 
 def all_stuff(index):
     return torch.full((10, 10), index)
+
+
+def test_random_instances_are_merged_as_mmdetection_merges_them_and_hardly_wait_for_a_gpu():
+    torch.manual_seed(0)
+    cfg = ConfigDict(score_thr=0.3, mask_overlap=0.5, stuff_area_limit=40)
+    heads = [kind(NUM_THINGS, NUM_STUFF, test_cfg=cfg) for kind in (CenterMaskFusionHead, HeuristicFusionHead)]
+    for _ in range(20):
+        logits = F.interpolate(torch.randn(1, NUM_STUFF + 1, 4, 4), (24, 32), mode='bilinear')[0]
+        masks = F.interpolate(torch.randn(1, 12, 5, 5), (24, 32), mode='bilinear')[0] > 0.3
+        instances = InstanceData(
+            bboxes=torch.zeros(12, 4), scores=torch.rand(12), labels=torch.randint(NUM_THINGS, (12,)), masks=masks
+        )
+        found = heads[0].predict([instances], [logits])[0].sem_seg
+        expected = heads[1].predict([instances[instances.scores >= cfg.score_thr]], [logits])[0].sem_seg
+        assert torch.equal(found, expected)
+    with PretendedCUDA() as cuda:
+        on_device = heads[0].predict([instances.to(cuda.device)], [logits.to(cuda.device)])[0].sem_seg
+        assert torch.equal(on_device.cpu(), found)
+    waits = {kind: n for (kind, place), n in cuda.events.items() if 'fusion_head' in place}
+    assert waits == {'aten::nonzero': 1}
 
 
 def test_a_score_of_the_threshold_counts_and_a_lower_one_does_not():

@@ -9,6 +9,9 @@ from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
+from ....structures.transfers import to_device
+from .mask_head_mixins import positives_on_host
+
 
 @MODELS.register_module()
 class CenterMaskIoUHead(MaskIoUHead):
@@ -21,6 +24,25 @@ class CenterMaskIoUHead(MaskIoUHead):
     ``train_cfg.rcnn.mask_thr_binary`` binarises mask logits, not probabilities: CenterMask's configs set it to 0.
     """
 
+    def loss_and_target(
+        self,
+        mask_iou_pred: Tensor,
+        mask_preds: Tensor,
+        mask_targets: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+        rcnn_train_cfg: ConfigDict,
+    ) -> dict:
+        """Compute the MaskIoU loss on the masks whose IoU is above 0, in float32 whatever the weights are.
+
+        Arguments and results are those of ``MaskIoUHead``.
+        """
+        targets = self.get_targets(sampling_results, batch_gt_instances, mask_preds, mask_targets, rcnn_train_cfg)
+        mask_iou_pred = mask_iou_pred.float()
+        chosen = (targets > 0).nonzero().squeeze(1)
+        loss = self.loss_iou(mask_iou_pred[chosen], targets[chosen]) if len(chosen) else mask_iou_pred.sum() * 0
+        return dict(loss_mask_iou=loss)
+
     def get_targets(
         self,
         sampling_results: list[SamplingResult],
@@ -32,7 +54,7 @@ class CenterMaskIoUHead(MaskIoUHead):
         """Compute the IoU of each predicted mask with its whole object, seen and unseen part.
 
         Args:
-            sampling_results: Sampling result of each image.
+            sampling_results: Sampling result of each image. Its RoIs and indices may lie on the host.
             batch_gt_instances: Ground truth of each image, with ``masks``.
             mask_preds: Mask logits of the ground-truth class, shape (num_pos, h, w).
             mask_targets: Binary targets, shape (num_pos, h, w).
@@ -41,11 +63,14 @@ class CenterMaskIoUHead(MaskIoUHead):
         Returns:
             IoU in [0, 1] of shape (num_pos, ).
         """
-        area_ratios = torch.cat(
-            [
-                self._get_area_ratio(result.pos_priors, result.pos_assigned_gt_inds, gt_instances.masks)
-                for result, gt_instances in zip(sampling_results, batch_gt_instances)
-            ]
+        area_ratios = to_device(
+            torch.cat(
+                [
+                    self._get_area_ratio(torch.from_numpy(rois), torch.from_numpy(gt_inds), gt_instances.masks)
+                    for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances)
+                ]
+            ),
+            mask_preds.device,
         )
         mask_preds = (mask_preds > rcnn_train_cfg.mask_thr_binary).float()
         overlap = (mask_preds * mask_targets).sum((-1, -2))
@@ -64,7 +89,7 @@ class CenterMaskIoUHead(MaskIoUHead):
             return super()._get_area_ratio(pos_proposals, pos_assigned_gt_inds, gt_masks)
         gt_areas = gt_masks.areas
         ratios = []
-        for (x1, y1, x2, y2), gt_ind in zip(pos_proposals.cpu().numpy(), pos_assigned_gt_inds.tolist()):
+        for (x1, y1, x2, y2), gt_ind in zip(pos_proposals.numpy(), pos_assigned_gt_inds.tolist()):
             width, height = int(x2 - x1), int(y2 - y1)
             if width == 0 or height == 0:
                 ratios.append(0.0)

@@ -1,15 +1,16 @@
+import numpy as np
 import torch
 from mmdet.models.losses.cross_entropy_loss import mask_cross_entropy
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules import SamplingResult
-from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ....errors import InputError
-from ....structures.mask import RLEMasks, paste_masks_as_rle
+from ....structures.mask import paste_masks_of_images
+from ....structures.transfers import to_device, to_host
 
 
 class MaskTargetMixin(FCNMaskHead):
@@ -25,22 +26,27 @@ class MaskTargetMixin(FCNMaskHead):
         """Crop the ground-truth masks to the positive RoIs.
 
         Args:
-            sampling_results: Sampling result of each image.
+            sampling_results: Sampling result of each image. Its RoIs and indices may lie on the host.
             batch_gt_instances: Ground truth of each image, with ``masks``.
             rcnn_train_cfg: ``mask_size`` and, optionally, ``clip_mask_targets`` (default True).
 
         Returns:
-            Binary targets of shape (num_pos, mask_size, mask_size), float32.
+            Binary targets of shape (num_pos, mask_size, mask_size), float32, where ``pos_gt_labels`` lie.
         """
-        if rcnn_train_cfg.get('clip_mask_targets', True):
-            return super().get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
-        mask_size = _pair(rcnn_train_cfg.mask_size)
-        return torch.cat(
-            [
-                _crop_masks(gt_instances.masks, result.pos_priors, result.pos_assigned_gt_inds, mask_size)
-                for result, gt_instances in zip(sampling_results, batch_gt_instances)
-            ]
-        )
+        device = sampling_results[0].pos_gt_labels.device
+        targets = []
+        for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances):
+            masks = gt_instances.masks
+            if rcnn_train_cfg.get('clip_mask_targets', True):
+                rois = np.clip(rois, 0, np.array([masks.width, masks.height] * 2))
+            if len(rois):
+                binarize = not rcnn_train_cfg.get('soft_mask_target', False)
+                mask_size = _pair(rcnn_train_cfg.mask_size)
+                masks = masks.crop_and_resize(rois, mask_size, device=device, inds=gt_inds, binarize=binarize)
+                targets.append(torch.from_numpy(masks.to_ndarray()))
+        if not targets:
+            return torch.zeros((0, *_pair(rcnn_train_cfg.mask_size)), device=device)
+        return to_device(torch.cat(targets), device).float()
 
     def loss_and_target(
         self,
@@ -49,7 +55,7 @@ class MaskTargetMixin(FCNMaskHead):
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
-        """Compute the mask loss and its targets.
+        """Compute the mask loss, in float32 whatever the weights are, and its targets.
 
         Ground truth may have ``mask_weights``, one per object, as pseudo-labels do: they weight the pixels of the
         object's RoIs. The sum is divided by the number of all pixels, including those of weight 0.
@@ -58,6 +64,7 @@ class MaskTargetMixin(FCNMaskHead):
         Raises:
             InputError: There are weights, and the loss is not a cross-entropy of masks.
         """
+        mask_preds = mask_preds.float()
         if len(mask_preds) == 0 or not all('mask_weights' in gt_instances for gt_instances in batch_gt_instances):
             return super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
         if not getattr(self.loss_mask, 'use_mask', False):
@@ -82,11 +89,11 @@ class MaskTargetMixin(FCNMaskHead):
         return dict(loss_mask=dict(loss_mask=self.loss_mask.loss_weight * loss_mask), mask_targets=mask_targets)
 
 
-def _crop_masks(masks: BitmapMasks | PolygonMasks, rois: Tensor, gt_inds: Tensor, mask_size: tuple[int, int]) -> Tensor:
-    if len(rois) == 0:
-        return rois.new_zeros((0, *mask_size))
-    cropped = masks.crop_and_resize(rois.cpu().numpy(), mask_size, device=rois.device, inds=gt_inds.cpu().numpy())
-    return torch.from_numpy(cropped.to_ndarray()).to(rois)
+def positives_on_host(sampling_results: list[SamplingResult]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The positive RoIs (n, 4) of each image, and the index of the object of each (n, )."""
+    tensors = [tensor for result in sampling_results for tensor in (result.pos_priors, result.pos_assigned_gt_inds)]
+    arrays = [tensor.numpy() for tensor in to_host(tensors)]
+    return list(zip(arrays[::2], arrays[1::2]))
 
 
 class RLEMaskMixin(FCNMaskHead):
@@ -102,51 +109,42 @@ class RLEMaskMixin(FCNMaskHead):
         results_list: InstanceList,
         batch_img_metas: list[dict],
         rcnn_test_cfg: ConfigDict,
-        **kwargs,
+        rescale: bool = False,
+        activate_map: bool = False,
     ) -> InstanceList:
         """Add masks to detections.
 
         Arguments and results are those of ``FCNMaskHead``, with two additions: masks are :class:`RLEMasks` if
         ``rcnn_test_cfg.rle_masks`` is set, and ``mask_preds`` may have one channel, that of each detection's class.
         """
-        results_list = super().predict_by_feat(mask_preds, results_list, batch_img_metas, rcnn_test_cfg, **kwargs)
-        if _uses_rle(rcnn_test_cfg):
-            for results in results_list:
-                # FCNMaskHead gives images without detections a tensor (0, H, W).
-                if isinstance(results.masks, Tensor):
-                    _, height, width = results.masks.shape
-                    results.masks = RLEMasks([], height, width, results.masks.device)
+        if not rcnn_test_cfg.get('rle_masks', False) or rcnn_test_cfg.mask_thr_binary < 0:
+            return super().predict_by_feat(
+                mask_preds, results_list, batch_img_metas, rcnn_test_cfg, rescale=rescale, activate_map=activate_map
+            )
+        factors = np.array([img_meta['scale_factor'] for img_meta in batch_img_metas], np.float32)
+        sizes = [tuple(img_meta['ori_shape'][:2]) for img_meta in batch_img_metas]
+        if rescale:
+            on_device = to_device(torch.from_numpy(factors).repeat(1, 2), results_list[0].bboxes.device)
+            for results, factor in zip(results_list, on_device):
+                # In place, as in FCNMaskHead.
+                results.bboxes /= factor
+        else:
+            sizes = [(round(h * float(y)), round(w * float(x))) for (h, w), (x, y) in zip(sizes, factors)]
+        found = [i for i, results in enumerate(results_list) if len(results)]
+        boxes = results_list[0].bboxes.new_zeros(0, 4)
+        probs = boxes.new_zeros(0, 1, 1)
+        if found:
+            boxes, labels = (torch.cat([results_list[i][key] for i in found]) for key in ('bboxes', 'labels'))
+            logits = torch.cat([torch.as_tensor(mask_preds[i], device=boxes.device) for i in found])
+            labels = torch.zeros_like(labels) if logits.shape[1] == 1 else labels
+            probs = logits[torch.arange(len(labels), device=labels.device), labels]
+            probs = probs if activate_map else probs.sigmoid()
+        num_per_img = [len(results) for results in results_list]
+        masks = paste_masks_of_images(probs, boxes, num_per_img, sizes, rcnn_test_cfg.mask_thr_binary)
+        for results, masks_of_img in zip(results_list, masks):
+            results.masks = masks_of_img
         return results_list
 
-    def _predict_by_feat_single(
-        self,
-        mask_preds: Tensor,
-        bboxes: Tensor,
-        labels: Tensor,
-        img_meta: dict,
-        rcnn_test_cfg: ConfigDict,
-        rescale: bool = False,
-        activate_map: bool = False,
-    ) -> Tensor | RLEMasks:
-        if mask_preds.shape[1] == 1:
-            labels = torch.zeros_like(labels)
-        if not _uses_rle(rcnn_test_cfg):
-            return super()._predict_by_feat_single(
-                mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=rescale, activate_map=activate_map
-            )
-        height, width = img_meta['ori_shape'][:2]
-        scale_factor = bboxes.new_tensor(img_meta['scale_factor'])
-        if rescale:
-            # In place, as in FCNMaskHead: these are the boxes of the results.
-            bboxes /= scale_factor.repeat(2)
-        else:
-            width_scale, height_scale = scale_factor.tolist()
-            height, width = round(height * height_scale), round(width * width_scale)
-        mask_preds = torch.as_tensor(mask_preds, device=bboxes.device)
-        mask_preds = mask_preds[torch.arange(len(labels), device=labels.device), labels]
-        probs = mask_preds if activate_map else mask_preds.sigmoid()
-        return paste_masks_as_rle(probs, bboxes, height, width, rcnn_test_cfg.mask_thr_binary)
-
-
-def _uses_rle(rcnn_test_cfg: ConfigDict) -> bool:
-    return rcnn_test_cfg.get('rle_masks', False) and rcnn_test_cfg.mask_thr_binary >= 0
+    def _predict_by_feat_single(self, mask_preds: Tensor, bboxes: Tensor, labels: Tensor, *args, **kwargs) -> Tensor:
+        labels = torch.zeros_like(labels) if mask_preds.shape[1] == 1 else labels
+        return super()._predict_by_feat_single(mask_preds, bboxes, labels, *args, **kwargs)

@@ -1,10 +1,14 @@
 from collections.abc import Sequence
 
 import torch
+from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptMultiConfig
 from torch import Tensor, nn
+
+from ...layers.group_selection import filled
+from .embedding_bag_roi_align import embedding_bag_roi_align
 
 
 @MODELS.register_module()
@@ -74,7 +78,7 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         if img_shapes is None:
             height, width = (side * self.featmap_strides[0] for side in feats[0].shape[-2:])
             img_shapes = [(height, width)] * feats[0].shape[0]
-        img_areas = rois.new_tensor([shape[0] * shape[1] for shape in img_shapes])
+        (img_areas,) = filled(rois, [[shape[0] * shape[1] for shape in img_shapes]])
         levels = self.map_roi_levels(rois, img_areas[rois[:, 0].long()])
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
@@ -82,8 +86,8 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         roi_feats = feats[0].new_zeros(len(rois), self.out_channels, *self.roi_layers[0].output_size)
         if feats[0].is_contiguous(memory_format=torch.channels_last):
             roi_feats = roi_feats.contiguous(memory_format=torch.channels_last)
-        for level, (feat, roi_layer) in enumerate(zip(feats, self.roi_layers)):
-            inds = (levels == level).nonzero().squeeze(1)
+        counts = (levels[:, None] == torch.arange(self.num_inputs, device=levels.device)).sum(0).tolist()
+        for inds, feat, roi_layer in zip(levels.argsort(stable=True).split(counts), feats, self.roi_layers):
             if len(inds) > 0:
                 # In float32: half precision has whole pixels at best beyond 1024, and mmcv has no bfloat16 RoIAlign.
                 roi_feats[inds] = self.roi_align(roi_layer, feat.float(), rois[inds]).to(feat.dtype)
@@ -95,5 +99,9 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
 
     def roi_align(self, roi_layer: nn.Module, feat: Tensor, rois: Tensor) -> Tensor:
         """Pool the features (N, C, H, W) of a level in RoIs (n, 5)."""
+        averages = isinstance(roi_layer, RoIAlign) and roi_layer.pool_mode == 'avg'
+        if averages and feat.device.type != 'cpu' and torch.are_deterministic_algorithms_enabled():
+            # The gradient of the layer's kernel adds in any order.
+            return embedding_bag_roi_align(roi_layer, feat, rois)
         # mmcv's kernels read any features as if they were contiguous.
         return roi_layer(feat.contiguous(), rois)

@@ -118,7 +118,9 @@ def square(x1, y1, x2, y2):
 
 
 def targets_of(masks, roi, **train_cfg):
-    sampling_result = ConfigDict(pos_priors=torch.tensor([roi]), pos_assigned_gt_inds=torch.tensor([0]))
+    sampling_result = ConfigDict(
+        pos_priors=torch.tensor([roi]), pos_assigned_gt_inds=torch.tensor([0]), pos_gt_labels=torch.tensor([0])
+    )
     gt_instances = InstanceData(masks=masks)
     return build().get_targets([sampling_result], [gt_instances], ConfigDict(mask_size=28, **train_cfg))[0]
 

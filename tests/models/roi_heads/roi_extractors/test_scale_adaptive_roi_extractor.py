@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmdet.registry import MODELS
+from support.pretended_cuda import PretendedCUDA
 
 
 @pytest.fixture
@@ -64,3 +65,18 @@ def test_features_that_half_precision_cannot_sum_stay_finite(extractor):
     assert (out == 1000).all()
     out.float().sum().backward()
     assert all(feat.grad is not None and feat.grad.isfinite().all() for feat in maps)
+
+
+def test_deterministic_training_on_a_gpu_does_without_the_kernel_whose_gradient_is_not(extractor, monkeypatch):
+    rois = torch.tensor([[0, 10.0, 10.0, 60.0, 90.0], [1, -20.0, 3.0, 180.0, 100.0]])
+    maps = [feat.detach() for feat in feats()]
+    expected = extractor(maps, rois)
+    for layer in extractor.roi_layers:
+        monkeypatch.setattr(layer, 'forward', None)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with PretendedCUDA() as cuda:
+            found = extractor([feat.to(cuda.device) for feat in maps], rois.to(cuda.device)).cpu()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found, expected)

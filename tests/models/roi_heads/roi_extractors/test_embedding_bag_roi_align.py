@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmcv.ops import RoIAlign
 
-from mmdet_sag.cpu.replacements import embedding_bag_roi_align
+from mmdet_sag.models.roi_heads.roi_extractors.embedding_bag_roi_align import embedding_bag_roi_align
 
 # What a test image's boxes may be: inside, off every side, wider or higher than the image, thin, empty.
 ROIS = torch.tensor(

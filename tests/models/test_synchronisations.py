@@ -1,0 +1,35 @@
+"""How often a step would wait for a GPU, or copy between it and the host: tensors pretend to be on one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.pretended_cuda import PretendedCUDA
+from support.reference import make_batch
+from support.tiny import build_tiny
+from test_centermask import ground_truth, images, sensitive
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+R50 = CONFIGS / 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py'
+
+
+def step(training: bool, num_images: int = 2, num_boxes: int = 6) -> PretendedCUDA:
+    """A training step without its backward pass, or a prediction, of CenterMask R-50 with narrow heads."""
+    boxes = [(4 * i + 1, 3, 4 * i + 40 - i, 60 + i) for i in range(num_boxes)]
+    batch = make_batch(images(*[(96, 128), (64, 96), (80, 80)][:num_images]), [ground_truth(*boxes)] * num_images)
+    model = sensitive(build_tiny(path=R50))
+    with PretendedCUDA() as cuda, torch.set_grad_enabled(training):
+        data = cuda.move(model).train(training).data_preprocessor(batch, training)
+        result = model(**data, mode='loss' if training else 'predict')
+        if training:
+            assert all(loss.device.type == 'cuda' for loss in result.values())
+        else:
+            assert all(len(sample.pred_instances) > 10 for sample in result)
+    assert not cuda.mixed
+    return cuda
+
+
+@pytest.mark.parametrize('training, most', [(True, 30), (False, 25)])
+def test_a_step_waits_and_copies_seldom(training, most):
+    events = step(training).events
+    assert events.total() <= most, '\n'.join(f'{n:3} {place}' for place, n in events.most_common())
