@@ -18,7 +18,7 @@ class CenterMaskTTAModel(MaskTTAModel):
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_boxes`."""
-        return self.module.bbox_head.predict(self.module.instance_feats(feats), batch_data_samples)
+        return self.module.predict_boxes(self.module.instance_feats(feats), batch_data_samples)
 
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
