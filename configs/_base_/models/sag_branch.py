@@ -1,5 +1,5 @@
 # CenterMask's mask branch for a box detector of MMDetection whose first FPN levels have the strides 8, 16 and 32.
-# A config inherits the detector too, sets model = _base_.sag_branch, and hands the train_cfg and test_cfg of the box head
+# A config inherits the detector too, sets model = _base_.sag_branch, and hands train_cfg and test_cfg of the box head
 # over as bbox_head.
 custom_imports = dict(imports=['mmdet_sag'], allow_failed_imports=False)
 

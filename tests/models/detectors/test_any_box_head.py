@@ -1,7 +1,8 @@
-"""The mask branch behind the box heads that configs/centermask_any/README.md lists."""
+"""The mask branch behind the box heads and backbones that configs/centermask_any/README.md lists."""
 
 import copy
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -16,17 +17,25 @@ from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
-TABLE = (CONFIGS / 'centermask_any/README.md').read_text().partition('<!-- heads -->')[2].partition('<!-- /heads')[0]
+PAGE = (CONFIGS / 'centermask_any/README.md').read_text()
+TABLE = PAGE.partition('<!-- heads -->')[2].partition('<!-- /heads')[0]
 HEADS = dict(re.findall(r'^\| ([\w-]+) \| `(.*?)` \|', TABLE, flags=re.MULTILINE))
+BACKBONES = re.findall(r'^\| `dict\((.*)\)` \| (.*) \|$', PAGE, flags=re.MULTILINE)
 CHANNELS, NUM_CLASSES, MAX_PER_IMG = 32, 3, 5
 
+RESNET = dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3))
 
-def tiny(path: str, levels: int = 0, **options) -> torch.nn.Module:
+
+def tiny(
+    path: str, levels: int = 0, backbone: dict = RESNET, channels: Sequence[int] = (16, 32, 64), **options
+) -> torch.nn.Module:
     """A tiny backbone and mask branch with the box head of a config of MMDetection.
 
     Args:
         path: The config.
         levels: Number of FPN levels; 0: as many as the config has.
+        backbone: Config of the backbone.
+        channels: Its channels.
         **options: Merged into the box head.
     """
     init_default_scope('mmdet')
@@ -38,10 +47,10 @@ def tiny(path: str, levels: int = 0, **options) -> torch.nn.Module:
     roi_head.mask_head.update(narrow, conv_out_channels=CHANNELS)
     roi_head.mask_iou_head.update(narrow, conv_out_channels=CHANNELS, fc_out_channels=CHANNELS)
     model.data_preprocessor.type = 'DetDataPreprocessor'
-    model.backbone = dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3))
+    model.backbone = dict(backbone)
     model.neck = dict(
         type='FPN',
-        in_channels=[16, 32, 64],
+        in_channels=list(channels),
         out_channels=CHANNELS,
         num_outs=levels or detector.neck.get('num_outs', 3),
         add_extra_convs='on_output',
@@ -94,6 +103,11 @@ def test_it_trains_and_predicts_with(name):
     # As the runner sets it: TOOD changes its assigner after some epochs.
     MessageHub.get_current_instance().update_info('epoch', 0)
     check(tiny(HEADS[name]))
+
+
+@pytest.mark.parametrize(('backbone', 'channels'), BACKBONES)
+def test_it_trains_and_predicts_on(backbone, channels):
+    check(tiny(HEADS['ATSS'], backbone=eval(f'dict({backbone})'), channels=[int(c) for c in channels.split(', ')]))
 
 
 @pytest.mark.parametrize(
