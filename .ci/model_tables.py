@@ -18,6 +18,13 @@ DETECTORS = {
     'htc': 'HTC',
     'scnet': 'SCNet',
     'centermask-first-lite': 'Lite',
+    'centermask-rtmdet-tiny': 'RTMDet-tiny',
+    'centermask-rtmdet-s': 'RTMDet-s',
+    'centermask-rtmdet-m': 'RTMDet-m',
+    'centermask-yolox-s': 'YOLOX-s',
+    'centermask-gfl': 'GFL',
+    'centermask-vfnet': 'VFNet',
+    'centermask-atss': 'ATSS',
 }
 METRICS = ('box AP', 'box AP S / M / L', 'mask AP', 'mask AP S / M / L', 'PQ')
 
@@ -31,6 +38,9 @@ def metafiles() -> list[dict]:
 def label(model: dict) -> str:
     """What tells a model from the others of its collection, e.g. ``V-39-DCN``."""
     detector, backbone = model['Name'].split('_')[:2]
+    if backbone[0].isdigit():
+        # MMDetection's names, such as rtmdet-s_8xb32-300e_coco, leave out a detector's own backbone.
+        return DETECTORS[detector]
     number = f'{backbone[0].upper()}-{backbone[1:]}'.replace('-dcn', '-DCN')
     backbone = 'MobileNetV2' if backbone == 'mv2' else number
     parts = f'{DETECTORS.get(detector, "")} {backbone}'.strip()
@@ -39,8 +49,9 @@ def label(model: dict) -> str:
 
 
 def schedule(model: dict) -> str:
-    """E.g. ``3x, multi-scale``."""
-    length = next(part for part in model['Name'].split('_') if part.endswith('x') and part[-2].isdigit())
+    """E.g. ``3x, multi-scale``, or ``300e`` for 300 epochs."""
+    parts = model['Name'].split('_')
+    length = next(part for part in parts if part[-1] in 'xe' and part[-2].isdigit()).split('b32-')[-1]
     return f'{length[3:]}, multi-scale' if length.startswith('ms-') else length
 
 
@@ -103,7 +114,7 @@ def zoo_table(collections: list[dict]) -> str:
     """The table of docs/checkpoints.md."""
     rows = []
     for metafile in collections:
-        name = metafile['Collections'][0]['Name'].removesuffix('-First')
+        name = metafile['Collections'][0]['Name'].removesuffix('-First').removesuffix('-Any')
         for model in metafile['Models']:
             values = [metrics(model).get(key, '-' if key != 'PQ' else '') for key in ('box AP', 'mask AP', 'PQ')]
             config = f'`{model["Config"].removeprefix("configs/")}`'

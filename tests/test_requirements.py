@@ -47,8 +47,8 @@ def undeclared(folders: tuple[str, ...], requirements: set[str], without: str = 
 
 def test_the_package_its_tools_and_the_demo_import_what_requirements_txt_declares():
     folders = ('mmdet_sag', 'tools', 'demo', 'configs')
-    # Numba, an extra of pyproject.toml, is imported by a module that is done without.
-    requirements = declared('requirements.txt') | {'numba'}
+    # Numba and timm, extras of pyproject.toml, are imported by modules that are done without.
+    requirements = declared('requirements.txt') | {'numba', 'timm'}
     assert undeclared(folders, requirements, without='deployment') == {}
 
 

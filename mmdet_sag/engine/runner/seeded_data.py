@@ -145,7 +145,7 @@ def _init_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -
 
 def _obey_parent(signals: set[signal.Signals], parent: int) -> None:
     # A scheduler signals all processes of a job, but the training needs its workers until it has stopped by itself.
-    # A worker of a killed training ends too: PyTorch's own watch over the parent waits for ever if a batch is on its way.
+    # Of a killed training, a worker ends too. PyTorch's own watch then waits for ever if a batch is on its way.
     while os.getppid() == parent:
         received = signal.sigtimedwait(signals, 5)
         if received and received.si_pid == parent:

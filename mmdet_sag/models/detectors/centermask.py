@@ -1,23 +1,30 @@
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import InputError
 from ...fileio import is_remote
 from ...structures.inclusive_boxes import to_inclusive
+from ..dense_heads import CenterMaskFCOSHead
 from ..model_config import random_weights_remedy
 
 
 @MODELS.register_module()
 class CenterMask(SingleStageDetector):
-    """CenterMask: an FCOS box head whose detections get masks from a RoI branch.
+    """CenterMask: a one-stage detector whose detections get masks from a RoI branch.
+
+    The published models have a :class:`CenterMaskFCOSHead`. Other dense heads of MMDetection take its place; they get
+    no masks, and the proposals of a training step are what they detect in evaluation mode, without gradient.
 
     Source: `CenterMask: Real-Time Anchor-Free Instance Segmentation <https://arxiv.org/abs/1911.06667>`_.
 
@@ -29,8 +36,8 @@ class CenterMask(SingleStageDetector):
         neck: Config of the neck.
         bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
-        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, and ``rcnn``, the
-            training config of the RoI branch.
+        train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``, the
+            training config of the RoI branch, and ``bbox_head``, that of a box head with an assigner.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: Initialization config.
@@ -67,6 +74,7 @@ class CenterMask(SingleStageDetector):
             backbone=backbone,
             neck=neck,
             bbox_head=bbox_head,
+            train_cfg=train_cfg.get('bbox_head') if train_cfg else None,
             test_cfg=test_cfg.bbox_head if test_cfg else None,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
@@ -102,8 +110,8 @@ class CenterMask(SingleStageDetector):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            ``loss_cls``, ``loss_bbox``, ``loss_centerness``, ``loss_mask`` and, with a MaskIoU head,
-            ``loss_mask_iou``.
+            The losses of the box head, such as ``loss_cls``, ``loss_bbox`` and ``loss_centerness``, ``loss_mask`` and,
+            with a MaskIoU head, ``loss_mask_iou``.
         """
         return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
 
@@ -115,9 +123,19 @@ class CenterMask(SingleStageDetector):
         """Compute the losses of :meth:`loss` from FPN features."""
         if self.inclusive_boxes:
             batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
-        losses, results_list = self.bbox_head.loss_and_predict(
-            x, batch_data_samples, proposal_cfg=self.train_cfg.proposal
-        )
+        box_samples = [_without_masks(data_sample) for data_sample in batch_data_samples]
+        proposal_cfg = self.train_cfg.proposal
+        if isinstance(self.bbox_head, CenterMaskFCOSHead):
+            losses, results_list = self.bbox_head.loss_and_predict(x, box_samples, proposal_cfg=proposal_cfg)
+        else:
+            # In training, some heads return something else than boxes in pixels: FCOS strides, VFNet two regressions,
+            # RepPoints points.
+            losses = self.bbox_head.loss(x, box_samples)
+            img_metas = [data_sample.metainfo for data_sample in batch_data_samples]
+            with torch.no_grad(), _evaluating(self.bbox_head):
+                results_list = self.bbox_head.predict_by_feat(
+                    *self.bbox_head(x), batch_img_metas=img_metas, cfg=proposal_cfg
+                )
         losses.update(self.roi_head.loss(x, results_list, batch_data_samples))
         return losses
 
@@ -141,8 +159,21 @@ class CenterMask(SingleStageDetector):
         self, x: tuple[Tensor, ...], batch_data_samples: SampleList, rescale: bool = True
     ) -> InstanceList:
         """Detect objects and their masks in FPN features; see :meth:`predict`."""
-        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        results_list = self.predict_boxes(x, batch_data_samples)
         return self.roi_head.predict(x, results_list, batch_data_samples, rescale=rescale)
+
+    def predict_boxes(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
+        """Detect boxes in FPN features, in pixels of the network's input.
+
+        ``test_cfg.bbox_head.max_per_img`` holds for every box head, also for YOLOX's, which keeps all detections; those
+        that tie with the last one are kept.
+        """
+        limit = self.test_cfg.bbox_head.get('max_per_img', -1)
+        results_list = self.bbox_head.predict(x, batch_data_samples, rescale=False)
+        return [
+            results[results.scores >= results.scores[limit - 1]] if 0 < limit < len(results) else results
+            for results in results_list
+        ]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         # Fine-tuning on other classes: what is left out counts as missing, so that strict loading still fails.
@@ -178,6 +209,25 @@ def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
     data_sample = data_sample.clone()
     gt_instances = data_sample.gt_instances.clone()
     gt_instances.bboxes = to_inclusive(gt_instances.bboxes, data_sample.get('scale_factor', (1.0, 1.0)))
+    data_sample.gt_instances = gt_instances
+    return data_sample
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    yield
+    for part in training:
+        part.training = True
+
+
+def _without_masks(data_sample: DetDataSample) -> DetDataSample:
+    """A copy for the box head: RTMDet's assigner would take masks for tensors, and centre objects on them."""
+    data_sample = data_sample.clone()
+    gt_instances = data_sample.gt_instances.clone()
+    gt_instances.pop('masks', None)
     data_sample.gt_instances = gt_instances
     return data_sample
 

@@ -18,7 +18,7 @@ class CenterMaskTTAModel(MaskTTAModel):
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
         """See :meth:`MaskTTAModel.predict_boxes`."""
-        return self.detector.bbox_head.predict(self.detector.instance_feats(feats), batch_data_samples)
+        return self.detector.predict_boxes(self.detector.instance_feats(feats), batch_data_samples)
 
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList

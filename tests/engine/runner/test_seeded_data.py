@@ -85,8 +85,8 @@ class LargeSamples(torch.utils.data.Dataset):
 
 
 def start_a_worker_and_die(connection) -> None:
-    runner = SimpleNamespace(seed=0)
-    loader = build_seeded_dataloader(runner, torch.utils.data.DataLoader(LargeSamples(), num_workers=1, collate_fn=list))
+    loader = torch.utils.data.DataLoader(LargeSamples(), num_workers=1, collate_fn=list)
+    loader = build_seeded_dataloader(SimpleNamespace(seed=0), loader)
     loader.batch_sampler.start_at(0, seed=0, sampler_seed=None)
     batches = iter(loader)
     next(batches)

@@ -1,0 +1,15 @@
+# RTMDet-m with the mask branch of CenterMask, and with the recipe of RTMDet-Ins-m.
+_base_ = ['mmdet::rtmdet/rtmdet-ins_m_8xb32-300e_coco.py', '../_base_/models/sag_branch_lite.py']
+
+# After _base_: MMEngine takes a config that begins with imports for one of its new style.
+from mmengine.hub import get_config  # noqa: E402
+
+rtmdet = get_config('mmdet::rtmdet/rtmdet_m_8xb32-300e_coco.py').model
+model = _base_.sag_branch
+model.bbox_head = dict(rtmdet.bbox_head, _delete_=True)
+model.roi_head.mask_roi_extractor.out_channels = 192
+model.roi_head.mask_head.in_channels = 192
+model.roi_head.mask_iou_head.in_channels = 192
+model.train_cfg.bbox_head = rtmdet.train_cfg
+model.test_cfg.bbox_head = _base_.model.test_cfg
+del rtmdet
