@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
+from mmengine import fileio
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -15,9 +17,12 @@ from torchvision.ops import box_iou
 from ..errors import InputError
 from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
 from .exported_detector import detect, model_inputs
+from .runtime import Predictor, decode_image, decode_mask
 
 # Largest differences of float32 models: pixels, scores, mask probabilities.
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
+# Of the runtime's own work: levels of 0 to 255, as Pillow's versions differ, and the share of the masks' pixels.
+_LARGEST_INPUT, _LARGEST_MASKS = 1.01, 1e-3
 # In float32, rounding decides whether detections that are this close to the lowest score are kept.
 _SCORE_OF_LAST = 1e-4
 # Share of the other detections that only one of two float32 models may have: where an IoU is at the threshold of NMS,
@@ -25,6 +30,8 @@ _SCORE_OF_LAST = 1e-4
 _SHARE_BY_ROUNDING = 5e-3
 # In other precisions, detections count from this score on, and are the same from this IoU on.
 _LOWEST_SCORE, _LOWEST_IOU = 0.3, 0.8
+# At most this share of them may be missing, and as many be new; their scores may differ by so much on average.
+_SHARE_BY_PRECISION, _SCORE_BY_PRECISION = 0.5, 0.1
 
 
 class Agreement(NamedTuple):
@@ -39,6 +46,10 @@ class Agreement(NamedTuple):
         boxes: Largest difference of a side of a found box, in pixels of the network's input.
         scores: Largest difference of a score or mask score of these.
         mask_probs: Largest difference of a mask probability of these.
+        inputs: Largest difference between the images that the runtime reads and prepares and PyTorch's, in levels of 0
+            to 255.
+        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ
+            from PyTorch's.
     """
 
     num_images: int
@@ -48,45 +59,65 @@ class Agreement(NamedTuple):
     boxes: float
     scores: float
     mask_probs: float
+    inputs: float
+    masks: float
 
     def __str__(self) -> str:
         return (
             f'{self.num_found} of {self.num_detections} detections on {self.num_images} images found, '
             f'{self.num_surplus} more; largest difference: boxes {self.boxes:.1e} px, scores {self.scores:.1e}, mask '
-            f'probabilities {self.mask_probs:.1e}'
+            f'probabilities {self.mask_probs:.1e}, inputs {self.inputs:.1e} of 255, {self.masks:.1e} of mask pixels'
         )
 
 
-def compare(detector: nn.Module, model: Callable, batches: Iterator[dict], precision: str) -> Agreement:
-    """Compare an exported model with the detector that it was exported from.
+def compare(
+    detector: nn.Module, predictor: Predictor, batches: Iterator[dict], precision: str, backend_args: dict | None = None
+) -> Agreement:
+    """Compare an exported model and its runtime with the detector that it was exported from.
+
+    From the image file to the network's input, from there to mask probabilities, and from these to run lengths.
 
     Args:
         detector: The detector, in evaluation mode.
-        model: The exported model.
+        predictor: The exported model in its runtime.
         batches: Batches for the detector's data preprocessor.
         precision: The exported model's precision. Except in ``fp32``, only detections that score at least 0.3 count.
+        backend_args: MMEngine's storage backend of the image files.
 
     Raises:
-        InputError: They disagree by more than :data:`BOUNDS`, or, except in ``fp32``, on half of the detections.
+        InputError: They disagree by more than :data:`BOUNDS`, or, except in ``fp32``, on half of the detections or on
+            scores; or nothing was detected, so that nothing can be compared.
     """
     exact = precision == 'fp32'
-    counts, worst = Counter(), dict.fromkeys(BOUNDS, 0.0)
+    counts, worst = Counter(), dict.fromkeys((*BOUNDS, 'inputs', 'masks'), 0.0)
+    score_differences: list[float] = []
     for batch in batches:
         inputs = preprocess(detector, batch)
-        for expected, found in zip(detect_with_pytorch(detector, *inputs), detect(model, *inputs)):
+        detections = detect_with_pytorch(detector, *inputs)
+        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, *inputs, backend_args))
+        worst['masks'] = max(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
+        for expected, found in zip(detections, detect(predictor.model, *inputs)):
             num_missing, num_surplus, pairs = _match(expected, found, exact)
+            score_differences += [float(abs(expected.scores[i] - found.scores[j])) for i, j in pairs]
             counts.update(
                 num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
             )
             for name, difference in _differences(expected, found, pairs).items():
                 worst[name] = max(worst[name], difference)
     agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
+    different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
     if exact:
         too_far = any(worst[name] > bound for name, bound in BOUNDS.items())
-        different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
         failed = too_far or different > _SHARE_BY_ROUNDING * agreement.num_detections
     else:
-        failed = agreement.num_found < 0.5 * agreement.num_detections
+        too_far = sum(score_differences) > _SCORE_BY_PRECISION * len(score_differences)
+        failed = too_far or different > _SHARE_BY_PRECISION * agreement.num_detections
+    failed = failed or worst['inputs'] > _LARGEST_INPUT or worst['masks'] > _LARGEST_MASKS
+    if not agreement.num_detections and not failed:
+        raise InputError(
+            f"PyTorch's model detects nothing{'' if exact else ' that scores 0.3'} on {agreement.num_images} images: "
+            'nothing can be compared: give a trained checkpoint, more --images, or --images 0 to export it unseen'
+        )
     if failed:
         raise InputError(f"the exported model disagrees with PyTorch's, so it is not kept: {agreement}")
     return agreement
@@ -105,9 +136,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
             preds = of_class(torch.as_tensor(preds), results.labels)
             found[i] = InstanceData(
                 bboxes=results.bboxes,
-                scores=results.scores,
                 labels=results.labels,
-                mask_scores=results.get('mask_scores', results.scores),
                 mask_probs=preds if activate_map else preds.sigmoid(),
             )
         return results_list
@@ -121,7 +150,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
     for owner, name in pasting:
         setattr(owner, name, record)
     try:
-        detector.predict(images, data_samples, rescale=False)
+        predicted = detector.predict(images, data_samples, rescale=False)
     finally:
         for owner, name in pasting:
             delattr(owner, name)
@@ -129,6 +158,10 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
     nothing = InstanceData(
         bboxes=none.view(0, 4), scores=none, labels=none.long(), mask_scores=none, mask_probs=none.view(0, 1, 1)
     )
+    for i, results in found.items():
+        # Mask Scoring R-CNN changes them after the masks.
+        results.scores = predicted[i].pred_instances.scores
+        results.mask_scores = predicted[i].pred_instances.get('mask_scores', results.scores)
     return [found.get(i, nothing) for i in range(len(data_samples))]
 
 
@@ -153,6 +186,44 @@ def measure_speed(
             run()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values[num_warmup:]) for name, values in seconds.items()}
+
+
+def _input_differences(
+    predictor: Predictor, images: Tensor, data_samples: SampleList, backend_args: dict | None
+) -> list[float]:
+    """Largest difference of each image that the runtime reads from its file and prepares, in levels of 0 to 255."""
+    levels = np.float32(predictor.metadata['preprocessing']['std']).reshape(3, 1, 1)
+    differences = []
+    for expected, sample in zip(images.cpu().numpy(), data_samples):
+        found, sizes = predictor.prepare([decode_image(fileio.get(sample.img_path, backend_args))])
+        height, width = sizes[0]
+        if (height, width) != tuple(sample.img_shape[:2]):
+            raise InputError(
+                f'the runtime resizes {sample.img_path} to {height}x{width}, but the test pipeline to '
+                f'{"x".join(map(str, sample.img_shape[:2]))}: remove settings from its transforms that change the image'
+            )
+        difference = np.abs(found[0, :, :height, :width] - expected[:, :height, :width]) * levels
+        differences.append(float(difference.max()))
+    return differences
+
+
+@torch.inference_mode()
+def _finish_differences(
+    detector: nn.Module, predictor: Predictor, detections: InstanceList, images: Tensor, data_samples: SampleList
+) -> list[float]:
+    """Share of the masks' pixels of each image that differ where the runtime finishes PyTorch's detections."""
+    shares = []
+    for sample, results in zip(detector.predict(images, data_samples, rescale=True), detections):
+        outputs = {name: results[name].numpy() for name in ('scores', 'labels', 'mask_scores', 'mask_probs')}
+        outputs['boxes'] = results.bboxes.numpy()
+        found = predictor.finish(outputs, sample.ori_shape, sample.img_shape)
+        masks = sample.pred_instances.masks
+        expected = masks.cpu().numpy() if isinstance(masks, Tensor) else masks.to_ndarray()
+        pairs = [(mask, decode_mask(other)) for mask, other in zip(expected.astype(bool), found['masks'])]
+        different, total = (sum(int(method(*pair).sum()) for pair in pairs) for method in (np.not_equal, np.logical_or))
+        far = np.abs(found['boxes'] - sample.pred_instances.bboxes.numpy()) > BOUNDS['boxes']
+        shares.append(1.0 if far.any() else different / max(total, 1))
+    return shares
 
 
 def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[int, int, list[tuple[int, int]]]:

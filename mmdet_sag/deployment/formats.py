@@ -1,21 +1,20 @@
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-
-# TorchScript models call torchvision's operators.
-import torchvision  # noqa: F401
 
 from ..errors import InputError
 from . import runtime
-from .graphs.detection_graph import DetectionGraph, Outputs
-from .onnx_operators import OPSET_VERSION, onnx_translations, read_with_openvino
+from .graphs.detection_graph import DetectionGraph
+from .graphs.padded_graph import PaddedGraph
+from .onnx_operators import NATIVE_OPSET, OPSET_VERSION, lower_opset, onnx_translations, read_with_openvino
 from .quantization import Operator, quantize
 
+Graph = DetectionGraph | PaddedGraph
+Inputs = Callable[[], Iterable[tuple]]
 _DIVISOR = 32
 
 
@@ -41,6 +40,10 @@ class ExportFormat:
             others = ' or '.join(other.name for other in FORMATS.values() if precision in other.precisions)
             have = ', '.join(self.precisions)
             raise InputError(f'--precision {precision}: {self.name} models have {have}; use --format {others}')
+        if 'onnxscript' in self.packages and not hasattr(torch.compiler, 'is_exporting'):
+            raise InputError(
+                f'--format {self.name} needs PyTorch 2.7, this is {torch.__version__}; use --format torchscript'
+            )
         for package in (*self.packages, *(['nncf'] if precision == 'int8' else [])):
             try:
                 __import__(package)
@@ -49,14 +52,14 @@ class ExportFormat:
                     f"--format {self.name} --precision {precision} needs {package}: pip install 'mmdet_sag[deploy]'"
                 ) from e
 
-    def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
+    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         """Write a graph to a file.
 
         Args:
             graph: The graph, in the type of ``precisions``.
             path: Path of the file.
             metadata: Metadata of the model, which the file holds too.
-            images: Inputs of the model on which ``int8`` is calibrated.
+            images: Returns the inputs of the model on which ``int8`` is calibrated.
 
         Raises:
             InputError: The graph has an operator that cannot be exported.
@@ -72,7 +75,11 @@ class OnnxFormat(ExportFormat):
     precisions = dict(fp32=torch.float32, fp16=torch.float16, int8=torch.float32)
     packages = ('onnx', 'onnxscript', 'onnxruntime')
 
-    def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
+    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
+        import onnx
+        from onnxscript import ir
+
+        opset = metadata.get('opset', OPSET_VERSION)
         batch = torch.export.Dim('batch', min=1, max=1024)
         height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
         dynamic = dict(images={0: batch, 2: height, 3: width}, image_sizes={0: batch})
@@ -80,19 +87,30 @@ class OnnxFormat(ExportFormat):
             onnx_program = torch.onnx.export(
                 torch.export.export(graph, _example(), dynamic_shapes=dynamic, strict=False),
                 dynamo=True,
-                opset_version=OPSET_VERSION,
+                opset_version=max(opset, NATIVE_OPSET),
                 custom_translation_table=onnx_translations(),
                 input_names=['images', 'image_sizes'],
-                output_names=list(Outputs._fields),
+                output_names=list(runtime.output_names(metadata)),
                 verbose=False,
             )
+        graph = onnx_program.model.graph
+        # The exporter notes where each operator comes from in this machine's files.
+        for part in (graph, *graph.all_nodes()):
+            part.metadata_props.clear()
+        images_shape, sizes_shape = ir.Shape(['batch', 3, 'height', 'width']), ir.Shape(['batch', 2])
+        graph.inputs[0].shape, graph.inputs[1].shape = images_shape, sizes_shape
+        for output in graph.outputs:
+            first = 'batch' if metadata.get('detections') else 'detections'
+            output.shape = ir.Shape([first, *output.shape[1:]])
         onnx_program.model.metadata_props[runtime.METADATA_KEY] = json.dumps(metadata)
         onnx_program.save(str(path), external_data=False)
+        model = onnx.load(str(path))
+        # The shapes of intermediate values, which runtimes infer, name the dimensions otherwise.
+        del model.graph.value_info[:]
+        model = lower_opset(model, opset)
         if metadata['precision'] == 'int8':
-            import onnx
-
-            model = onnx.load(str(path))
-            onnx.save(quantize(model, self._operators(model), images), str(path))
+            model = quantize(model, self._operators(model), images)
+        onnx.save(model, str(path))
 
     @staticmethod
     def _operators(model) -> Iterator[Operator]:
@@ -109,11 +127,11 @@ class OpenVINOFormat(ExportFormat):
     precisions = dict.fromkeys(('fp32', 'fp16', 'bf16', 'int8'), torch.float32)
     packages = ('onnx', 'onnxscript', 'openvino')
 
-    def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
+    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         import openvino
 
         onnx_path = path.with_name('float.onnx')
-        FORMATS['onnx'].write(graph, onnx_path, {**metadata, 'precision': 'fp32'})
+        FORMATS['onnx'].write(graph, onnx_path, {**metadata, 'precision': 'fp32', 'opset': OPSET_VERSION})
         try:
             model = read_with_openvino(onnx_path)
         except Exception as e:
@@ -140,40 +158,11 @@ class TorchScriptFormat(ExportFormat):
     suffix = '.pt'
     precisions = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 
-    def write(self, graph: DetectionGraph, path: Path, metadata: dict, images: Iterable[tuple] = ()) -> None:
+    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         with _one_line_errors(graph), torch.no_grad():
             script = torch.jit.trace(graph, _example(), check_trace=False)
+            _follow_inputs(script)
             torch.jit.save(script, str(path), _extra_files={f'{runtime.METADATA_KEY}.json': json.dumps(metadata)})
-
-
-class TorchScriptModel:
-    """A model.pt, with the interface of the runtime's models.
-
-    Args:
-        path: Path of the file.
-        num_threads: Number of PyTorch's threads from now on; 0: unchanged.
-
-    Raises:
-        RuntimeInputError: The file cannot be used.
-    """
-
-    def __init__(self, path: Path, num_threads: int = 0) -> None:
-        name = f'{runtime.METADATA_KEY}.json'
-        files = {name: ''}
-        try:
-            self.module = torch.jit.load(str(path), map_location='cpu', _extra_files=files).eval()
-        except Exception as e:
-            reason = f'is damaged, or no TorchScript model; export it again ({_one_line(e)})'
-            raise runtime.RuntimeInputError(f'{path}: {reason}') from e
-        self.metadata = runtime.read_metadata(path, files[name] or None, runtime.OUTPUTS)
-        if num_threads:
-            torch.set_num_threads(num_threads)
-
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        """Detect objects; see :meth:`mmdet_sag.deployment.runtime.OnnxModel.__call__`."""
-        outputs = self.module(torch.from_numpy(images), torch.from_numpy(image_sizes))
-        return {name: output.numpy() for name, output in zip(runtime.OUTPUTS, outputs)}
 
 
 FORMATS: dict[str, ExportFormat] = {kind.name: kind() for kind in ExportFormat.__subclasses__()}
@@ -181,25 +170,31 @@ FORMATS: dict[str, ExportFormat] = {kind.name: kind() for kind in ExportFormat._
 
 def is_exported(path: str) -> bool:
     """Whether a path names an exported model. A .pt file is one if it holds code, otherwise it is a checkpoint."""
-    if not path.endswith(TorchScriptFormat.suffix) or not zipfile.is_zipfile(path):
+    if not path.endswith(TorchScriptFormat.suffix):
         return path.endswith(tuple(runtime.LOADERS))
+    if not zipfile.is_zipfile(path):
+        return False
     with zipfile.ZipFile(path) as archive:
         return any('/code/' in name for name in archive.namelist())
 
 
-def load_exported(path: str, num_threads: int = 0) -> runtime.Model | TorchScriptModel:
+def load_exported(path: str, num_threads: int = 0) -> runtime.Model:
     """Load an exported model of any format.
 
     Args:
-        path: Path of the file, or of the folder of a model.onnx or model.xml.
-        num_threads: Number of threads; 0: one per core.
+        path: Path of the file, or of its folder.
+        num_threads: Number of threads; 0: one per core. Of a TorchScript model, PyTorch's from now on; 0: unchanged.
 
     Raises:
         InputError: It cannot be used.
     """
-    load = TorchScriptModel if path.endswith(TorchScriptFormat.suffix) else runtime.load_model
+    return load_predictor(path, num_threads).model
+
+
+def load_predictor(path: str, num_threads: int = 0) -> runtime.Predictor:
+    """Load an exported model with its runtime; arguments and errors are those of :func:`load_exported`."""
     try:
-        return load(Path(path), num_threads)
+        return runtime.Predictor(path, num_threads)
     except runtime.RuntimeInputError as e:
         raise InputError(str(e)) from e
 
@@ -215,8 +210,27 @@ def _example() -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.tensor([[height - 8, width - 10], [height, width]])
 
 
+def _follow_inputs(script: torch.jit.ScriptModule) -> None:
+    """Let a trace make its tensors on the device of its inputs, where the trace has the device of the example."""
+    for module in script.modules():
+        # A module that was not called has no graph.
+        if not hasattr(module, 'forward'):
+            continue
+        graph = module.graph
+        constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
+        if not constants:
+            continue
+        tensor = next(value for value in graph.inputs() if value.type().kind() == 'TensorType')
+        device = graph.create('prim::device', [tensor], 1)
+        device.output().setType(constants[0].output().type())
+        graph.prependNode(device)
+        for node in constants:
+            node.output().replaceAllUsesWith(device.output())
+            node.destroy()
+
+
 @contextmanager
-def _one_line_errors(graph: DetectionGraph):
+def _one_line_errors(graph: Graph):
     try:
         yield
     except InputError:

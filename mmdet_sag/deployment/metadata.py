@@ -4,7 +4,9 @@ from typing import Any
 import mmdet
 import numpy as np
 import torch
-from mmdet.datasets.transforms import Resize
+from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets.transforms import PackDetInputs, Resize
 from mmdet.registry import TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
@@ -31,7 +33,8 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         Metadata of the exported file, in types of JSON; docs/deployment.md lists the keys.
 
     Raises:
-        InputError: The runtime cannot prepare images as the config does, or the config names other classes.
+        InputError: The runtime cannot prepare images or binarise masks as the config does, or the config names other
+            classes.
     """
     meta = dataset_meta(cfg)
     classes = list(meta.get('classes') or [])
@@ -44,6 +47,11 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
     model = cfg.model.get('detector', cfg.model)
     rcnn = model.test_cfg.rcnn
     box_cfg = model.test_cfg.get('bbox_head', rcnn)
+    if rcnn.mask_thr_binary < 0:
+        raise InputError(
+            f'test_cfg.rcnn.mask_thr_binary is {rcnn.mask_thr_binary}, which asks for probabilities in place of masks: '
+            'set it to 0.5'
+        )
     return dict(
         runtime_version=RUNTIME_VERSION,
         model=model.type,
@@ -74,10 +82,21 @@ def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
         resize=_resize(pipeline),
         mean=[float(value) for value in preprocessor.mean],
         std=[float(value) for value in preprocessor.std],
-        bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb', False)),
+        # Both swap the same two channels.
+        bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr')),
         pad_size_divisor=divisor,
         pad_value=float(np.float32(preprocessor.get('pad_value', 0))),
     )
+
+
+def _check_loading(step: dict) -> None:
+    """Refuse what the runtime does not do when it reads an image."""
+    for key, usual in dict(color_type='color', imdecode_backend='cv2', to_float32=False).items():
+        value = step.get(key, usual)
+        if value not in (usual, None):
+            raise InputError(
+                f'the test pipeline loads images with {key}={value!r}, which an exported model cannot do: remove it'
+            )
 
 
 def _resize(pipeline: list[dict]) -> dict:
@@ -87,13 +106,20 @@ def _resize(pipeline: list[dict]) -> dict:
         transform: Any = TRANSFORMS.get(step['type'])
         if transform in (Resize, ShortSideResize):
             found.append((transform, step))
-        elif not step['type'].startswith(('Load', 'Pack')):
-            raise InputError(f'the test pipeline has {step["type"]}: only Resize and ShortSideResize can be exported')
+        elif transform is LoadImageFromFile:
+            _check_loading(step)
+        elif not issubclass(transform, (MMCVLoadAnnotations, PackDetInputs)):
+            raise InputError(
+                f'the test pipeline has {step["type"]}: only LoadImageFromFile and one Resize or ShortSideResize can '
+                'be exported'
+            )
     if len(found) != 1 or 'scale' not in found[0][1]:
         raise InputError('the test pipeline needs one Resize or ShortSideResize with a scale to be exported')
     transform, step = found[0]
     if step.get('interpolation', 'bilinear') != 'bilinear':
         raise InputError(f'the test pipeline resizes by {step.interpolation}: only bilinear can be exported')
+    if step.get('backend', 'cv2') not in ('cv2', 'pillow'):
+        raise InputError(f'the test pipeline resizes with {step.backend}: only cv2 and pillow can be exported')
     scale = step['scale']
     mode = 'short_side' if transform is ShortSideResize else 'keep_ratio' if step.get('keep_ratio') else 'exact'
     return dict(

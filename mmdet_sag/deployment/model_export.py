@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +17,19 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..checks import check_inputs
-from ..datasets.config_datasets import config_images
+from ..datasets.config_datasets import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..fileio import atomic_folder, check_writable_folder
+from ..fileio import atomic_folder, check_writable_folder, sha256
 from . import runtime
 from .comparison import compare, measure_speed, preprocess
 from .exported_detector import ExportedDetector, model_inputs
-from .formats import FORMATS, load_exported
+from .formats import FORMATS, load_predictor
 from .graphs import build_graph
+from .graphs.padded_graph import PaddedGraph
 from .metadata import describe
+from .onnx_operators import OPSET_VERSION, ExportableDeformConv
 from .quantization import calibration_batches
-
-REPORT = 'report.json'
 
 
 class ExportSettings(NamedTuple):
@@ -42,6 +43,8 @@ class ExportSettings(NamedTuple):
         num_runs: Measured runs of each model; 0: do not measure.
         num_threads: Threads of the exported model while it is compared; 0: one per core.
         measure_ap: Whether both models are evaluated on all test data.
+        num_detections: Detections of each image that the outputs are padded to; None: outputs of any length.
+        opset: Opset of an ONNX file.
     """
 
     model_format: str = 'onnx'
@@ -51,6 +54,8 @@ class ExportSettings(NamedTuple):
     num_runs: int = 5
     num_threads: int = 0
     measure_ap: bool = False
+    num_detections: int | None = None
+    opset: int = OPSET_VERSION
 
 
 def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     Args:
         cfg: Its config.
         checkpoint: Path of its checkpoint.
-        out: The folder. A previous export in it is replaced.
+        out: The folder. A previous export in it is replaced, if nothing else is there.
         settings: What to do.
 
     Returns:
@@ -75,27 +80,37 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     init_default_scope('mmdet')
     if settings.num_images or settings.measure_ap:
         check_inputs(cfg, 'test')
+    if settings.num_detections:
+        _limit_detections(cfg, settings.num_detections)
     detector = build_detector(cfg, checkpoint)
     graph = build_graph(detector, model_format.precisions[precision])
     heads = detector.roi_head.mask_head
     num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
     metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
+    if model_format.name == 'onnx':
+        metadata['opset'] = settings.opset
+        deformable = any(isinstance(module, ExportableDeformConv) for module in graph.modules())
+        metadata['requires'] = dict(onnxruntime='1.25') if deformable else {}
+    if settings.num_detections:
+        metadata['detections'] = settings.num_detections
+        graph = PaddedGraph(graph, settings.num_detections)
     # Before the long export: there may be no such images.
-    batches = calibration_batches(cfg, settings.num_calibration_images) if precision == 'int8' else ()
-    images = (model_inputs(*preprocess(detector, batch)) for batch in batches)
+    batches = calibration_batches(cfg, settings.num_calibration_images) if precision == 'int8' else tuple
+
+    def images() -> Iterator[tuple]:
+        return (model_inputs(*preprocess(detector, batch)) for batch in batches())
+
     with atomic_folder(out) as folder:
         path = folder / f'model{model_format.suffix}'
         model_format.write(graph, path, metadata, images)
-        runs_alone = model_format.suffix in runtime.LOADERS
-        if runs_alone:
-            shutil.copyfile(runtime.__file__, folder / 'runtime.py')
+        shutil.copyfile(runtime.__file__, folder / 'runtime.py')
         print(f'{path.name} written: {sum(file.stat().st_size for file in folder.glob("model.*")) / 1e6:.1f} MB')
         report = dict(metadata=metadata, **_compare(cfg, detector, path, settings))
-        (folder / REPORT).write_text(json.dumps(report, indent=2))
-    if runs_alone:
-        print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
-    else:
-        print(f'{out}: {path.name}, load it with torch.jit.load')
+        report['files'] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+        (folder / runtime.REPORT).write_text(json.dumps(report, indent=2))
+        # In the meantime, other files may have come there.
+        _check_out(Path(out))
+    print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
     return report
 
 
@@ -122,14 +137,16 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
 
 def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSettings) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    model = load_exported(str(path), settings.num_threads)
+    predictor = load_predictor(str(path), settings.num_threads)
     if settings.num_images:
-        agreement = compare(detector, model, config_images(cfg, settings.num_images), settings.precision)
+        batches = config_images(cfg, settings.num_images)
+        load = next(step for step in test_dataset(cfg).pipeline if step['type'] == 'LoadImageFromFile')
+        agreement = compare(detector, predictor, batches, settings.precision, load.get('backend_args'))
         report['agreement'] = agreement._asdict()
         print(f'agreement with PyTorch: {agreement}')
         if settings.num_runs:
             batch = next(config_images(cfg, 1))
-            seconds = measure_speed(detector, {settings.model_format: model}, batch, settings.num_runs)
+            seconds = measure_speed(detector, {settings.model_format: predictor.model}, batch, settings.num_runs)
             report['seconds'] = seconds
             theirs, own = seconds['PyTorch'] * 1000, seconds[settings.model_format] * 1000
             print(f'speed: {own:.0f} ms an image, PyTorch {theirs:.0f} ms; share {own / theirs:.2f}')
@@ -151,9 +168,35 @@ def _evaluate(cfg: Config, model: BaseModel) -> dict[str, Any]:
     return evaluator.evaluate(len(loader.dataset))
 
 
+def _limit_detections(cfg: Config, num_detections: int) -> None:
+    model = cfg.model.get('detector', cfg.model)
+    limits = model.get('test_cfg') or {}
+    limits = limits.get('bbox_head') or limits.get('rcnn') or {}
+    if 'max_per_img' in limits:
+        limits.max_per_img = min(limits.max_per_img, num_detections)
+
+
 def _check_out(out: Path) -> None:
+    """Refuse a folder that has anything that no export wrote there."""
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is no folder')
-    if out.is_dir() and any(out.iterdir()) and not (out / REPORT).is_file():
-        raise InputError(f'--out {out} holds something else than an export, name a new folder')
+    # Python writes the latter when a program imports the runtime.
+    paths = {str(path.relative_to(out)): path for path in out.rglob('*') if path.parent.name != '__pycache__'}
+    paths.pop('__pycache__', None)
+    report = paths.pop(runtime.REPORT, None)
+    if report is None and not paths:
+        return
+    try:
+        sums = dict(json.loads(report.read_text())['files'])
+    except (AttributeError, OSError, ValueError, TypeError, KeyError):
+        sums = {}
+    for name in sorted(paths.keys() | sums):
+        path = out / name
+        if name not in sums or not path.is_file() or sha256(path) != sums[name]:
+            raise InputError(
+                f'--out {out}: {name} was not written by an export, or changed since, and would be deleted; name a new '
+                'folder'
+            )
+    if not sums:
+        raise InputError(f'--out {out}: {runtime.REPORT} was not written by an export; name a new folder')
     check_writable_folder(out.absolute().parent, '--out')

@@ -12,8 +12,10 @@ from torchvision.ops import deform_conv2d, nms, roi_align
 
 from ..errors import InputError
 
-# Of ONNX; the first version whose RoiAlign has torchvision's `aligned` both ways, and that has DeformConv.
+# Of ONNX: the one that is written by default, those that can be, and the one that PyTorch's exporter writes by itself.
 OPSET_VERSION = 20
+OPSET_VERSIONS = (16, 17, 18, 19, 20)
+NATIVE_OPSET = 18
 
 
 class ExportableDeformConv(nn.Module):
@@ -43,16 +45,10 @@ class ExportableRoIExtractor(nn.Module):
 
     Args:
         extractor: :class:`mmdet.models.SingleRoIExtractor` or :class:`ScaleAdaptiveRoIExtractor`.
-
-    Raises:
-        InputError: Its RoI layer is not an average RoIAlign.
     """
 
     def __init__(self, extractor: BaseRoIExtractor) -> None:
         super().__init__()
-        for layer in extractor.roi_layers:
-            if not isinstance(layer, RoIAlign) or layer.pool_mode != 'avg':
-                raise InputError(f'{type(layer).__name__} of the RoI extractor cannot be exported, only RoIAlign can')
         self.extractor = extractor
         self.num_inputs = extractor.num_inputs
 
@@ -72,19 +68,38 @@ class ExportableRoIExtractor(nn.Module):
         """
         layers = self.extractor.roi_layers
         if len(feats) == 1:
-            return _pool(feats[0], rois, layers[0])
+            return layers[0](feats[0], rois)
         levels = self.extractor.map_roi_levels(rois, len(feats) if img_areas is None else img_areas)
         places = [(levels == level).nonzero().squeeze(1) for level in range(len(feats))]
-        pooled = torch.cat([_pool(*inputs) for inputs in zip(feats, (rois[place] for place in places), layers)])
+        pooled = torch.cat([layer(x, rois[place]) for layer, x, place in zip(layers, feats, places)])
         places = torch.cat(places)
         order = torch.zeros_like(levels).scatter(0, places, torch.arange(places.shape[0], device=rois.device))
         return pooled[order]
 
 
-def _pool(feats: Tensor, rois: Tensor, layer: RoIAlign) -> Tensor:
-    # In float32: beyond 1024, half precision has no fractions of pixels.
-    settings = (layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
-    return roi_align(feats.float(), rois, *settings).to(feats.dtype)
+class ExportableRoIAlign(nn.Module):
+    """An average RoIAlign, computed by torchvision's operator, which can be exported.
+
+    Raises:
+        InputError: The layer is another one.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(layer, RoIAlign) or layer.pool_mode != 'avg':
+            raise InputError(f'{type(layer).__name__} of the RoI extractor cannot be exported, only RoIAlign can')
+        self.output_size = layer.output_size
+        self.settings = (layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+
+    def forward(self, feats: Tensor, rois: Tensor) -> Tensor:
+        """Pool features (N, C, H, W) in RoIs (n, 5)."""
+        # In float32: beyond 1024, half precision has no fractions of pixels.
+        return roi_align(feats.float(), rois, *self.settings).to(feats.dtype)
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces the graph, which PyTorch can tell from 2.7 on."""
+    return hasattr(torch.compiler, 'is_exporting') and torch.compiler.is_exporting()
 
 
 def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
@@ -101,7 +116,7 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_thre
     Returns:
         Image, class and box of those that are kept, shape (k, 3), in no order.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return torch.ops.mmdet_sag.non_max_suppression(boxes, scores, max_output, iou_threshold)
     candidates = (scores > 0).nonzero()
     image, label, box = candidates.unbind(1)
@@ -112,18 +127,22 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_thre
     return candidates[kept]
 
 
+# Before PyTorch 2.4, it had another name.
+_register_fake = getattr(torch.library, 'register_fake', None) or torch.library.impl_abstract
 _library = torch.library.Library('mmdet_sag', 'FRAGMENT')
 _library.define('non_max_suppression(Tensor boxes, Tensor scores, int max_output, float iou_threshold) -> Tensor')
 
 
-@torch.library.register_fake('mmdet_sag::non_max_suppression')
+@_register_fake('mmdet_sag::non_max_suppression')
 def _(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
 def onnx_translations() -> dict[Callable, Callable]:
     """How the operators are written in ONNX: the ``custom_translation_table`` of ``torch.onnx.export``."""
-    from onnxscript import opset20 as op
+    # DeformConv is of opset 19, the others of 16 or earlier.
+    from onnxscript import opset16 as op
+    from onnxscript import opset19
 
     def write_nms(boxes, scores, max_output: int, iou_threshold: float):
         # Not 0: runtimes differ in whether a score may equal the threshold.
@@ -158,7 +177,7 @@ def onnx_translations() -> dict[Callable, Callable]:
         deform_groups: int,
         modulated: bool,
     ):
-        return op.DeformConv(
+        return opset19.DeformConv(
             x,
             weight,
             offset,
@@ -176,6 +195,36 @@ def onnx_translations() -> dict[Callable, Callable]:
         torch.ops.torchvision.roi_align.default: write_roi_align,
         torch.ops.torchvision.deform_conv2d.default: write_deform_conv,
     }
+
+
+def lower_opset(model, version: int):
+    """Write an ``onnx.ModelProto`` in an earlier opset, and check it.
+
+    Raises:
+        InputError: It has an operator that the opset lacks.
+    """
+    from onnx import checker, defs, helper, version_converter
+
+    for node in model.graph.node:
+        try:
+            kept = defs.get_schema(node.op_type, version).attributes
+        except defs.SchemaError as e:
+            raise InputError(
+                f'ONNX has no {node.op_type} in opset {version}, which this model needs: use --opset {OPSET_VERSION}'
+            ) from e
+        newest = defs.get_schema(node.op_type).attributes
+        # Attributes that came later are written with their defaults, and the converter fails on them.
+        for attribute in list(node.attribute):
+            if attribute.name in kept:
+                continue
+            default = newest[attribute.name].default_value
+            if helper.get_attribute_value(attribute) == helper.get_attribute_value(default):
+                node.attribute.remove(attribute)
+    if version < model.opset_import[0].version:
+        model = version_converter.convert_version(model, version)
+        del model.graph.value_info[:]
+    checker.check_model(model, full_check=True)
+    return model
 
 
 def read_with_openvino(onnx_path: Path):

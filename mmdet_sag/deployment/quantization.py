@@ -1,4 +1,5 @@
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ _WEIGHTED = {
 }
 
 
+_POOLINGS = ('RoiAlign', 'ROIAlign')
+
+
 class Operator(NamedTuple):
     """An operator of an exported graph: name, type in the format's words, and names of those whose outputs it takes."""
 
@@ -23,8 +27,8 @@ class Operator(NamedTuple):
     parents: list[str]
 
 
-def calibration_batches(cfg: Config, num_images: int) -> Iterator[dict]:
-    """Load training images of a config, by its test pipeline, in batches of one.
+def calibration_batches(cfg: Config, num_images: int) -> Callable[[], Iterator[dict]]:
+    """Return what loads training images of a config, by its test pipeline, in batches of one, when it is called.
 
     Concatenated data sets contribute equally.
 
@@ -36,49 +40,67 @@ def calibration_batches(cfg: Config, num_images: int) -> Iterator[dict]:
         raise InputError('--precision int8 is calibrated on training images, but the config has no train_dataloader')
     dataset = innermost_dataset(loader.dataset)
     parts = dataset.get('datasets', [dataset])
+    load = [partial(config_images, cfg, -(-num_images // len(parts)), innermost_dataset(part)) for part in parts]
     try:
-        batches = [config_images(cfg, -(-num_images // len(parts)), innermost_dataset(part)) for part in parts]
+        for part in load:
+            part()
     except OSError as e:
         raise InputError(
             f'--precision int8 is calibrated on training images, but {e.filename} cannot be read ({e.strerror}): check '
             'train_dataloader.dataset'
         ) from e
-    return chain.from_iterable(batches)
+    return lambda: chain.from_iterable(part() for part in load)
 
 
-def quantize(model, operators: Iterable[Operator], images: Iterable[tuple], types: Sequence[str] = ()):
+def quantize(model, operators: Iterable[Operator], images: Callable[[], Iterable[tuple]], types: Sequence[str] = ()):
     """Quantize a float32 model to 8 bits after training, by NNCF.
 
-    Backbone, neck and the towers of the box head become int8. The layers that predict classes and boxes stay in float,
-    and so does the mask branch, which takes a small share of the time and loses most by int8.
+    Backbone, neck and the towers of the box head become int8. The layers that predict classes and boxes, also those
+    of proposals and of a cascade's stages, stay in float, and so does the mask branch, which takes a small share of the
+    time and loses most by int8.
 
     Args:
         model: The model, as NNCF takes it.
         operators: Its operators, parents first.
-        images: Inputs of the model, from which the ranges of features are estimated.
+        images: Returns inputs of the model, from which the ranges of features are estimated; it is called for each pass
+            over them, so that they need not be in memory together.
         types: Further types of operators that stay in float.
     """
     import nncf
 
-    images = [dict(images=image, image_sizes=sizes) for image, sizes in images]
+    inputs = _Inputs(images)
     return nncf.quantize(
         model,
-        nncf.Dataset(images),
-        subset_size=len(images),
+        nncf.Dataset(inputs),
+        subset_size=sum(1 for _ in inputs),
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(names=_kept_in_float(operators), types=list(types), validate=False),
     )
 
 
+class _Inputs:
+    """Inputs of a model by their names, which may be iterated over again."""
+
+    def __init__(self, images: Callable[[], Iterable[tuple]]) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[dict]:
+        return (dict(images=image, image_sizes=sizes) for image, sizes in self.images())
+
+
 def _kept_in_float(operators: Iterable[Operator]) -> list[str]:
-    """Names of all operators after the last NMS, and of the last layers before it; parents come first."""
+    """Names of all operators after the last NMS, and of the last layers before each NMS and the boxes of each pooling.
+
+    Parents come first; a pooling's are its features, and then its boxes.
+    """
     operators = {operator.name: operator for operator in operators}
-    last_nms = [operator.name for operator in operators.values() if operator.kind == 'NonMaxSuppression'][-1]
-    kept = {last_nms}
+    all_nms = [operator.name for operator in operators.values() if operator.kind == 'NonMaxSuppression']
+    kept = {all_nms[-1]}
     for operator in operators.values():
         if kept.intersection(operator.parents):
             kept.add(operator.name)
-    above, seen = [last_nms], set()
+    poolings = [operator for operator in operators.values() if operator.kind in _POOLINGS]
+    above, seen = all_nms + [parent for pooling in poolings for parent in pooling.parents[1:]], set()
     while above:
         operator = operators[above.pop()]
         if operator.name in seen:

@@ -1,15 +1,18 @@
 """Run a model that mmdet_sag exported on an image or a folder of images.
 
-This file stands alone: it needs NumPy, OpenCV, and onnxruntime for a model.onnx or openvino for a model.xml.
-Programs import :class:`Predictor` from it.
+This file stands alone: it needs NumPy, OpenCV, and onnxruntime for a model.onnx, openvino for a model.xml, or torch and
+torchvision for a model.pt. Programs import :class:`Predictor` from it.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import cv2
 import numpy as np
@@ -17,31 +20,27 @@ import numpy as np
 # A model's metadata say which version of this file it needs.
 RUNTIME_VERSION = 1
 METADATA_KEY = 'mmdet_sag'
+REPORT = 'report.json'
 OUTPUTS = ('boxes', 'scores', 'labels', 'image_indices', 'mask_probs', 'mask_scores')
+# Of a model whose metadata have a number of `detections`: those of each image are padded to that number.
+PADDED_OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels', 'mask_probs', 'mask_scores')
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# OpenVINO's devices that stand for others.
+_VIRTUAL_DEVICES = ('AUTO', 'BATCH', 'HETERO', 'MULTI')
 
 
 class RuntimeInputError(ValueError):
     """An input cannot be used; the message is one line that names it and the remedy."""
 
 
-class OnnxModel:
-    """A model.onnx in onnxruntime, on the device ``CPU``, or ``GPU`` with onnxruntime-gpu; see :func:`load_model`."""
+class Model:
+    """An exported model. It may be called from several threads at once. See :func:`load_model`.
 
-    def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
-        with _one_line_errors(path, 'onnxruntime'):
-            import onnxruntime
+    Attributes:
+        metadata: The model's metadata.
+    """
 
-            provider = dict(CPU='CPUExecutionProvider', GPU='CUDAExecutionProvider').get(device, device)
-            if provider not in onnxruntime.get_available_providers():
-                raise RuntimeInputError(f'device {device}: this onnxruntime has no {provider}')
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = num_threads
-            # Its warnings are about the graph, which the user did not write.
-            options.log_severity_level = 3
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-        texts = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = read_metadata(path, texts.get(METADATA_KEY), [x.name for x in self.session.get_outputs()])
+    metadata: dict
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
         """Detect objects; :class:`Predictor` prepares images for it.
@@ -54,98 +53,267 @@ class OnnxModel:
             The model's outputs by name: ``boxes`` (n, 4) in pixels of the network's input, ``scores`` (n, ),
             ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ).
         """
-        outputs = self.session.run(list(OUTPUTS), dict(images=images, image_sizes=image_sizes))
-        return dict(zip(OUTPUTS, outputs))
+        outputs = self._run(images, image_sizes)
+        if self.metadata.get('detections'):
+            counts = outputs.pop('num_detections')
+            image, rank = (np.arange(self.metadata['detections']) < counts[:, None]).nonzero()
+            outputs = {name: values[image, rank] for name, values in outputs.items()}
+            outputs['image_indices'] = image
+        return outputs
+
+    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+        raise NotImplementedError
 
 
-class OpenVINOModel:
-    """A model.xml, and the model.bin beside it, in OpenVINO, on any of its devices; see :func:`load_model`."""
+class OnnxModel(Model):
+    """A model.onnx in onnxruntime, on the device ``CPU``, or ``GPU`` with onnxruntime-gpu."""
 
     def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
+        with _one_line_errors(path, 'onnxruntime'):
+            import onnxruntime
+
+            providers = dict(CPU='CPUExecutionProvider', GPU='CUDAExecutionProvider', CUDA='CUDAExecutionProvider')
+            provider = providers.get(device.upper(), device)
+            if provider not in onnxruntime.get_available_providers():
+                raise RuntimeInputError(f'device {device}: this onnxruntime has no {provider}')
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = num_threads
+            # Its warnings are about the graph, which the user did not write.
+            options.log_severity_level = 3
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        # Without the libraries of a provider, onnxruntime takes the CPU and only logs it.
+        if provider not in self.session.get_providers():
+            raise RuntimeInputError(f'device {device}: onnxruntime cannot load {provider}, install its libraries')
+        texts = self.session.get_modelmeta().custom_metadata_map
+        self.names = [output.name for output in self.session.get_outputs()]
+        self.metadata = read_metadata(path, texts.get(METADATA_KEY), self.names)
+
+    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+        return dict(zip(self.names, self.session.run(self.names, dict(images=images, image_sizes=image_sizes))))
+
+
+class OpenVINOModel(Model):
+    """A model.xml, and the model.bin beside it, in OpenVINO, on any of its devices."""
+
+    def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
+        device = device.upper()
         with _one_line_errors(path, 'openvino'):
             import openvino
 
             if not path.with_suffix('.bin').is_file():
                 raise RuntimeInputError(f'{path.with_suffix(".bin")} is missing: it holds the weights of {path.name}')
             core = openvino.Core()
-            if device not in core.available_devices:
+            known = [*core.available_devices, *_VIRTUAL_DEVICES]
+            # Where there are several of a kind, its name stands for the first.
+            if device.partition(':')[0] not in [*known, *(name.partition('.')[0] for name in known)]:
                 raise RuntimeInputError(f'device {device}: OpenVINO finds {", ".join(core.available_devices)} here')
             model = core.read_model(str(path))
             text = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
-            names = [name for output in model.outputs for name in output.get_names()]
-            self.metadata = read_metadata(path, text, names)
+            self.names = [name for output in model.outputs for name in output.get_names()]
+            self.metadata = read_metadata(path, text, self.names)
             config = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
             hint = dict(bf16='bf16', fp16='f16').get(self.metadata['precision'])
             # Without the instructions for it, half precision would be computed in float32 anyway.
             if hint and self.metadata['precision'].upper() in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
                 config['INFERENCE_PRECISION_HINT'] = hint
             if num_threads:
-                config['INFERENCE_NUM_THREADS'] = num_threads
+                core.set_property('CPU', dict(INFERENCE_NUM_THREADS=num_threads))
             self.model = core.compile_model(model, device, config)
+        # A request computes one call at a time, so each thread takes one, and there are as many as threads.
+        self.requests = SimpleQueue()
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        """Detect objects; see :meth:`OnnxModel.__call__`.
+    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+        # Its pooling kernels need at least 64 pixels.
+        missing = [max(64 - side, 0) for side in images.shape[2:]]
+        if any(missing):
+            pad_value = self.metadata['preprocessing']['pad_value']
+            images = np.pad(images, ((0, 0), (0, 0), *((0, side) for side in missing)), constant_values=pad_value)
+        try:
+            request = self.requests.get_nowait()
+        except Empty:
+            request = self.model.create_infer_request()
+        results = request.infer(dict(images=images, image_sizes=image_sizes), share_inputs=True)
+        outputs = {name: results[name] for name in self.names}
+        self.requests.put(request)
+        return outputs
 
-        Raises:
-            RuntimeInputError: The images are smaller than OpenVINO's pooling kernels.
-        """
-        if min(images.shape[2:]) < 64:
-            height, width = images.shape[2:]
-            raise RuntimeInputError(f'an input of {height}x{width} is too small for OpenVINO: pad it to 64 pixels')
-        results = self.model(dict(images=images, image_sizes=image_sizes))
-        return {name: results[name].copy() for name in OUTPUTS}
+
+class TorchScriptModel(Model):
+    """A model.pt in PyTorch, on one of its devices. The number of threads is that of the whole process."""
+
+    def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
+        name = f'{METADATA_KEY}.json'
+        files = {name: ''}
+        with _one_line_errors(path, 'torch'):
+            import torch
+
+            # The model calls its operators.
+            import torchvision  # noqa: F401
+
+            self.device = {'GPU': 'cuda'}.get(device.upper(), device.lower())
+            if self.device.startswith('cuda') and not torch.cuda.is_available():
+                raise RuntimeInputError(f'device {device}: this PyTorch finds no CUDA device')
+            self.module = torch.jit.load(str(path), map_location=self.device, _extra_files=files).eval()
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        self.metadata = read_metadata(path, files[name] or None)
+
+    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.module(*(torch.from_numpy(array).to(self.device) for array in (images, image_sizes)))
+        return dict(zip(output_names(self.metadata), (output.cpu().numpy() for output in outputs)))
 
 
-Model = OnnxModel | OpenVINOModel
-LOADERS = {'.onnx': OnnxModel, '.xml': OpenVINOModel}
+LOADERS = {'.onnx': OnnxModel, '.xml': OpenVINOModel, '.pt': TorchScriptModel}
 
 
 def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> Model:
     """Load an exported model.
 
     Args:
-        path: A model.onnx or model.xml, or the folder of one.
+        path: A model.onnx, model.xml or model.pt, or the folder of one.
         num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on.
+        device: Device that it runs on: ``CPU``, ``GPU``, or another name that its library knows.
 
     Raises:
-        RuntimeInputError: There is no model, its library is missing, or it is damaged or of another version.
+        RuntimeInputError: There is no model or device, its library is missing, or it is damaged or of another version.
     """
     path = Path(path)
     if path.is_dir():
         found = [file for file in (path / f'model{suffix}' for suffix in LOADERS) if file.is_file()]
         if not found:
-            raise RuntimeInputError(f'{path}: holds neither model.onnx nor model.xml')
+            raise RuntimeInputError(f'{path}: holds neither model.onnx nor model.xml nor model.pt')
         path = found[0]
     if path.suffix not in LOADERS:
-        raise RuntimeInputError(f'{path}: is neither .onnx nor .xml, which this runtime can read')
+        raise RuntimeInputError(f'{path}: is neither .onnx nor .xml nor .pt, which this runtime can read')
     if not path.is_file():
         raise RuntimeInputError(f'{path} does not exist, check the path')
+    _check_sums(path)
     return LOADERS[path.suffix](path, num_threads, device)
 
 
 class Predictor:
-    """Finds objects and their masks in images; arguments and errors are those of :func:`load_model`."""
+    """Finds objects and their masks in images, also when called from several threads at once.
 
-    def __init__(self, path: str | Path, num_threads: int = 0, device: str = 'CPU') -> None:
+    Args:
+        path: A model.onnx, model.xml or model.pt, or the folder of one.
+        num_threads: Number of threads; 0: one per core.
+        device: Device that it runs on.
+        score_thr: Lowest score of a result.
+        classes: Names of the classes of the results; by default all.
+
+    Raises:
+        RuntimeInputError: As :func:`load_model`, or the model lacks one of the classes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        num_threads: int = 0,
+        device: str = 'CPU',
+        score_thr: float = 0.0,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.model = load_model(path, num_threads, device)
         self.metadata = self.model.metadata
+        self.score_thr = score_thr
+        known = self.metadata['classes']
+        for name in classes or ():
+            if name not in known:
+                raise RuntimeInputError(f'{path}: has no class {name!r}, but {", ".join(known)}')
+        self.labels = [label for label, name in enumerate(known) if classes is None or name in classes]
 
-    def __call__(self, image: np.ndarray) -> dict:
+    def __call__(self, images: np.ndarray | str | Path | Sequence) -> dict | list[dict]:
         """Find objects.
 
         Args:
-            image: Blue, green, red, of shape (H, W, 3), uint8.
+            images: Blue, green, red, of shape (H, W, 3), uint8; also (H, W) and (H, W, 1), which are grey, (H, W, 4),
+                whose alpha is ignored, and the path of an image file. A list of images is one batch; those that are
+                smaller are padded, which changes what is found near the padding.
 
         Returns:
             ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
             (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
-            compressed run-length encodings.
+            compressed run-length encodings. A list of these for a list of images.
+
+        Raises:
+            RuntimeInputError: An image cannot be used.
         """
-        images, sizes, scale = self.prepare(image)
-        outputs = self.model(images, sizes)
-        boxes = outputs['boxes'] / np.float32([*scale, *scale])
+        if not isinstance(images, (list, tuple)):
+            return self([images])[0]
+        if not images:
+            return []
+        images = [as_image(image) for image in images]
+        inputs, sizes = self.prepare(images)
+        outputs = self.model(inputs, sizes)
+        image_indices = outputs.pop('image_indices')
+        wanted = np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
+        return [
+            self.finish(
+                {name: values[wanted & (image_indices == i)] for name, values in outputs.items()}, image.shape, size
+            )
+            for i, (image, size) in enumerate(zip(images, sizes))
+        ]
+
+    def prepare(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Resize, normalize and pad images.
+
+        Args:
+            images: Blue, green, red, of shape (H, W, 3), uint8.
+
+        Returns:
+            Images (N, 3, H, W) and their heights and widths without padding (N, 2), the model's inputs.
+
+        Raises:
+            RuntimeInputError: An image is too narrow.
+        """
+        settings = self.metadata['preprocessing']
+        sizes = [self.input_size(image) for image in images]
+        divisor = settings['pad_size_divisor']
+        padded = [-(-max(sides) // divisor) * divisor for sides in zip(*sizes)]
+        inputs = np.full((len(images), 3, *padded), settings['pad_value'], np.float32)
+        for place, image, (height, width) in zip(inputs, images, sizes):
+            if settings['resize']['backend'] == 'pillow':
+                image = _resize_like_pillow(image, width, height)
+            else:
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+            if settings['bgr_to_rgb']:
+                image = image[..., ::-1]
+            normalized = (image.astype(np.float32) - np.float32(settings['mean'])) / np.float32(settings['std'])
+            place[:, :height, :width] = normalized.transpose(2, 0, 1)
+        return inputs, np.array(sizes)
+
+    def input_size(self, image: np.ndarray) -> tuple[int, int]:
+        """Height and width of an image as the network sees it, without padding.
+
+        Raises:
+            RuntimeInputError: The image is too narrow.
+        """
         height, width = image.shape[:2]
+        new_width, new_height = resized_size(width, height, self.metadata['preprocessing']['resize'])
+        if not new_width or not new_height:
+            raise RuntimeInputError(
+                f'an image of {width}x{height} pixels is too narrow: resized to {new_width}x{new_height}, nothing is '
+                'left of it; cut it into parts'
+            )
+        return new_height, new_width
+
+    def finish(self, outputs: dict, shape: Sequence[int], size: Sequence[int]) -> dict:
+        """Result of an image.
+
+        Args:
+            outputs: The model's outputs that belong to the image, without ``image_indices``.
+            shape: Height and width of the image.
+            size: Height and width of it as the network saw it.
+
+        Returns:
+            See :meth:`__call__`.
+        """
+        height, width = shape[:2]
+        scale = size[1] / width, size[0] / height
+        boxes = outputs['boxes'] / np.float32([*scale, *scale])
         inclusive = self.metadata['inclusive_boxes']
         paste = _ringed(outputs['mask_probs'], boxes) if inclusive else (outputs['mask_probs'], boxes)
         masks = [encode_mask(*pair, height, width, self.metadata['mask_thr']) for pair in zip(*paste)]
@@ -157,41 +325,19 @@ class Predictor:
             masks=masks,
         )
 
-    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-        """Resize, normalize and pad an image.
-
-        Args:
-            image: Blue, green, red, of shape (H, W, 3), uint8.
-
-        Returns:
-            Images (1, 3, H, W) and sizes (1, 2), the model's inputs, and the factors by which width and height grew.
-        """
-        settings = self.metadata['preprocessing']
-        old_height, old_width = image.shape[:2]
-        width, height = resized_size(old_width, old_height, settings['resize'])
-        if settings['resize']['backend'] == 'pillow':
-            image = _resize_like_pillow(image, width, height)
-        else:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        if settings['bgr_to_rgb']:
-            image = image[..., ::-1]
-        divisor = settings['pad_size_divisor']
-        padded = [-(-side // divisor) * divisor for side in (height, width)]
-        images = np.full((1, 3, *padded), settings['pad_value'], np.float32)
-        normalized = (image.astype(np.float32) - np.float32(settings['mean'])) / np.float32(settings['std'])
-        images[0, :, :height, :width] = normalized.transpose(2, 0, 1)
-        return images, np.array([[height, width]]), (width / old_width, height / old_height)
-
     def draw(self, image: np.ndarray, result: dict, score_thr: float = 0.3) -> np.ndarray:
         """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``."""
-        picture = image.copy()
+        picture = as_image(image).copy()
         for i in np.flatnonzero(result['scores'] >= score_thr)[::-1]:
             label = int(result['labels'][i])
             colour = self.metadata['palette'][label][::-1]
-            mask = decode_mask(result['masks'][i])
-            picture[mask] = picture[mask] // 2 + np.uint8(colour) // 2
-            outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-            cv2.drawContours(picture, outlines, -1, colour, 1)
+            left, top, mask = _decode_cropped(result['masks'][i])
+            part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
+            # Without a pixel, OpenCV fails.
+            if mask.size:
+                cv2.add(part >> 1, tuple(side // 2 for side in (*colour, 0)), dst=part, mask=mask)
+                outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+                cv2.drawContours(picture, outlines, -1, colour, 1, offset=(left, top))
             x1, y1, x2, y2 = (round(float(side)) for side in result['boxes'][i])
             cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
             text = f'{self.metadata["classes"][label]} {result["scores"][i]:.2f}'
@@ -264,19 +410,26 @@ def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, thr
 def decode_mask(mask: dict) -> np.ndarray:
     """A mask of :func:`encode_mask` as a bitmap (H, W), bool."""
     height, width = mask['size']
-    counts, value, shift = [], 0, 0
-    for digit in mask['counts'].encode():
-        digit -= 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    pixels = np.repeat(*_runs(mask['counts']))
     return pixels.reshape(width, height).T
+
+
+def as_image(image: np.ndarray | str | Path) -> np.ndarray:
+    """An image of :class:`Predictor` as blue, green, red, of shape (H, W, 3), uint8.
+
+    Raises:
+        RuntimeInputError: It is no image.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    image = np.asarray(image)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise RuntimeInputError(
+            f'an array of shape {image.shape} and type {image.dtype} is no image: give uint8, 0 to 255, of shape '
+            '(height, width, 3), blue, green, red'
+        )
+    return image[..., :3] if channels > 1 else np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -289,53 +442,112 @@ def read_image(path: Path) -> np.ndarray:
         content = np.fromfile(path, np.uint8)
     except OSError as e:
         raise RuntimeInputError(f'{path} cannot be read ({e.strerror}), check the path') from e
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    try:
+        return decode_image(content)
+    except RuntimeInputError as e:
+        raise RuntimeInputError(f'{path}: {e}') from e
+
+
+def decode_image(content: bytes | np.ndarray) -> np.ndarray:
+    """Decode the content of an image file as blue, green, red, of shape (H, W, 3), turned as its EXIF entry says.
+
+    Raises:
+        RuntimeInputError: It is damaged or not an image.
+    """
+    content = np.frombuffer(content, np.uint8)
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    except cv2.error as e:
+        raise RuntimeInputError(f'is too large for OpenCV ({" ".join(str(e).split())})') from e
     if image is None:
-        raise RuntimeInputError(f'{path}: is no image, or damaged')
+        raise RuntimeInputError('is no image, or damaged')
     return image
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', help='model.onnx or model.xml, or its folder')
-    parser.add_argument('input', help='image file, or folder of images')
+    parser.add_argument('model', help='model.onnx, model.xml or model.pt, or its folder')
+    parser.add_argument('input', help='image file, or folder of images and of such folders')
     parser.add_argument('--out', default='results', help='folder for the pictures and results.json')
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of what is drawn')
+    parser.add_argument('--result-score-thr', type=float, default=0.0, help='lowest score in results.json')
+    parser.add_argument('--classes', nargs='+', metavar='CLASS', help='names of the classes to find; default: all')
+    parser.add_argument('--batch-size', type=int, default=1, help='images that the model gets at once')
     parser.add_argument('--threads', type=int, default=0, help='threads of the model; default: one per core')
-    parser.add_argument('--device', default='CPU', help='CPU, or GPU where the runtime library has it')
-    return parser.parse_args(arguments)
+    parser.add_argument('--device', default='CPU', help='CPU, GPU, or another name that the runtime library knows')
+    args = parser.parse_args(arguments)
+    if args.batch_size < 1:
+        parser.error(f'--batch-size {args.batch_size}: at least 1 is needed')
+    return args
 
 
-def main(arguments: list[str] | None = None) -> None:
-    args = parse_args(arguments)
-    source, out = Path(args.input), Path(args.out)
+def find_images(source: Path, out: Path) -> list[Path]:
+    """Image files of a folder and of the folders in it, without those of ``out``; or ``source``, if it is a file.
+
+    Raises:
+        RuntimeInputError: There are none.
+    """
     if not source.exists():
         raise RuntimeInputError(f'{source} does not exist, check the path')
-    paths = [source]
-    if source.is_dir():
-        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            raise RuntimeInputError(f'{source}: holds no images ({", ".join(IMAGE_SUFFIXES)})')
-    predictor = Predictor(args.model, args.threads, args.device)
-    results = {}
+    if not source.is_dir():
+        return [source]
+    paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if out.resolve() != source.resolve():
+        paths = [path for path in paths if out.resolve() not in path.resolve().parents]
+    if not paths:
+        raise RuntimeInputError(f'{source}: holds no images ({", ".join(IMAGE_SUFFIXES)})')
+    return paths
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run on images. The status is 1 if some of several images could not be read."""
+    args = parse_args(arguments)
+    source, out = Path(args.input), Path(args.out)
+    paths = find_images(source, out)
+    predictor = Predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
+    results, left_out = {}, []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            image = read_image(path)
-            result = predictor(image)
-            results[path.name] = predictor.as_json(result)
-            # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
-            _, content = cv2.imencode('.png', predictor.draw(image, result, args.score_thr))
-            (out / f'{path.name}.png').write_bytes(content.tobytes())
-            drawn = int((result['scores'] >= args.score_thr).sum())
-            print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
-        (out / 'results.json').write_text(json.dumps(results))
+        for start in range(0, len(paths), args.batch_size):
+            batch = {}
+            for path in paths[start : start + args.batch_size]:
+                try:
+                    image = read_image(path)
+                    predictor.input_size(image)
+                    batch[path] = image
+                except RuntimeInputError as e:
+                    left_out.append(str(e) if str(path) in str(e) else f'{path}: {e}')
+            for (path, image), result in zip(batch.items(), predictor(list(batch.values()))):
+                name = path.relative_to(source if source.is_dir() else path.parent).as_posix()
+                results[name] = predictor.as_json(result)
+                # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
+                picture = out / f'{name}.png'
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                _, content = cv2.imencode('.png', predictor.draw(image, result, args.score_thr))
+                picture.write_bytes(content.tobytes())
+                drawn = int((result['scores'] >= args.score_thr).sum())
+                print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
+        if not results:
+            more = f' (and {len(left_out) - 1} more images)' if len(left_out) > 1 else ''
+            raise RuntimeInputError(left_out[0] + more)
+        (out / 'results.json.partial').write_text(json.dumps(results))
+        os.replace(out / 'results.json.partial', out / 'results.json')
     except OSError as e:
         raise RuntimeInputError(f'{out} cannot be written: {e.strerror}') from e
+    for line in left_out:
+        print(f'left out: {line}', file=sys.stderr)
+    if left_out:
+        print(f'{len(left_out)} of {len(paths)} images were left out', file=sys.stderr)
+    return int(bool(left_out))
 
 
-def read_metadata(path: Path, text: str | None, outputs: Sequence[str]) -> dict:
-    """Read the metadata of a model.
+def output_names(metadata: dict) -> tuple[str, ...]:
+    """Names of a model's outputs in order."""
+    return PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
+
+
+def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = None) -> dict:
+    """Read the metadata of a model, and check the names of its outputs, if there are any.
 
     Raises:
         RuntimeInputError: There are none, or they are of another version.
@@ -352,9 +564,21 @@ def read_metadata(path: Path, text: str | None, outputs: Sequence[str]) -> dict:
             f'{path}: needs version {version} of the runtime, this is {RUNTIME_VERSION}; use the runtime.py beside the '
             'model'
         )
-    if set(OUTPUTS) - set(outputs):
-        raise RuntimeInputError(f'{path}: lacks the output {sorted(set(OUTPUTS) - set(outputs))[0]}; export it again')
+    missing = set() if outputs is None else set(output_names(metadata)) - set(outputs)
+    if missing:
+        raise RuntimeInputError(f'{path}: lacks the output {min(missing)}; export it again')
     return metadata
+
+
+def _check_sums(path: Path) -> None:
+    """Compare a model with the checksums in the report of its export, where that lies beside it."""
+    try:
+        sums = dict(json.loads(path.with_name(REPORT).read_text())['files'])
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    for file in (path, path.with_suffix('.bin')):
+        if file.is_file() and sums.get(file.name) not in (None, hashlib.sha256(file.read_bytes()).hexdigest()):
+            raise RuntimeInputError(f'{file}: is damaged, it is not the file of {REPORT}; copy or export it again')
 
 
 @contextmanager
@@ -368,6 +592,8 @@ def _one_line_errors(path: Path, library: str) -> Iterator[None]:
     # The libraries can fail in every way.
     except Exception as e:
         reason = ' '.join(str(e).split())[:200]
+        if 'DeformConv' in reason and library == 'onnxruntime':
+            reason = 'deformable convolutions on a CPU need onnxruntime 1.25'
         library = f'{library} {sys.modules[library].__version__}'
         raise RuntimeInputError(
             f'{path}: is damaged, or {library} is too old for it; copy or export it again ({reason})'
@@ -376,11 +602,12 @@ def _one_line_errors(path: Path, library: str) -> Iterator[None]:
 
 def _resize_like_pillow(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Pillow's bilinear filter: a triangle over all pixels that go into one, rows before columns, in fixed point."""
-    return _resize_axis(_resize_axis(image, 1, width), 0, height)
+    return _resize_rows(cv2.transpose(_resize_rows(cv2.transpose(image), width)), height)
 
 
-def _resize_axis(image: np.ndarray, axis: int, size: int) -> np.ndarray:
-    old_size = image.shape[axis]
+def _resize_rows(image: np.ndarray, size: int) -> np.ndarray:
+    """Change the number of rows; row by row, since the sums then stay in the processor's cache."""
+    old_size = len(image)
     if old_size == size:
         return image
     scale = old_size / size
@@ -393,13 +620,15 @@ def _resize_axis(image: np.ndarray, axis: int, size: int) -> np.ndarray:
     weights = np.maximum(1 - np.abs(distances), 0) * (taps < (last - first)[:, None])
     weights /= weights.sum(axis=1, keepdims=True)
     weights = np.floor(weights * (1 << 22) + 0.5).astype(np.int32)
-    shape = [1, 1, 1]
-    shape[axis] = size
-    total = np.int32(1 << 21)
-    for tap in taps:
-        pixels = np.take(image, np.minimum(first + tap, old_size - 1), axis=axis)
-        total = total + pixels * weights[:, tap].reshape(shape)
-    return np.clip(total >> 22, 0, 255).astype(np.uint8)
+    rows = image.reshape(old_size, -1)
+    resized = np.empty((size, rows.shape[1]), np.uint8)
+    total, product = np.empty((2, rows.shape[1]), np.int32)
+    for i in range(size):
+        total[:] = 1 << 21
+        for row, weight in zip(rows[first[i] : last[i]], weights[i]):
+            total += np.multiply(row, weight, out=product)
+        resized[i] = np.clip(total >> 22, 0, 255)
+    return resized.reshape(size, *image.shape[1:])
 
 
 def _ringed(probs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -428,29 +657,53 @@ def _samples(low: np.float32, high: np.float32, size: int, length: int) -> tuple
     return first, weights
 
 
+def _runs(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values and lengths of the runs of a mask, from COCO's text."""
+    digits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits < 32) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    places = np.arange(len(digits)) - np.repeat(starts, ends - starts)
+    counts = np.add.reduceat((digits & 31) << 5 * places, starts)
+    counts -= np.where(digits[ends - 1] & 16, 1 << 5 * (ends - starts), 0)
+    for first in (1, 2):
+        counts[first::2] = counts[first::2].cumsum()
+    return np.arange(len(counts)) % 2 == 1, counts
+
+
+def _decode_cropped(mask: dict) -> tuple[int, int, np.ndarray]:
+    """First column, first row and bitmap (h, w), uint8, of the part of a mask's image that has all of its pixels."""
+    height = mask['size'][0]
+    values, counts = _runs(mask['counts'])
+    ends = counts.cumsum()
+    if len(ends) < 2:
+        return 0, 0, np.zeros((0, 0), np.uint8)
+    left, right = ends[0] // height, (ends[values][-1] - 1) // height + 1
+    # The runs from the first to the last pixel of these columns.
+    counts[0] -= left * height
+    pixels = np.repeat(values.astype(np.uint8), counts)[: (right - left) * height]
+    pixels = np.pad(pixels, (0, (right - left) * height - len(pixels))).reshape(right - left, height)
+    rows = np.flatnonzero(pixels.any(axis=0))
+    return int(left), int(rows[0]), cv2.transpose(pixels[:, rows[0] : rows[-1] + 1])
+
+
 def _compress(counts: np.ndarray) -> str:
     """COCO's text of run lengths: differences to the last but one from the fourth on, in digits of five bits."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
-    text = bytearray()
-    for value in values.tolist():
-        more = True
-        while more:
-            digit = value & 31
-            value >>= 5
-            more = value != (-1 if digit & 16 else 0)
-            text.append(digit + 32 * more + 48)
-    return text.decode()
+    # No run is longer than seven digits can say.
+    rests = values[:, None] >> 5 * np.arange(8)
+    digits = rests[:, :-1] & 31
+    places, lasts = np.arange(7), (rests[:, 1:] == -(digits >> 4)).argmax(axis=1)[:, None]
+    return (digits + 32 * (places < lasts) + 48)[places <= lasts].astype(np.uint8).tobytes().decode()
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; a :class:`RuntimeInputError` is one line and exit status 2."""
     try:
-        main(arguments)
+        return main(arguments)
     except RuntimeInputError as e:
         print(f'error: {e}', file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == '__main__':

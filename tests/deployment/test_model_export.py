@@ -1,11 +1,13 @@
 """A model that the tool exported finds the same as PyTorch's model, in every runtime and without PyTorch."""
 
+import copy
 import json
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,13 +22,14 @@ from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
 from mmdet_sag.datasets.config_datasets import config_images
-from mmdet_sag.deployment import model_export
-from mmdet_sag.deployment.comparison import BOUNDS
+from mmdet_sag.deployment import model_export, runtime
+from mmdet_sag.deployment.comparison import BOUNDS, compare
 from mmdet_sag.deployment.exported_detector import ExportedDetector
-from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_exported
+from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_exported, load_predictor
 from mmdet_sag.deployment.graphs import build_graph
+from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.model_export import ExportSettings
-from mmdet_sag.deployment.quantization import calibration_batches
+from mmdet_sag.deployment.quantization import Operator, _kept_in_float, calibration_batches
 from mmdet_sag.errors import InputError
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
@@ -161,6 +164,164 @@ def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, 
         assert (picture != cv2.imread(sample.img_path)).any()
 
 
+def test_a_folder_is_run_to_its_end_and_what_cannot_be_read_is_named(openvino, folder, tmp_path, capsys):
+    source = tmp_path / 'pictures'
+    shutil.copytree(folder / 'data/images', source / 'more')
+    names = sorted(f'more/{path.name}' for path in (source / 'more').iterdir())
+    (source / 'broken.jpg').write_bytes(b'no image')
+    cv2.imwrite(str(source / 'thin.png'), np.zeros((1, 2000, 3), np.uint8))
+    cv2.imwrite(str(source / 'elongated.png'), np.zeros((33, 900, 3), np.uint8))
+    # In the folder itself: a second run must not take the first one's pictures for images.
+    arguments = [openvino, source, '--out', source / 'results', '--device', 'cpu', '--batch-size', 3]
+    for _ in range(2):
+        assert runtime.run([*map(str, arguments)]) == 1
+        printed = capsys.readouterr().err
+        assert 'broken.jpg: is no image, or damaged' in printed and '2 of 7 images were left out' in printed
+        assert 'thin.png: an image of 2000x1 pixels is too narrow' in printed
+        assert sorted(json.loads((source / 'results/results.json').read_text())) == ['elongated.png', *names]
+        assert (source / f'results/{names[0]}.png').is_file()
+
+
+def test_the_predictor_takes_batches_files_classes_and_scores(openvino, folder):
+    paths = sorted((folder / 'data/images').iterdir())
+    predictor = runtime.Predictor(openvino, num_threads=1, device='AUTO')
+    alone = [predictor(path) for path in paths]
+    assert predictor([]) == [] and len({read.shape for read in map(runtime.read_image, paths)}) == 1
+    assert json.dumps([predictor.as_json(result) for result in predictor(paths)]) == json.dumps(
+        [predictor.as_json(result) for result in alone]
+    )
+    scores = np.concatenate([result['scores'] for result in alone])
+    limit = float(np.median(scores))
+    few = runtime.Predictor(openvino, num_threads=1, score_thr=limit, classes=[CLASSES[1]])
+    expected = [result['scores'][(result['labels'] == 1) & (result['scores'] >= limit)] for result in alone]
+    assert 0 < sum(map(len, expected)) < len(scores)
+    for one, path in zip(expected, paths):
+        np.testing.assert_array_equal(few(path)['scores'], one)
+    with pytest.raises(runtime.RuntimeInputError, match="has no class 'zebra', but "):
+        runtime.Predictor(openvino, classes=['zebra'])
+    with pytest.raises(runtime.RuntimeInputError, match='device GPU.7: OpenVINO finds CPU here'):
+        runtime.Predictor(openvino, device='gpu.7')
+
+
+def test_flipped_bytes_of_the_weights_are_noticed(folder, tmp_path):
+    shutil.copytree(folder / 'onnx', tmp_path / 'copy')
+    content = bytearray((tmp_path / 'copy/model.onnx').read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / 'copy/model.onnx').write_bytes(content)
+    with pytest.raises(runtime.RuntimeInputError, match='model.onnx: is damaged, it is not the file of report.json'):
+        runtime.load_model(tmp_path / 'copy')
+
+
+@pytest.mark.parametrize('kind', ['own file', 'own folder', 'foreign report', 'changed', 'imported'])
+def test_only_what_an_export_wrote_is_replaced(folder, tmp_path, kind):
+    out = tmp_path / 'out'
+    shutil.copytree(folder / 'onnx', out)
+    if kind == 'own file':
+        (out / 'notes.txt').write_text('mine')
+    if kind == 'own folder':
+        (out / 'notes').mkdir()
+    if kind == 'foreign report':
+        shutil.rmtree(out)
+        out.mkdir()
+        (out / 'report.json').write_text('{"files": {}}')
+    if kind == 'changed':
+        (out / 'runtime.py').write_text('mine')
+    if kind == 'imported':
+        (out / '__pycache__').mkdir()
+        (out / '__pycache__/runtime.cpython-311.pyc').touch()
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*'))
+    # What ends an export next.
+    words = 'checkpoint' if kind == 'imported' else 'was not written by an export'
+    with pytest.raises(InputError, match=words):
+        config = Config.fromfile(folder / 'tiny.py')
+        model_export.export(config, str(tmp_path / 'absent checkpoint.pth'), str(out), ExportSettings(num_images=0))
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('kind', ['nothing', 'colours', 'threshold', 'scores', 'surplus'])
+def test_what_the_comparison_refuses(folder, detector, kind):
+    predictor = load_predictor(str(folder / 'onnx'), num_threads=1)
+    predictor.metadata = dict(predictor.metadata)
+    precision, words = 'fp32', "the exported model disagrees with PyTorch's"
+    if kind == 'nothing':
+        precision, words = 'bf16', 'detects nothing that scores 0.3 on 2 images: nothing can be compared'
+    if kind == 'colours':
+        preprocessing = predictor.metadata['preprocessing']
+        predictor.metadata['preprocessing'] = dict(preprocessing, bgr_to_rgb=not preprocessing['bgr_to_rgb'])
+    if kind == 'threshold':
+        predictor.metadata['mask_thr'] = 0.6
+    batches = [*config_images(Config.fromfile(folder / 'tiny.py'), 2)]
+    changed = copy.deepcopy(detector)
+    if kind in ('scores', 'surplus'):
+        # Scores of PyTorch's model and of the exported one.
+        precision = 'bf16'
+        torch.nn.init.constant_(changed.bbox_head.conv_cls.bias, 3.0)
+        model, results = predictor.model, {}
+
+        def run(images, sizes):
+            outputs = results.setdefault(images.tobytes(), as_outputs(changed, images, sizes))
+            if kind == 'scores':
+                return dict(outputs, scores=outputs['scores'] - np.float32(0.4))
+            return {name: np.concatenate([value] * 3) for name, value in outputs.items()}
+
+        run.metadata = model.metadata
+        predictor.model = run
+    elif kind == 'nothing':
+        torch.nn.init.constant_(changed.bbox_head.conv_cls.bias, -20.0)
+        predictor.model = partial(as_outputs, changed)
+    with pytest.raises(InputError, match=words):
+        compare(changed, predictor, iter(batches), precision)
+
+
+def as_outputs(detector: torch.nn.Module, images: np.ndarray, sizes: np.ndarray) -> dict:
+    with torch.inference_mode():
+        outputs = build_graph(detector)(torch.from_numpy(images), torch.from_numpy(sizes))
+    return {name: value.numpy() for name, value in outputs._asdict().items()}
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('test_dataloader.dataset.pipeline.0.color_type', 'color_ignore_orientation', 'loads images with color_type='),
+        ('test_dataloader.dataset.pipeline.0.color_type', 'grayscale', 'loads images with color_type='),
+        ('test_dataloader.dataset.pipeline.0.imdecode_backend', 'pillow', 'loads images with imdecode_backend='),
+        ('test_dataloader.dataset.pipeline.0.to_float32', True, 'loads images with to_float32=True'),
+        ('model.test_cfg.rcnn.mask_thr_binary', -1, 'mask_thr_binary is -1, which asks for probabilities'),
+    ],
+)
+def test_a_setting_that_the_runtime_lacks_is_refused(folder, key, value, words):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.merge_from_dict({key: value})
+    with pytest.raises(InputError, match=words):
+        describe(config, str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
+
+
+def test_channels_are_swapped_by_either_name(folder):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model.data_preprocessor.update(bgr_to_rgb=False, rgb_to_bgr=True)
+    metadata = describe(config, str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
+    assert metadata['preprocessing']['bgr_to_rgb']
+
+
+def test_the_layers_that_predict_proposals_and_a_stage_s_boxes_stay_in_float():
+    graph = [
+        *('image Parameter', 'backbone Conv image', 'proposals Conv backbone', 'decode Add proposals'),
+        *('first NonMaxSuppression decode', 'pool RoiAlign backbone first', 'tower Gemm pool', 'boxes Gemm tower'),
+        *('moved Add boxes first', 'pool2 RoiAlign backbone moved', 'tower2 Gemm pool2', 'boxes2 Gemm tower2'),
+        *('last NonMaxSuppression boxes2', 'pool3 RoiAlign backbone last', 'mask Conv pool3'),
+    ]
+    operators = [Operator(name, kind, parents) for name, kind, *parents in map(str.split, graph)]
+    kept = {'proposals', 'decode', 'first', 'boxes', 'moved', 'boxes2', 'last', 'pool3', 'mask'}
+    assert set(_kept_in_float(operators)) == kept
+
+
+def test_calibration_images_are_loaded_for_each_pass(folder):
+    batches = calibration_batches(Config.fromfile(folder / 'tiny.py'), 3)
+    first, second = batches(), batches()
+    assert next(first)['inputs'][0].equal(next(second)['inputs'][0])
+    assert len([*first]) == 2 and not isinstance(first, list)
+
+
 def test_the_test_tool_evaluates_an_exported_model(folder, monkeypatch, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -234,12 +395,21 @@ def test_the_file_has_standard_operators_only(folder):
     model = onnx.load(folder / 'onnx/model.onnx')
     assert {node.domain for node in model.graph.node} == {''} and not model.functions
     assert {'NonMaxSuppression', 'RoiAlign', 'TopK'} <= {node.op_type for node in model.graph.node}
+    # No paths of this machine, and dimensions have names.
+    assert str(ROOT).encode() not in (folder / 'onnx/model.onnx').read_bytes()
+    assert not any(node.metadata_props for node in model.graph.node)
+    shapes = {
+        value.name: [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes['images'] == ['batch', 3, 'height', 'width'] and shapes['image_sizes'] == ['batch', 2]
+    assert shapes['mask_probs'] == ['detections', 28, 28]
 
 
 def test_a_folder_that_is_no_export_is_not_replaced(folder, monkeypatch, capsys):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
     assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
-    assert 'holds something else than an export' in capsys.readouterr().err
+    assert 'annotations.json was not written by an export' in capsys.readouterr().err
 
 
 def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path):
@@ -249,7 +419,10 @@ def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path)
     torch.save(dict(state_dict=MODELS.build(model).state_dict()), tmp_path / 'boxes.pth')
     arguments = (tmp_path / 'boxes.py', tmp_path / 'boxes.pth', '--out', tmp_path / 'out', '--images', 0)
     assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
-    assert 'FCOS predicts no instance masks' in capsys.readouterr().err
+    assert (
+        'FCOS cannot be exported: only CenterMask and two-stage detectors with a mask head can'
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / 'out').exists()
 
 

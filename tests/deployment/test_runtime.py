@@ -23,7 +23,7 @@ def test_it_imports_only_numpy_opencv_and_a_runtime():
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not any(node.level for node in froms)
     packages = {name.partition('.')[0] for name in (*names, *(node.module for node in froms))}
-    assert packages - sys.stdlib_module_names == {'numpy', 'cv2', 'onnxruntime', 'openvino'}
+    assert packages - sys.stdlib_module_names == {'numpy', 'cv2', 'onnxruntime', 'openvino', 'torch', 'torchvision'}
 
 
 def test_images_are_resized_like_pillow_does():
@@ -59,4 +59,41 @@ def test_masks_are_pasted_and_encoded_bit_by_bit():
         assert found['counts'] == mask['counts'].decode()
         bitmap = mask_utils.decode(dict(size=[120, 150], counts=found['counts'].encode()))
         np.testing.assert_array_equal(runtime.decode_mask(found), bitmap.astype(bool))
+        left, top, part = runtime._decode_cropped(found)
+        rows, columns = bitmap.any(axis=1).nonzero()[0], bitmap.any(axis=0).nonzero()[0]
+        assert part.shape == ((0, 0) if not len(rows) else (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+        np.testing.assert_array_equal(part, bitmap[top : top + part.shape[0], left : left + part.shape[1]])
     json.dumps(found)
+
+
+def test_arrays_are_images_or_refused_in_one_line():
+    colour = np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8)
+    grey = np.repeat(colour[..., :1], 3, axis=2)
+    for given, expected in (
+        (colour, colour[..., :3]),
+        (colour[..., :3].tolist(), None),
+        (colour[..., 0], grey),
+        (colour[..., :1], grey),
+        (colour[..., :2], None),
+        (colour.astype(np.float32), None),
+        (colour.astype(np.uint16), None),
+        (colour[:0], None),
+    ):
+        if expected is not None:
+            np.testing.assert_array_equal(runtime.as_image(given), expected)
+            continue
+        with pytest.raises(runtime.RuntimeInputError, match='is no image: give uint8') as error:
+            runtime.as_image(given)
+        assert '\n' not in str(error.value)
+
+
+def test_a_device_whose_libraries_are_missing_is_not_replaced_by_the_cpu(monkeypatch, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    available = ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: available)
+    # What onnxruntime-gpu does where CUDA cannot be loaded: it logs that, and takes the CPU.
+    session = type('Session', (), dict(get_providers=lambda self: available[1:]))
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda *args, **kwargs: session())
+    (tmp_path / 'model.onnx').touch()
+    with pytest.raises(runtime.RuntimeInputError, match='device gpu: onnxruntime cannot load CUDAExecutionProvider'):
+        runtime.load_model(tmp_path, device='gpu')

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
 from .tiny import CONFIG, tiny_config
@@ -43,11 +44,26 @@ def lively_tiny(path: Path = CONFIG, **options) -> torch.nn.Module:
     return model.eval()
 
 
+# Configs of MMDetection for hosts that `configs/sag_mask` has none for.
+_HOSTS = {
+    'groie': 'mmdet::groie/mask-rcnn_r50_fpn_groie_1x_coco.py',
+    'ms-rcnn': 'mmdet::ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py',
+}
+
+
 def lively_two_stage(name: str) -> torch.nn.Module:
-    """A detector of ``configs/sag_mask`` whose random weights detect something, in evaluation mode."""
-    config = Config.fromfile(SAG_CONFIGS / f'{name}_r50_fpn_sag_1x_coco.py').model
-    config.backbone.update(init_cfg=None, depth=18)
-    config.neck.in_channels = [64, 128, 256, 512]
+    """A tiny detector of ``configs/sag_mask`` or of MMDetection, with random weights that detect something.
+
+    Its mask heads have spatial attention, and it is in evaluation mode.
+    """
+    init_default_scope('mmdet')
+    if name in _HOSTS:
+        config = get_config(_HOSTS[name]).model
+        config.roi_head.mask_head.type = 'SAGMaskHead'
+    else:
+        config = Config.fromfile(SAG_CONFIGS / f'{name}_r50_fpn_sag_1x_coco.py').model
+    config.backbone.update(init_cfg=None, depth=18, base_channels=8)
+    config.neck.in_channels = [8, 16, 32, 64]
     config.test_cfg.rpn.max_per_img = 15
     config.test_cfg.rcnn.update(score_thr=0.03, max_per_img=6)
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ import mmdet_sag  # noqa: F401
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.deployment.formats import FORMATS
 from mmdet_sag.deployment.model_export import ExportSettings, export
+from mmdet_sag.deployment.onnx_operators import OPSET_VERSION, OPSET_VERSIONS
 from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 
@@ -26,11 +27,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format', choices=sorted(FORMATS), default='onnx', help='format of the model')
     precisions = sorted({precision for model_format in FORMATS.values() for precision in model_format.precisions})
     parser.add_argument('--precision', choices=precisions, default='fp32', help='type of its numbers')
-    parser.add_argument('--out', required=True, help='folder to write; a previous export there is replaced')
+    parser.add_argument(
+        '--out', required=True, help='folder to write; a previous export there is replaced, if nothing else is in it'
+    )
     parser.add_argument('--images', type=int, default=20, help='test images that are compared; 0: do not compare')
     parser.add_argument('--calibration-images', type=int, default=300, help='training images for int8')
     parser.add_argument('--runs', type=int, default=5, help='measured runs of each model; 0: do not measure')
     parser.add_argument('--threads', type=int, default=0, help='threads of the comparison; default: one per core')
+    parser.add_argument('--detections', type=int, metavar='N', help='pad the outputs to N detections per image')
+    parser.add_argument('--opset', type=int, choices=OPSET_VERSIONS, default=OPSET_VERSION, help='of an ONNX file')
     switch = argparse.BooleanOptionalAction
     parser.add_argument('--ap', action=switch, help='evaluate before and after on all test data; default: for int8')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, help="settings that replace the config's")
@@ -40,9 +45,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    for option, lowest in (('images', 0), ('calibration_images', 1), ('runs', 0), ('threads', 0)):
-        if getattr(args, option) < lowest:
-            raise InputError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least {lowest} is needed')
+    lowest = dict(images=0, calibration_images=1, runs=0, threads=0, detections=1)
+    for option, limit in lowest.items():
+        if getattr(args, option) is not None and getattr(args, option) < limit:
+            raise InputError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least {limit} is needed')
     if args.threads:
         torch.set_num_threads(args.threads)
     settings = ExportSettings(
@@ -52,6 +58,8 @@ def main() -> None:
         num_calibration_images=args.calibration_images,
         num_runs=args.runs,
         num_threads=args.threads,
+        num_detections=args.detections,
+        opset=args.opset,
         measure_ap=args.precision == 'int8' if args.ap is None else args.ap,
     )
     export(load_config(args), args.checkpoint, args.out, settings)

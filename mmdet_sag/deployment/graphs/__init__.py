@@ -21,10 +21,12 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
     """
     if isinstance(detector, PanopticCenterMask):
         raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
-    if not getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
-        raise InputError(f'{type(detector).__name__} predicts no instance masks: only models with them are exported')
-    if isinstance(detector, CenterMask):
-        return CenterMaskGraph(detector, dtype)
-    if isinstance(detector, TwoStageDetector) and detector.with_rpn:
-        return TwoStageGraph(detector, dtype)
-    raise InputError(f'{type(detector).__name__} cannot be exported, only CenterMask and two-stage detectors can')
+    if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
+        if isinstance(detector, CenterMask):
+            return CenterMaskGraph(detector, dtype)
+        if isinstance(detector, TwoStageDetector) and detector.with_rpn:
+            return TwoStageGraph(detector, dtype)
+    raise InputError(
+        f'{type(detector).__name__} cannot be exported: only CenterMask and two-stage detectors with a mask head can, '
+        'such as Mask R-CNN'
+    )

@@ -3,14 +3,14 @@ from typing import NamedTuple
 
 import torch
 from mmcv.cnn import fuse_conv_bn
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
-from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
 from torch import Tensor, nn
 
 from ...cpu import give_back
 from ...errors import InputError
-from ..onnx_operators import ExportableDeformConv, ExportableRoIExtractor, non_max_suppression
+from ..onnx_operators import ExportableDeformConv, ExportableRoIAlign, ExportableRoIExtractor, non_max_suppression
 
 
 class Candidates(NamedTuple):
@@ -144,9 +144,14 @@ def with_filler(rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _exportable(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, BaseRoIExtractor):
-            setattr(module, name, ExportableRoIExtractor(child))
+            child.roi_layers = nn.ModuleList(map(ExportableRoIAlign, child.roi_layers))
+            # That of GRoIE, which pools each RoI from all levels, has no control flow but for no RoIs.
+            if not isinstance(child, GenericRoIExtractor):
+                setattr(module, name, ExportableRoIExtractor(child))
         elif isinstance(child, (DeformConv2dPack, ModulatedDeformConv2dPack)):
             setattr(module, name, ExportableDeformConv(child))
+        elif isinstance(child, SAConv2d):
+            raise InputError('the switchable convolutions of DetectoRS (SAC) cannot be exported: train it without sac')
         else:
             _exportable(child)
     return module

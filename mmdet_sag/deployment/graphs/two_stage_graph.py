@@ -1,19 +1,27 @@
 import torch
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead, StandardRoIHead
+from mmdet.models.roi_heads import (
+    CascadeRoIHead,
+    HybridTaskCascadeRoIHead,
+    MaskScoringRoIHead,
+    SCNetRoIHead,
+    StandardRoIHead,
+)
 from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
 from ...structures.inclusive_boxes import clip_boxes
-from ..onnx_operators import non_max_suppression
+from ..onnx_operators import is_exporting, non_max_suppression
 from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
-_ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, SCNetRoIHead)
+_ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, MaskScoringRoIHead, SCNetRoIHead)
 
 
 class TwoStageGraph(DetectionGraph):
-    """Mask R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph; arguments are those of :class:`DetectionGraph`.
+    """Mask R-CNN, Mask Scoring R-CNN, Cascade Mask R-CNN, HTC or SCNet as one graph.
+
+    Arguments are those of :class:`DetectionGraph`.
 
     Every image has ``test_cfg.rpn.max_per_img`` proposals; those that only fill the list detect nothing.
 
@@ -23,7 +31,8 @@ class TwoStageGraph(DetectionGraph):
 
     def __init__(self, detector: TwoStageDetector, dtype: torch.dtype = torch.float32) -> None:
         if type(detector.roi_head) not in _ROI_HEADS:
-            raise InputError(f'{type(detector.roi_head).__name__} cannot be exported')
+            known = ', '.join(head.__name__ for head in _ROI_HEADS)
+            raise InputError(f'{type(detector.roi_head).__name__} cannot be exported, only {known} can')
         super().__init__(detector, dtype)
         self.check_test_cfg('rpn', 'nms_pre', 'max_per_img')
         self.check_test_cfg('rcnn', 'max_per_img')
@@ -38,7 +47,9 @@ class TwoStageGraph(DetectionGraph):
         boxes, scores = self._box_branch(feats, context, proposals, image_sizes)
         boxes, scores, labels, image = self._detections(boxes, torch.where(valid[..., None], scores, 0.0))
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-        probs = self._mask_branch(feats, context, *with_filler(rois, labels))
+        probs, ious = self._mask_branch(feats, context, *with_filler(rois, labels))
+        if ious is not None:
+            scores = scores * ious[:-1]
         return Outputs(boxes, scores, labels, image, probs[:-1], scores)
 
     def _context(self, feats: tuple[Tensor, ...]) -> dict:
@@ -113,12 +124,15 @@ class TwoStageGraph(DetectionGraph):
         label = order.div(num_boxes, rounding_mode='floor')
         return boxes[image, label, order - label * num_boxes], best[image, rank], label, image
 
-    def _mask_branch(self, feats: tuple[Tensor, ...], context: dict, rois: Tensor, labels: Tensor) -> Tensor:
-        """Mask probabilities of RoIs' classes, shape (n, h, w)."""
-        roi_head = self.detector.roi_head
+    def _mask_branch(
+        self, feats: tuple[Tensor, ...], context: dict, rois: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mask probabilities (n, h, w) of RoIs' classes, and their predicted IoU (n, ) from Mask Scoring R-CNN."""
+        roi_head, ious = self.detector.roi_head, None
         if isinstance(roi_head, SCNetRoIHead):
             # MMDetection's pooling has a branch for no RoIs.
-            torch._check(rois.shape[0] > 0)
+            if is_exporting():
+                torch._check(rois.shape[0] > 0)
             relayed = roi_head._bbox_forward(stage=-1, x=feats, rois=rois, **context)['relayed_feat']
             context = dict(context, relayed_feat=roi_head.feat_relay_head(relayed))
             mask_preds = [roi_head._mask_forward(feats, rois, **context)['mask_preds']]
@@ -127,13 +141,19 @@ class TwoStageGraph(DetectionGraph):
         elif isinstance(roi_head, CascadeRoIHead):
             stages = range(roi_head.num_stages)
             mask_preds = [roi_head._mask_forward(stage, feats, rois)['mask_preds'] for stage in stages]
+        elif isinstance(roi_head, MaskScoringRoIHead):
+            results = roi_head._mask_forward(feats, rois)
+            mask_preds = [results['mask_preds']]
+            ious = roi_head.mask_iou_head(results['mask_feats'], _of_class(mask_preds[0], labels))
+            ious = ious.float().gather(1, labels[:, None])[:, 0]
         elif isinstance(roi_head.mask_head, SAGMaskHead):
             extractor = roi_head.mask_roi_extractor
             mask_feats = extractor(feats[: extractor.num_inputs], rois)
             mask_preds = [roi_head.mask_head.forward_of_class(mask_feats, labels)]
         else:
             mask_preds = [roi_head._mask_forward(feats, rois)['mask_preds']]
-        return sum(_of_class(logits, labels).float().sigmoid() for logits in mask_preds) / len(mask_preds)
+        probs = [_of_class(logits, labels).float().sigmoid() for logits in mask_preds]
+        return sum(probs) / len(probs), ious
 
 
 def _decode(coder: torch.nn.Module, priors: Tensor, deltas: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .detection_graph import DetectionGraph
+
+
+class PaddedOutputs(NamedTuple):
+    """Outputs of an exported model with a fixed number of detections, by their names in its file.
+
+    Attributes:
+        num_detections: Detections of each image, shape (N, ), int64; the rest is zeros.
+        boxes: x1, y1, x2, y2 in pixels of the network's input, clipped to the image, shape (N, K, 4).
+        scores: Scores of shape (N, K), descending.
+        labels: Classes of shape (N, K), int64.
+        mask_probs: Mask probabilities of the class, shape (N, K, h, w).
+        mask_scores: Scores that rank the masks, shape (N, K).
+    """
+
+    num_detections: Tensor
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    mask_probs: Tensor
+    mask_scores: Tensor
+
+
+class PaddedGraph(nn.Module):
+    """A graph whose outputs have the same shape for all images, as servers and compilers need it.
+
+    Args:
+        graph: The graph.
+        num_detections: Detections per image; those with lower scores are dropped.
+    """
+
+    def __init__(self, graph: DetectionGraph, num_detections: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.detector = graph.detector
+        self.num_detections = num_detections
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedOutputs:
+        """Detect objects; arguments are those of :class:`DetectionGraph`."""
+        outputs = self.graph(images, image_sizes)
+        image = outputs.image_indices
+        counts = (image[:, None] == torch.arange(images.shape[0], device=image.device)).long().sum(dim=0)
+        starts = counts.cumsum(0) - counts
+        # A place behind the last one takes what is dropped.
+        rank = (torch.arange(image.shape[0], device=image.device) - starts[image]).clamp(max=self.num_detections)
+
+        def pad(values: Tensor) -> Tensor:
+            padded = values.new_zeros(images.shape[0], self.num_detections + 1, *values.shape[1:])
+            return padded.index_put((image, rank), values)[:, :-1]
+
+        parts = (outputs.boxes, outputs.scores, outputs.labels, outputs.mask_probs, outputs.mask_scores)
+        return PaddedOutputs(counts.clamp(max=self.num_detections), *map(pad, parts))
