@@ -11,6 +11,14 @@ from typing import NoReturn
 
 from .errors import InputError
 
+# Warnings of the packages beneath about each other, where no user can change anything.
+_NOISE = (
+    'pkg_resources is deprecated',
+    '`torch.cuda.amp.autocast',
+    'torch.meshgrid: in an upcoming release',
+    "Failed to add <class 'mmengine.visualization.vis_backend.LocalVisBackend'>",
+)
+
 
 class ExitStatus(enum.IntEnum):
     """Exit status of a command.
@@ -39,10 +47,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: The command. It returns its exit status, or None for success.
     """
-    # Of the packages beneath, where no user can change anything.
-    warnings.filterwarnings(
-        'ignore', message='pkg_resources is deprecated|`torch.cuda.amp.autocast|torch.meshgrid: in an upcoming'
-    )
+    warnings.filterwarnings('ignore', message='|'.join(_NOISE))
     message = ''
     try:
         status = main() or ExitStatus.DONE

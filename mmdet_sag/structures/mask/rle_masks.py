@@ -110,8 +110,12 @@ class RLEMask(_Bitmaps, dict):
         bitmap[key] = value
         self.update(_encode(bitmap[None])[0])
 
+    # Two encoded masks are compared as wholes.
     def __eq__(self, other: object) -> Any:
         return super(_Bitmaps, self).__eq__(other) if isinstance(other, dict) else self.to_tensor() == other
+
+    def __ne__(self, other: object) -> Any:
+        return super(_Bitmaps, self).__ne__(other) if isinstance(other, dict) else self.to_tensor() != other
 
     def decode(self) -> np.ndarray:
         """The mask as a bitmap (H, W), bool."""

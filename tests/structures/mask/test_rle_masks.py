@@ -74,7 +74,7 @@ def test_they_are_indexed_like_a_tensor(masks, bitmaps, index):
 
 
 def test_one_mask_is_coco_s_dict_and_a_bitmap(masks, bitmaps):
-    assert masks[1] == encode_mask_results(bitmaps.numpy())[1]
+    assert masks[1] == encode_mask_results(bitmaps.numpy())[1] and masks[1] != masks[2]
     assert mask_utils.area(masks[1]) == bitmaps[1].sum()
     np.testing.assert_array_equal(masks[1][3:9, 5], bitmaps[1, 3:9, 5])
     np.testing.assert_array_equal(masks[-1].decode(), bitmaps[-1])
