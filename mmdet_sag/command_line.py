@@ -1,6 +1,7 @@
 """The exit status and the error line of every command of this package."""
 
 import enum
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         main: The command. It returns its exit status, or None for success.
     """
     message = ''
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and classes may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         status = main() or ExitStatus.DONE
     except InputError as error:

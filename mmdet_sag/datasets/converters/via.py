@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, numbers, polygon, rectangle
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
 _HEAD = re.compile(r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]', re.DOTALL)
@@ -41,12 +41,9 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
             image = labels.image(entry.get('filename'), path)
             parts: dict = {}
             for index, region in enumerate(_regions(entry) if image else ()):
-                where = f"region {index} of '{entry.get('filename')}'"
-                try:
+                with labels.shape(f"region {index} of '{entry.get('filename')}'"):
                     label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
                     parts[label, index] = _polygons(_mapping(region, 'shape_attributes'), image.size)  # type: ignore
-                except InputError as error:
-                    labels.leave_out(str(error), where)
             if image:
                 labels.add_objects(image, parts)
     return labels.data()
@@ -119,5 +116,6 @@ def _polygons(shape: dict, size: tuple[int, int]) -> list[list[float]]:
     if kind == 'ellipse':
         values = numbers(*map(shape.get, ('cx', 'cy', 'rx', 'ry')), shape.get('theta', 0))
         return polygon(ellipse(*values), size)
-    known = kind if kind in ('point', 'polyline') else 'unknown'
-    raise InputError(f"regions of shape '{known}', which has no area")
+    if kind in ('point', 'polyline'):
+        raise WithoutArea(f"regions of shape '{kind}', which has no area")
+    raise InputError('regions of an unknown shape')
