@@ -13,7 +13,7 @@ from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .left_out import NOT_LEARNT
 from .masks import encoded
 from .source_files import read_json_value
-from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, ellipse, entries, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
 # Uploaded files get it before their name.
@@ -41,25 +41,21 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     for path in files_that_begin(source, '.json', _HEAD):
-        for task in _items(read_json_value(path)):
+        for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()
 
 
-def _items(value: object) -> list[dict]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
     name = _image_name(task, labels)
-    found = _items(task.get('annotations') or task.get('completions'))
+    found = entries(task.get('annotations') or task.get('completions'))
     found = [item for item in found if not item.get('was_cancelled')]
     if not found:
         labels.left_out.add(NOT_LEARNT, f"'{name}'", 'tasks without an annotation')
         return
     if len(found) > 1:
         labels.left_out.add(NOT_LEARNT, f"'{name}'", "tasks' earlier annotations")
-    results = [item for item in _items(found[-1].get('result')) if isinstance(item.get('value'), dict)]
+    results = [item for item in entries(found[-1].get('result')) if isinstance(item.get('value'), dict)]
     size = next(((item.get('original_width'), item.get('original_height')) for item in results), None)
     image = labels.image(name, path, size, 'turned')
     if image is None:

@@ -9,11 +9,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import shapely
+from pycocotools import mask as mask_api
 
 from ...errors import InputError
+from ..annotation_problems import mask_problems
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import NOT_LEARNT, LeftOut
-from .masks import clipped, union
+from .masks import clipped, encoded, union
 from .source_files import files_below, images_below, split_of_folders, without_split
 
 _CORNERS_OF_AN_ELLIPSE = 64
@@ -202,3 +204,37 @@ def ellipse(x: float, y: float, x_radius: float, y_radius: float, radians: float
 def _turn(radians: float) -> np.ndarray:
     """Matrix that turns rows (x, y) clockwise, as y grows downward."""
     return np.array([(math.cos(radians), math.sin(radians)), (-math.sin(radians), math.cos(radians))])
+
+
+def mapping(value: object) -> dict:
+    """A mapping, or an empty one instead of something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def entries(value: object) -> list[dict]:
+    """The mappings in a list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text(value: object, reason: str) -> str:
+    """A text that is not empty.
+
+    Raises:
+        InputError: It is something else; the message is ``reason``.
+    """
+    if not isinstance(value, str) or not value:
+        raise InputError(reason)
+    return value
+
+
+def run_lengths(value: object, size: tuple[int, int]) -> dict:
+    """Compressed RLE of a COCO RLE of an image of this width and height.
+
+    Raises:
+        InputError: It is none.
+    """
+    problems = mask_problems(dict(segmentation=value), dict(width=size[0], height=size[1]), decode=True)
+    if problems or not isinstance(value, dict):
+        raise InputError('masks that are not run lengths of the image')
+    runs = value if isinstance(value['counts'], str) else mask_api.frPyObjects(value, *size[::-1])
+    return encoded(mask_api.decode(runs))

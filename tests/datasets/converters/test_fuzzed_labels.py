@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 import test_coco_data_set
 import test_cvat
+import test_datumaro
+import test_isat
 import test_label_studio
 import test_labelme
 import test_object_masks
+import test_segment_anything
+import test_supervisely
 import test_via
 import test_yolo
 from PIL import Image
@@ -68,7 +72,7 @@ TEXTS = [
     '<a/>',
     '- &a [*a]',
 ]
-NEED_NAMES = ('yolo', 'masks', 'object-masks')
+NEED_NAMES = ('yolo', 'masks', 'object-masks', 'sa-1b')
 NAMES = 'abcd'
 SPLITS = ('train', 'val', 'test')
 
@@ -84,6 +88,7 @@ def sources(root: Path) -> None:
     more = ''.join(f'<image id="{name}" name="{name}.png" width="30" height="20"></image>' for name in 'cd')
     places = ('images/Train/north/a.png', 'images/Validation/b.png', 'images/c.png', 'images/d.png')
     test_cvat.put(root / 'cvat', test_cvat.EXPORT.replace('</annotations>', f'{more}</annotations>'), places)
+    test_datumaro.put(root / 'datumaro', splits=SPLITS)
     test_via.put(root / 'via', test_via.project())
     test_via.put(root / 'via 1', test_via.version_1())
     task = test_label_studio.task(test_label_studio.annotation(test_label_studio.RESULTS))
@@ -93,6 +98,9 @@ def sources(root: Path) -> None:
     ]
     test_label_studio.put(root / 'label-studio', task, *others, names=[f'{name}.png' for name in NAMES])
     for name in NAMES:
+        test_isat.put(root / 'isat', name=name)
+        test_segment_anything.put(root / 'sa-1b', name=name)
+        test_supervisely.put(root / 'supervisely', name=name)
         test_labelme.put(root / 'labelme', test_labelme.shape(), test_labelme.shape(kind='rectangle'), name=name)
         test_yolo.put(root / f'yolo/{name}.png', root / f'yolo/{name}.txt')
         for split in ('train', 'val'):
