@@ -2,6 +2,7 @@
 
 import argparse
 import enum
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     """
     warnings.filterwarnings('ignore', message='|'.join(_NOISE))
     message = ''
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and classes may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         status = main() or ExitStatus.DONE
     except InputError as error:

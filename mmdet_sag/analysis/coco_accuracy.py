@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 
+from ..evaluation.boundary_coco_eval import BoundaryCOCOeval
 from .ground_truth import GroundTruth
 from .image_results import ImageResult
 
@@ -21,11 +22,11 @@ class CocoAccuracy:
     Args:
         truth: Annotated objects.
         results: Predictions; only their images count.
-        iou_type: ``'segm'`` or ``'bbox'``.
+        iou_type: ``'segm'``, ``'boundary'`` or ``'bbox'``.
     """
 
     def __init__(self, truth: GroundTruth, results: Sequence[ImageResult], iou_type: str) -> None:
-        evaluation = _evaluate(truth, results, iou_type, use_mask_scores=iou_type == 'segm')
+        evaluation = _evaluate(truth, results, iou_type, use_mask_scores=iou_type != 'bbox')
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         self._precision = evaluation.eval['precision'][..., -1]
@@ -140,16 +141,20 @@ def _evaluate(
     for result in results:
         scores = result.ranks if use_mask_scores else result.scores
         for i, label in enumerate(result.labels):
-            found = dict(image_id=result.image_id, category_id=truth.cat_ids[label], score=float(scores[i]))
-            if iou_type == 'segm':
-                found['segmentation'] = result.masks[i]
+            detection = dict(image_id=result.image_id, category_id=truth.cat_ids[label], score=float(scores[i]))
+            if iou_type != 'bbox':
+                detection['segmentation'] = result.masks[i]
             else:
                 x1, y1, x2, y2 = result.bboxes[i].tolist()
-                found['bbox'] = [x1, y1, x2 - x1, y2 - y1]
-            detections.append(found)
+                detection['bbox'] = [x1, y1, x2 - x1, y2 - y1]
+            detections.append(detection)
     with contextlib.redirect_stdout(io.StringIO()):
         # pycocotools reads no empty results, but evaluates an empty data set.
-        evaluation = COCOeval(truth.coco, truth.coco.loadRes(detections) if detections else COCO(), iou_type)
+        found = truth.coco.loadRes(detections) if detections else COCO()
+        if iou_type == 'boundary':
+            evaluation = BoundaryCOCOeval(truth.coco, found)
+        else:
+            evaluation = COCOeval(truth.coco, found, iou_type)
         evaluation.params.catIds = truth.cat_ids
         evaluation.params.imgIds = [result.image_id for result in results]
         evaluation.params.maxDets = [1000]

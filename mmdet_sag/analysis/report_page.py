@@ -37,7 +37,9 @@ class ReportPage:
         num_examples: int = 6,
     ) -> None:
         self.truth, self.results, self.colours, self.num_examples = truth, results, colours, num_examples
-        self.masks, self.boxes = (CocoAccuracy(truth, results, kind) for kind in ('segm', 'bbox'))
+        self.masks, self.boundaries, self.boxes = (
+            CocoAccuracy(truth, results, kind) for kind in ('segm', 'boundary', 'bbox')
+        )
         self.thresholds = ScoreThresholds(truth, results)
         best = self.thresholds.best()
         self.score_thr = score_thr if score_thr is not None else 0.0 if np.isnan(best) else best
@@ -141,6 +143,7 @@ class ReportPage:
         return dict(
             ap=self.masks.ap(),
             ap50=self.masks.ap(0.5),
+            boundary_ap=self.boundaries.ap(),
             box_ap=self.boxes.ap(),
             best_thr=self.thresholds.best(),
             num_objects=int(self.thresholds.objects.sum()),
@@ -165,6 +168,7 @@ class ReportPage:
                 *(masks.ap(iou_thr, label=label) for iou_thr in (0, 0.5, 0.75)),
                 *(masks.ap(size=size, label=label) for size in SIZES[1:]),
                 masks.recall(label=label),
+                self.boundaries.ap(label=label),
                 *(self.boxes.ap(iou_thr, label=label) for iou_thr in (0, 0.5)),
             ]
             rows.append(dict(label=label, name=name, objects=self.thresholds.counts(label)[2], values=values))

@@ -4,7 +4,7 @@ Each check raises an ``InputError``, whose message is one line that names the th
 ``option`` is the place of something in the config, as ``--cfg-options`` takes it, such as ``train_dataloader.dataset``.
 """
 
-from .full_check import DataSetReport, check_data_sets
+from .full_check import DataSetReport, check_data_sets, check_files
 from .problem_kinds import PROBLEM_KINDS
 from .repair import repair_coco, write_coco
 from .run import check_inputs, hand_over
@@ -13,6 +13,7 @@ __all__ = [
     'PROBLEM_KINDS',
     'DataSetReport',
     'check_data_sets',
+    'check_files',
     'check_inputs',
     'hand_over',
     'repair_coco',

@@ -34,7 +34,8 @@ class MetricConfig(NamedTuple):
     @property
     def measures_masks(self) -> bool:
         """Whether it compares instance masks with ground truth."""
-        return self.measures_instances and 'segm' in self.cfg.get('metric', 'bbox')
+        metrics = self.cfg.get('metric', 'bbox')
+        return self.measures_instances and ('segm' in metrics or 'boundary' in metrics)
 
 
 def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:

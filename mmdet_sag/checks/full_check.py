@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from mmengine.config import Config
 from tqdm import tqdm
 
 from ..datasets.annotation_problems import category_problems, usable_images
 from ..datasets.coco_file import load_coco
+from ..datasets.converters.coco_data_set import annotation_files, image_folder
+from ..datasets.converters.source_files import split_of
 from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .data import checked_annotations
@@ -85,6 +88,49 @@ def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> lis
     if not grouped:
         raise InputError(f"the config names no data set in COCO's format on the local disk for {', '.join(splits)}")
     return [_check_data_set(sources, workers) for sources in grouped.values()]
+
+
+def check_files(
+    place: Path, splits: Sequence[str], workers: int = 1, images: Path | None = None
+) -> list[DataSetReport]:
+    """Check annotation files in COCO's format without a config, as :func:`check_data_sets` does.
+
+    Args:
+        place: A file, or a folder of them with their images.
+        splits: Files that are named after another split are left out.
+        workers: Threads that decode images.
+        images: Folder of the images, if they are elsewhere.
+
+    Raises:
+        InputError: There is no such file, or its images are not found.
+    """
+    if not place.exists():
+        raise InputError(f"'{place}' does not exist: give a config, or the folder or annotation file of a data set")
+    reports = []
+    for path in [place] if place.is_file() else annotation_files(place):
+        split = split_of(path.stem) or split_of(path.parent.name)
+        if split and split not in splits:
+            continue
+        content = load_coco(str(path))
+        folder = image_folder(path, content['images'], images)
+        if folder is None:
+            raise InputError(f"the images of annotation file '{path}' are not beside it: give --images DIR")
+        names = [category.get('name') for category in content['categories'] if isinstance(category, dict)]
+        source = CocoSource(
+            option=split or path.stem,
+            ann_file=str(path),
+            image_folder=str(folder),
+            classes=tuple(name for name in names if isinstance(name, str)),
+            filter_cfg={},
+            test_mode=False,
+        )
+        reports.append(_check_data_set([source], workers))
+    if not reports:
+        raise InputError(
+            f"'{place}' has no annotation file in COCO's format for {', '.join(splits)}: convert other labels with "
+            'tools/dataset_converters/to_coco.py, which says what is wrong with them'
+        )
+    return reports
 
 
 def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetReport:

@@ -14,7 +14,7 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from PIL import Image
 
-from mmdet_sag.checks import PROBLEM_KINDS, check_data_sets, check_inputs, repair_coco, write_coco
+from mmdet_sag.checks import PROBLEM_KINDS, check_data_sets, check_files, check_inputs, repair_coco, write_coco
 from mmdet_sag.checks.problem_kinds import Stops
 from mmdet_sag.errors import InputError
 
@@ -340,3 +340,39 @@ def test_a_report_is_plain_json(data):
     assert report['options'] == ['train_dataloader.dataset']
     assert (report['images'], report['annotations'], report['categories'], report['clean']) == (3, 7, 2, False)
     assert [(p['kind'], p['count'], p['examples']) for p in report['problems']] == [('zero-area', 1, ['annotation 1'])]
+
+
+def test_a_folder_is_checked_as_a_config_of_its_files_is(data):
+    data.annotation['bbox'] = [5, 5, 0, 8]
+    (data.image_folder / '2.png').unlink()
+    data.write()
+    (report,) = check_files(data.root, ['train'])
+    assert report.tally.counts == _report(data).tally.counts == {'empty-box': 1, 'missing-image': 1}
+    assert check_files(data.ann_file, ['train'])[0].bad_images == report.bad_images == {2: 'missing-image'}
+
+
+def test_files_are_found_as_to_coco_writes_them_and_chosen_by_their_split(data):
+    (data.root / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        (data.root / f'annotations/instances_{split}.json').write_text(data.ann_file.read_text())
+    data.ann_file.unlink()
+    data.image_folder.rename(data.root / 'train')
+    with pytest.raises(InputError, match=r"instances_val\.json' are not beside it: give --images DIR"):
+        check_files(data.root, ['train', 'val'])
+    assert [report.options for report in check_files(data.root, ['train', 'test'])] == [['train']]
+    reports = check_files(data.root, ['train', 'val'], images=data.root / 'train')
+    assert [report.is_clean for report in reports] == [True, True]
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('absent.json', 'does not exist: give a config, or the folder or annotation file'),
+        ('images', r"has no annotation file in COCO's format for train: convert .* with tools/.*to_coco\.py"),
+        ('cut.json', 'is not valid JSON'),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_what_to_do(data, name, message):
+    (data.root / 'cut.json').write_text('{"images": [')
+    with pytest.raises(InputError, match=message):
+        check_files(data.root / name, ['train'])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmdet_sag.datasets.converters.labelled_data import LabelledData
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 
 
 class DemoParts(NamedTuple):
@@ -19,10 +20,16 @@ class DemoParts(NamedTuple):
 
 
 def sound(data: LabelledData) -> LabelledData:
-    """Labels that were read, of which nothing was left out; else the first reason is raised."""
-    for errors in data.left_out.values():
-        raise errors[0]
+    """Labels that were read, of which nothing is broken; else the first reason is raised."""
+    for kind, errors in data.left_out.items():
+        if kind != NOT_LEARNT:
+            raise errors[0]
     return data
+
+
+def left_out(data: LabelledData) -> dict[str, list[str]]:
+    """Place and reason of what was left out, by kind."""
+    return {kind: [f'{error.place}: {error.reason}' for error in errors] for kind, errors in data.left_out.items()}
 
 
 def _by_image(content: dict) -> dict:

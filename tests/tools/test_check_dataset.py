@@ -60,6 +60,16 @@ def test_a_broken_data_set_is_listed_and_its_repaired_copy_passes(data):
     assert 'nothing found' in finished.stdout
 
 
+def test_a_folder_without_a_config_is_checked_and_repaired(data):
+    data.annotation['segmentation'] = [[1, 2, 9, 2, 9, math.nan]]
+    data.write()
+    finished = run('misc/check_dataset.py', data.root, '--fix', data.root / 'fixed.json')
+    assert finished.returncode == 1, finished.stderr
+    assert 'polygons with NaN' in finished.stdout
+    assert '3 images, 6 annotations' in finished.stdout
+    assert run('misc/check_dataset.py', data.root / 'fixed.json').returncode == 0
+
+
 def test_a_repair_that_leaves_nothing_is_refused(data):
     for annotation in data.content['annotations']:
         annotation['category_id'] = 99

@@ -109,7 +109,9 @@ def main() -> None:
         file.write(html)
     best = page.thresholds.best()
     said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'
-    print(f'mask AP {page.masks.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}')
+    print(
+        f'mask AP {page.masks.ap():.3f}, boundary AP {page.boundaries.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}'
+    )
     print(out)
 
 

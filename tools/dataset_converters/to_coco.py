@@ -1,8 +1,8 @@
 """Convert labels of any common format to a data set in COCO's format, on which every config of this package can train.
 
-SRC is a folder or file of YOLO segmentation, LabelMe, CVAT, VGG Image Annotator, Label Studio, Pascal VOC masks,
-Cityscapes instance ids, instance-mask pictures, a picture for each object, or COCO; several are merged. DIR gets
-annotations/instances_{train,val}.json, train/ and val/.
+SRC is a folder or file of YOLO segmentation, LabelMe, CVAT, VGG Image Annotator, Label Studio, ISAT, Supervisely,
+Datumaro, SA-1B, Pascal VOC masks, Cityscapes instance ids, instance-mask pictures, a picture for each object, or COCO;
+several are merged. DIR gets annotations/instances_{train,val}.json, train/ and val/.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Check every data set in COCO's format that a config names, and write a repaired copy if asked to.
+"""Check data sets in COCO's format, and write a repaired copy if asked to: all that a config names, or the annotation
+files of a folder.
 
 Exit status: 0 all clean, 1 problems found, 2 cannot check.
 """
@@ -6,21 +7,24 @@ Exit status: 0 all clean, 1 problems found, 2 cannot check.
 import argparse
 import json
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terminaltables import AsciiTable
 
-from mmdet_sag.checks import DataSetReport, check_data_sets, repair_coco, write_coco
 from mmdet_sag.command_line import ExitStatus, HelpFormatter, run_command
-from mmdet_sag.engine.launch import ConfigOptions, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
+
+if TYPE_CHECKING:
+    from mmdet_sag.checks import DataSetReport
 
 _EXAMPLES_SHOWN = 3
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', metavar='CONFIG|DATA', help='config, or folder or annotation file of a data set')
     parser.add_argument(
         '--splits', nargs='+', choices=['train', 'val', 'test'], default=['train', 'val', 'test'], help='what to check'
     )
@@ -30,14 +34,32 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode images')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=ConfigOptions, help='settings that replace those of the config'
+        '--cfg-options', nargs='+', action='extend', default=[], help='settings that replace those of the config'
     )
+    parser.add_argument('--images', type=Path, metavar='DIR', help='folder of the images of DATA, if it is elsewhere')
     # What only a run needs.
     parser.set_defaults(launcher='none', work_dir=None, local_rank=0)
     return parser.parse_args()
 
 
-def print_report(report: DataSetReport) -> None:
+def check(args: argparse.Namespace) -> 'list[DataSetReport]':
+    # They import MMDetection, which takes seconds: mistakes so far are reported at once.
+    from mmdet_sag.checks import check_data_sets, check_files
+    from mmdet_sag.engine.launch import load_config, parse_options
+
+    workers = max(1, args.workers)
+    data = Path(args.config)
+    if data.is_dir() or data.suffix.lower() == '.json':
+        if args.cfg_options:
+            raise InputError(f"--cfg-options: '{data}' is no config: leave them out")
+        return check_files(data, args.splits, workers, args.images)
+    if args.images:
+        raise InputError('--images: a config names its folders of images: set its data_prefix with --cfg-options')
+    args.cfg_options = parse_options(args.cfg_options)
+    return check_data_sets(load_config(args), args.splits, workers)
+
+
+def print_report(report: 'DataSetReport') -> None:
     print(
         f'{", ".join(report.options)}: {report.source.ann_file}, {len(report.content["images"])} images, '
         f'{len(report.content["annotations"])} annotations, {len(report.source.classes)} classes'
@@ -50,7 +72,9 @@ def print_report(report: DataSetReport) -> None:
     print(AsciiTable(rows).table if report.tally.counts else 'nothing found')
 
 
-def fix(reports: list[DataSetReport], path: str) -> None:
+def fix(reports: 'list[DataSetReport]', path: str) -> None:
+    from mmdet_sag.checks import repair_coco, write_coco
+
     sources = {os.path.realpath(report.source.ann_file) for report in reports}
     if len(sources) > 1:
         raise InputError(f'--fix writes one file, but {len(sources)} were checked: choose one with --splits')
@@ -74,7 +98,7 @@ def main() -> ExitStatus:
     for option, path in (('--json', args.json), ('--fix', args.fix)):
         if path:
             check_writable_file(path, option)
-    reports = check_data_sets(load_config(args), args.splits, max(1, args.workers))
+    reports = check(args)
     for report in reports:
         print_report(report)
     clean = all(report.is_clean for report in reports)

@@ -27,7 +27,7 @@ _TRIED = 100
 
 def is_coco(source: Path) -> bool:
     """Whether a path is a JSON file of instances in COCO's format, or a folder that holds some."""
-    return bool(_annotation_files(source))
+    return bool(annotation_files(source))
 
 
 def read_coco(source: Path, options: ReadOptions) -> LabelledData:
@@ -43,14 +43,19 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     """
     options.refuse_class_names(source)
     skipped = {path.resolve() for path in options.skip}
-    files = [path for path in _annotation_files(source) if path.resolve() not in skipped]
+    files = [path for path in annotation_files(source) if path.resolve() not in skipped]
     data = LabelledData([], [])
     for path in files:
         content = load_coco(str(path), mapping=True)
         names = _names(content, path)
         data.classes += [name for name in dict.fromkeys(names.values()) if name not in data.classes]
         split = split_of(path.stem) or split_of(path.parent.name)
-        folder = _image_folder(path, content['images'], options.image_folder)
+        folder = image_folder(path, content['images'], options.image_folder)
+        if folder is None:
+            raise InputError(
+                f"the images of annotation file '{path}' are not beside it: give --images DIR, or leave the file out "
+                f"with --skip '{path}'"
+            )
         listed, images = set(), {}
         for index, entry in enumerate(content['images']):
             with data.left_out.collect('images'):
@@ -88,7 +93,8 @@ def _check_crowds(data: LabelledData, source: Path) -> None:
     data.notes.append(text)
 
 
-def _annotation_files(source: Path) -> list[Path]:
+def annotation_files(source: Path) -> list[Path]:
+    """The files of instances in COCO's format: the file itself, or those below a folder."""
     if source.is_file():
         return [source] if source.suffix.lower() == '.json' and _is_instances(source) else []
     return list(filter(_is_instances, files_below(source, '.json')))
@@ -125,7 +131,14 @@ def _names(content: dict, path: Path) -> dict[str, str]:
     }
 
 
-def _image_folder(path: Path, entries: Sequence[Any], given: Path | None) -> Path:
+def image_folder(path: Path, entries: Sequence[Any], given: Path | None = None) -> Path | None:
+    """The folder of the images of an annotation file, where one of the usual places has an image; else None.
+
+    Args:
+        path: The annotation file.
+        entries: Its image entries.
+        given: The folder, or the one above it, if the user names it.
+    """
     stem = path.stem.partition('_')[2] or path.stem
     parent = path.parent.parent
     split = split_of(path.stem)
@@ -142,11 +155,7 @@ def _image_folder(path: Path, entries: Sequence[Any], given: Path | None) -> Pat
         for folder in folders:
             if located(name, [folder], moved=given is not None):
                 return folder
-    name = ''.join(names[:1])
-    raise InputError(
-        f"image '{name}' of annotation file '{path}' is not in '{folders[0]}': give --images DIR, or leave the "
-        f"file out with --skip '{path}'"
-    )
+    return None
 
 
 def _image(entry: dict, folder: Path, options: ReadOptions) -> LabelledImage:
@@ -235,7 +244,9 @@ def write_data_set(
             for split, content in contents.items():
                 (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content), encoding='utf-8')
             if left_out:
-                with open(folder / 'annotations/left_out.csv', 'w', encoding='utf-8', newline='') as file:
+                with open(
+                    folder / 'annotations/left_out.csv', 'w', encoding='utf-8', errors='replace', newline=''
+                ) as file:
                     rows = [[kind, error.place, error.reason] for kind, errors in left_out.items() for error in errors]
                     csv.writer(file).writerows([['kind', 'place', 'reason'], *rows])
             for image in images:

@@ -11,7 +11,7 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
 from .source_files import split_of
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
@@ -66,19 +66,16 @@ def _read_image(element: ElementTree.Element, path: Path, labels: ToolLabels) ->
         return
     parts: dict = {}
     for index, shape in enumerate(element):
-        if shape.tag in _OTHERS:
-            labels.leave_out(f"shapes of type '{shape.tag}', which has no area", f"'{name}'")
-        if shape.tag not in _SHAPES:
+        if shape.tag not in (*_SHAPES, *_OTHERS):
             continue
         label, group = shape.get('label'), shape.get('group_id', '0')
-        try:
+        with labels.shape(f"shape {index} of '{name}'"):
+            if shape.tag in _OTHERS:
+                raise WithoutArea(f"shapes of type '{shape.tag}', which has no area")
             if not label:
                 raise InputError('shapes without a label')
             pieces = _pieces(shape.tag, shape.attrib, image.size)
-        except InputError as error:
-            labels.leave_out(str(error), f"shape {index} of '{name}'")
-            continue
-        parts.setdefault((label, index if group == '0' else f'group {group}'), []).extend(pieces)
+            parts.setdefault((label, index if group == '0' else f'group {group}'), []).extend(pieces)
     labels.add_objects(image, parts)
 
 

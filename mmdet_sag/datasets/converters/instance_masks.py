@@ -7,7 +7,7 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import EntryError, LeftOut
+from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import connected, encoded, read_values
 from .source_files import files_below, image_beside, images_below, split_of, split_of_folders, without_split
 
@@ -139,9 +139,9 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
             data.images.append(image)
     if scattered and one_value and options.components is None:
         raise regions_unclear(scattered)
-    unlabelled = sum(path not in groups for path in images_below(image_folder))
-    if unlabelled:
-        data.notes.append(f'{unlabelled} images without a mask: left out, as they are not labelled')
+    for path in images_below(image_folder):
+        if path not in groups:
+            data.left_out.add(NOT_LEARNT, f"'{path}'", 'images without a mask')
     # Objects are numbered 1, 2, ... in each mask.
     repeated = 2 <= len(counts) <= _MOST_CLASSES and counts.total() >= 2 * len(counts)
     if repeated and not numbered and not folders and max(counts) < _STEP and options.components is None:

@@ -12,13 +12,17 @@ from ...errors import InputError
 from ...fileio import check_writable_folder
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
 from .cvat import is_cvat, read_cvat
+from .datumaro import is_datumaro, read_datumaro
 from .instance_masks import is_cityscapes, is_instance_masks, read_cityscapes, read_instance_masks
+from .isat import is_isat, read_isat
 from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
-from .left_out import LeftOut
+from .left_out import NOT_LEARNT, LeftOut
 from .object_masks import is_object_masks, read_object_masks
 from .pascal_voc import is_pascal_voc, read_pascal_voc
+from .segment_anything import is_segment_anything, read_segment_anything
+from .supervisely import is_supervisely, read_supervisely
 from .unread_formats import hint
 from .via import is_via, read_via
 from .yolo import is_yolo, read_yolo
@@ -52,6 +56,10 @@ FORMATS = {
     'cvat': LabelFormat('CVAT for images', is_cvat, read_cvat),
     'via': LabelFormat('VGG Image Annotator', is_via, read_via),
     'label-studio': LabelFormat('Label Studio', is_label_studio, read_label_studio),
+    'isat': LabelFormat('ISAT', is_isat, read_isat),
+    'supervisely': LabelFormat('Supervisely', is_supervisely, read_supervisely),
+    'datumaro': LabelFormat('Datumaro', is_datumaro, read_datumaro),
+    'sa-1b': LabelFormat('SA-1B', is_segment_anything, read_segment_anything),
     'coco': LabelFormat('COCO', is_coco, read_coco),
     'object-masks': LabelFormat('a picture for each object', is_object_masks, read_object_masks),
     'masks': LabelFormat('instance-mask pictures', is_instance_masks, read_instance_masks),
@@ -155,7 +163,7 @@ class LabelConversion:
         sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))
         for kind, errors in data.left_out.items():
             self.left_out.setdefault(kind, []).extend(errors)
-            # An object may lose a polygon.
+            # An object may lose a polygon, and what is not learnt is not broken.
             if kind not in sound:
                 continue
             total = len(errors) + sound[kind]
@@ -274,12 +282,11 @@ class LabelConversion:
         Raises:
             InputError: The training part has no object, or the folder cannot be written.
         """
-        count = sum(len(image.objects) for image in self.images)
         for image in self.images:
-            image.objects = [item for item in image.objects if item.segmentation]
-        empty = count - sum(len(image.objects) for image in self.images)
-        if empty:
-            self.notes.append(f'{empty} objects outside their image, or without area: left out')
+            kept = [item for item in image.objects if item.segmentation]
+            for _ in range(len(image.objects) - len(kept)):
+                self.left_out.add(NOT_LEARNT, f"'{image.path}'", 'objects outside their image, or without area')
+            image.objects = kept
         if not any(not item.is_crowd for image in self.images if image.split == 'train' for item in image.objects):
             raise InputError('the training part has no object: check the labels, or change --classes or the split')
         write_data_set(out, self.images, self.classes, link, self.left_out)

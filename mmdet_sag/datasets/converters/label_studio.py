@@ -10,9 +10,10 @@ import numpy as np
 from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
+from .left_out import NOT_LEARNT
 from .masks import encoded
 from .source_files import read_json_value
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, ellipse, entries, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
 # Uploaded files get it before their name.
@@ -40,25 +41,21 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     for path in files_that_begin(source, '.json', _HEAD):
-        for task in _items(read_json_value(path)):
+        for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()
 
 
-def _items(value: object) -> list[dict]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
     name = _image_name(task, labels)
-    found = _items(task.get('annotations') or task.get('completions'))
+    found = entries(task.get('annotations') or task.get('completions'))
     found = [item for item in found if not item.get('was_cancelled')]
     if not found:
-        labels.leave_out('tasks without an annotation', f"'{name}'")
+        labels.left_out.add(NOT_LEARNT, f"'{name}'", 'tasks without an annotation')
         return
     if len(found) > 1:
-        labels.leave_out("tasks' earlier annotations", f"'{name}'")
-    results = [item for item in _items(found[-1].get('result')) if isinstance(item.get('value'), dict)]
+        labels.left_out.add(NOT_LEARNT, f"'{name}'", "tasks' earlier annotations")
+    results = [item for item in entries(found[-1].get('result')) if isinstance(item.get('value'), dict)]
     size = next(((item.get('original_width'), item.get('original_height')) for item in results), None)
     image = labels.image(name, path, size, 'turned')
     if image is None:
@@ -72,16 +69,14 @@ def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
         label = next((value[name][0] for name in value if name.endswith('labels') and _is_texts(value[name])), None)
         if label is None:
             continue
-        try:
+        with labels.shape(f"region '{key}' of '{name}'"):
             if item.get('image_rotation'):
                 raise InputError('regions of an image that was turned in the tool: turn it back')
             parts[label, key] = _pieces(value, image)
-        except InputError as error:
-            labels.leave_out(str(error), f"region '{key}' of '{name}'")
         regions.add(key)
     unlabelled = {str(item.get('id', index)) for index, item in enumerate(results) if _has_place(item['value'])}
     for key in sorted(unlabelled - regions):
-        labels.leave_out('regions without a class', f"region '{key}' of '{name}'")
+        labels.left_out.add('objects', f"region '{key}' of '{name}'", 'regions without a class')
     labels.add_objects(image, parts)
 
 
@@ -128,7 +123,7 @@ def _pieces(value: dict, image: LabelledImage) -> list:
     if 'height' in value:
         x, y, *sides = numbers(*map(value.get, ('x', 'y', 'width', 'height'))) * np.tile(scale, 2)
         return polygon(rectangle(x, y, *sides, turn, (0, 0)), size)
-    raise InputError('regions without area, such as key points')
+    raise WithoutArea('regions without area, such as key points')
 
 
 def _brush(codes: object, size: tuple[int, int]) -> np.ndarray:

@@ -5,7 +5,6 @@ import binascii
 import heapq
 import io
 import math
-from collections import Counter
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 
 from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import EntryError, LeftOut
+from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped, placed, union
 from .source_files import (
     files_below,
@@ -57,7 +56,6 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     files = [path for path in files if path.resolve() not in skipped]
     root = source.parent if source.is_file() else source
     data = LabelledData([], [])
-    without_area: Counter = Counter()
     others = 0
     for path in files:
         with data.left_out.collect('images'):
@@ -65,22 +63,18 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
             if len(files) > 1 and 'images' in content and 'shapes' not in content:
                 others += 1
                 continue
-            data.images.append(_labelled_image(path, content, root, options, without_area, data.left_out))
+            data.images.append(_labelled_image(path, content, root, options, data.left_out))
     data.classes += sorted({item.name for image in data.images for item in image.objects})
-    for kind, count in sorted(without_area.items()):
-        data.notes.append(f'{count} shapes of type {kind}, which has no area: left out')
     if others:
         data.notes.append(f"{others} files in COCO's format beside the JSON files of LabelMe: left out")
     labelled = {image.path.resolve() for image in data.images}
-    unlabelled = sum(path.resolve() not in labelled for path in images_below(root))
-    if unlabelled:
-        data.notes.append(f'{unlabelled} images without a JSON file: left out, as they are not labelled')
+    for image_path in images_below(root):
+        if image_path.resolve() not in labelled:
+            data.left_out.add(NOT_LEARNT, f"'{image_path}'", 'images without a JSON file')
     return data
 
 
-def _labelled_image(
-    path: Path, content: dict, root: Path, options: ReadOptions, without_area: Counter, left_out: LeftOut
-) -> LabelledImage:
+def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions, left_out: LeftOut) -> LabelledImage:
     if not isinstance(content.get('shapes'), list):
         raise EntryError(f"'{path}'", 'has no shapes, so it is not a file of LabelMe', 'move it elsewhere')
     image_path, embedded = _image_of(path, content, options)
@@ -97,7 +91,7 @@ def _labelled_image(
         shape = shape if isinstance(shape, dict) else {}
         kind = shape.get('shape_type') or 'polygon'
         if kind in ('point', 'points', 'line', 'linestrip'):
-            without_area[kind] += 1
+            left_out.add(NOT_LEARNT, where, f"shapes of type '{kind}', which has no area")
             continue
         with left_out.collect('objects'):
             label = shape.get('label')

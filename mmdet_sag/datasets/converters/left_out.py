@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from ...errors import InputError
 
+NOT_LEARNT = 'not learnt'
+
 
 class EntryError(InputError):
     """One image or object of a source cannot be used. A reader leaves it out and goes on.
@@ -22,7 +24,15 @@ class EntryError(InputError):
 
 
 class LeftOut(dict[str, list[EntryError]]):
-    """What a reader left out: errors by ``'images'``, ``'objects'`` and ``'polygons'`` of objects that keep others."""
+    """What a reader left out: errors by kind.
+
+    Broken are ``'images'``, ``'objects'`` and ``'polygons'`` of objects that keep others. :data:`NOT_LEARNT` is what
+    may be meant so: images without labels, and shapes without area.
+    """
+
+    def add(self, kind: str, place: str, reason: str, remedy: str = 'correct or delete it') -> None:
+        """Count something; the arguments are those of :class:`EntryError`."""
+        self.setdefault(kind, []).append(EntryError(place, reason, remedy))
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:

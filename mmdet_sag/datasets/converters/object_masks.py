@@ -9,6 +9,7 @@ from ...errors import InputError
 from .image_header import IMAGE_SUFFIXES
 from .instance_masks import regions_unclear
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
+from .left_out import NOT_LEARNT
 from .masks import connected, encoded, read_values
 from .source_files import files_below, split_of_folders, without_split
 from .tool_labels import ToolLabels
@@ -52,7 +53,7 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
     one_value, scattered = True, None
     for image_path, paths in sorted(masks.items()):
         is_map = len(paths) == 1 and paths[0].stem.endswith('mask')
-        with labels.broken.collect('images'):
+        with labels.left_out.collect('images'):
             image = None
             for path in paths:
                 values = read_values(path)
@@ -70,7 +71,7 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
         raise regions_unclear(scattered)
     pictures = {path for paths in masks.values() for path in paths}
     for path in images.seen() - masks.keys() - pictures:
-        labels.leave_out('images without a mask', f"'{path}'")
+        labels.left_out.add(NOT_LEARNT, f"'{path}'", 'images without a mask')
     return labels.data()
 
 
@@ -84,11 +85,11 @@ def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, l
     """The mask (H, W), bool, of each value of a picture; none of one that cannot be used."""
     numbers = np.unique(values[values > 0])
     if values.shape[::-1] != image.size:
-        labels.leave_out('masks of another size than their image', f"'{path}'")
+        labels.left_out.add('objects', f"'{path}'", 'masks of another size than their image', 'export it again')
     elif not len(numbers):
-        labels.leave_out('masks without a pixel', f"'{path}'")
+        labels.left_out.add(NOT_LEARNT, f"'{path}'", 'masks without a pixel')
     elif not is_map and len(numbers) > 1:
-        labels.leave_out('masks of one object that have several values', f"'{path}'")
+        labels.left_out.add('objects', f"'{path}'", 'masks of one object that have several values', 'export it again')
     else:
         return [values == number for number in numbers]
     return []

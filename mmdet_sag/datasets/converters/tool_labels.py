@@ -4,15 +4,18 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import shapely
+from pycocotools import mask as mask_api
 
 from ...errors import InputError
+from ..annotation_problems import mask_problems
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import LeftOut
-from .masks import clipped, union
+from .left_out import NOT_LEARNT, LeftOut
+from .masks import clipped, encoded, union
 from .source_files import files_below, images_below, split_of_folders, without_split
 
 _CORNERS_OF_AN_ELLIPSE = 64
@@ -34,8 +37,12 @@ def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator
             yield path
 
 
+class WithoutArea(InputError):
+    """A shape has no area, as a point has none."""
+
+
 class ToolLabels:
-    """Labels while files of a tool are read. What cannot be used is left out, with a note.
+    """Labels while files of a tool are read.
 
     Args:
         source: The file or folder.
@@ -43,15 +50,15 @@ class ToolLabels:
 
     Attributes:
         images: Images by path.
-        broken: Images that cannot be used.
+        left_out: What cannot be used.
     """
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.options = source, options
         self.folder = options.image_folder or (source.parent if source.is_file() else source)
         self.images: dict[Path, LabelledImage] = {}
-        self.broken = LeftOut()
-        self._left_out: dict[str, list[str]] = defaultdict(list)
+        self.left_out = LeftOut()
+        self._absent: str | None = None
         self._labelled_in: dict[Path, Path] = {}
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in images_below(self.folder):
@@ -92,7 +99,8 @@ class ToolLabels:
                 raise InputError(f"'{file}': image '{name}' may be '{best[0]}' or '{best[1]}': rename one of them")
             best = wanted
         if not best:
-            self.leave_out('images that are not there', str(name))
+            self._absent = self._absent or str(name)
+            self.left_out.add('images', f"image '{name}' of '{file}'", 'the image does not exist', 'give --images DIR')
             return None
         path = best[0]
         if path in self.images:
@@ -106,15 +114,21 @@ class ToolLabels:
             label_size = None
         place = path.relative_to(self.folder)
         split = split or split_of_folders(place)
-        with self.broken.collect('images'):
+        with self.left_out.collect('images'):
             image = LabelledImage.open(path, without_split(place, 'images'), label_size, self.options, habit, split)
             self.images[path], self._labelled_in[path] = image, file
             return image
         return None
 
-    def leave_out(self, reason: str, where: str) -> None:
-        """Count something that cannot be used."""
-        self._left_out[reason].append(where)
+    @contextmanager
+    def shape(self, place: str) -> Iterator[None]:
+        """Leave a shape out if the block raises an :class:`InputError`, which says the reason, and go on after it."""
+        try:
+            yield
+        except WithoutArea as error:
+            self.left_out.add(NOT_LEARNT, place, str(error))
+        except InputError as error:
+            self.left_out.add('objects', place, str(error))
 
     def add_objects(self, image: LabelledImage, parts: dict[Hashable, list]) -> None:
         """Add an object for each key, whose first item is the class, from its polygons and RLEs."""
@@ -130,15 +144,13 @@ class ToolLabels:
         Raises:
             InputError: No image was found.
         """
-        if not self.images and 'images that are not there' in self._left_out:
-            first = self._left_out['images that are not there'][0]
-            raise InputError(f"'{self.folder}' has none of the labelled images, such as '{first}': give --images DIR")
+        if not self.images and self._absent is not None:
+            raise InputError(
+                f"'{self.folder}' has none of the labelled images, such as '{self._absent}': give --images DIR"
+            )
         used = {item.name for image in self.images.values() for item in image.objects}
         names = [name for name in dict.fromkeys(classes) if name in used]
-        notes = [
-            f'{len(places)} {reason}, e.g. {places[0]}: left out' for reason, places in sorted(self._left_out.items())
-        ]
-        return LabelledData(names + sorted(used - set(names)), list(self.images.values()), notes, self.broken)
+        return LabelledData(names + sorted(used - set(names)), list(self.images.values()), left_out=self.left_out)
 
 
 def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
@@ -192,3 +204,37 @@ def ellipse(x: float, y: float, x_radius: float, y_radius: float, radians: float
 def _turn(radians: float) -> np.ndarray:
     """Matrix that turns rows (x, y) clockwise, as y grows downward."""
     return np.array([(math.cos(radians), math.sin(radians)), (-math.sin(radians), math.cos(radians))])
+
+
+def mapping(value: object) -> dict:
+    """A mapping, or an empty one instead of something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def entries(value: object) -> list[dict]:
+    """The mappings in a list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text(value: object, reason: str) -> str:
+    """A text that is not empty.
+
+    Raises:
+        InputError: It is something else; the message is ``reason``.
+    """
+    if not isinstance(value, str) or not value:
+        raise InputError(reason)
+    return value
+
+
+def run_lengths(value: object, size: tuple[int, int]) -> dict:
+    """Compressed RLE of a COCO RLE of an image of this width and height.
+
+    Raises:
+        InputError: It is none.
+    """
+    problems = mask_problems(dict(segmentation=value), dict(width=size[0], height=size[1]), decode=True)
+    if problems or not isinstance(value, dict):
+        raise InputError('masks that are not run lengths of the image')
+    runs = value if isinstance(value['counts'], str) else mask_api.frPyObjects(value, *size[::-1])
+    return encoded(mask_api.decode(runs))

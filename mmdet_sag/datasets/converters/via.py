@@ -1,14 +1,14 @@
 """VGG Image Annotator, versions 1 and 2: a JSON file of regions for all images."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import ToolLabels, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, mapping, numbers, polygon, rectangle
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
 _HEAD = re.compile(r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]', re.DOTALL)
@@ -41,20 +41,12 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
             image = labels.image(entry.get('filename'), path)
             parts: dict = {}
             for index, region in enumerate(_regions(entry) if image else ()):
-                where = f"region {index} of '{entry.get('filename')}'"
-                try:
+                with labels.shape(f"region {index} of '{entry.get('filename')}'"):
                     label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
-                    parts[label, index] = _polygons(_mapping(region, 'shape_attributes'), image.size)  # type: ignore
-                except InputError as error:
-                    labels.leave_out(str(error), where)
+                    parts[label, index] = _polygons(mapping(region.get('shape_attributes')), image.size)  # type: ignore
             if image:
                 labels.add_objects(image, parts)
     return labels.data()
-
-
-def _mapping(content: Mapping, key: str) -> dict:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _entries(content: dict) -> Iterator[dict]:
@@ -72,14 +64,14 @@ def _regions(entry: dict) -> list[dict]:
 def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOptions) -> str | None:
     """The attribute that is the class; None: regions have none."""
     regions = [item for content in contents.values() for entry in _entries(content) for item in _regions(entry)]
-    names = sorted({name for item in regions for name in _mapping(item, 'region_attributes')})
+    names = sorted({name for item in regions for name in mapping(item.get('region_attributes'))})
     if options.class_attribute:
         if options.class_attribute not in names:
             raise InputError(f"--class-attribute: '{source}' has no '{options.class_attribute}', but {names}")
         found = [options.class_attribute]
     else:
         kinds = {
-            name: _mapping(_mapping(_mapping(content, '_via_attributes'), 'region'), name).get('type')
+            name: mapping(mapping(mapping(content.get('_via_attributes')).get('region')).get(name)).get('type')
             for content in contents.values()
             for name in names
         }
@@ -95,7 +87,7 @@ def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOpti
 
 
 def _value(region: dict, attribute: str) -> str:
-    value: Any = _mapping(region, 'region_attributes').get(attribute)
+    value: Any = mapping(region.get('region_attributes')).get(attribute)
     if isinstance(value, dict):
         chosen = [name for name, is_chosen in value.items() if is_chosen]
         value = chosen[0] if len(chosen) == 1 else None
@@ -119,5 +111,6 @@ def _polygons(shape: dict, size: tuple[int, int]) -> list[list[float]]:
     if kind == 'ellipse':
         values = numbers(*map(shape.get, ('cx', 'cy', 'rx', 'ry')), shape.get('theta', 0))
         return polygon(ellipse(*values), size)
-    known = kind if kind in ('point', 'polyline') else 'unknown'
-    raise InputError(f"regions of shape '{known}', which has no area")
+    if kind in ('point', 'polyline'):
+        raise WithoutArea(f"regions of shape '{kind}', which has no area")
+    raise InputError('regions of an unknown shape')

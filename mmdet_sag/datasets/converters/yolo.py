@@ -8,7 +8,7 @@ from ...errors import InputError
 from ..coco_file import has_yolo_labels
 from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import EntryError, LeftOut
+from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped
 from .source_files import (
     files_below,
@@ -85,20 +85,17 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
         )
     if without_labels:
         data.notes.append(f'{without_labels} images without a label file: taken as images without objects')
-    unlisted = 0
     for path in files_below(root, '.txt'):
         if path in label_files or path.name in _NAME_FILES or not has_yolo_labels(path):
             continue
         image_path = _image_of(path)
         if image_path and image_path.suffix.lower() in IMAGE_SUFFIXES:
-            unlisted += 1
+            data.left_out.add(NOT_LEARNT, f"'{path}'", 'label files of images that are not listed')
             continue
         with data.left_out.collect('images'):
             if image_path:
                 raise EntryError(f"image '{image_path}'", 'training cannot read HEIC', 'save it as JPEG or PNG')
             raise EntryError(f"'{path}'", 'a label file without an image', 'put the image there')
-    if unlisted:
-        data.notes.append(f'{unlisted} label files of images that {config_file or root} does not list: left out')
     return data
 
 

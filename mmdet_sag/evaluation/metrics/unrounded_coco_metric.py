@@ -12,6 +12,8 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ...datasets.annotation_problems import is_countable_id
+from ...errors import InputError
+from ..boundary_coco_eval import BoundaryCOCOeval
 
 # By key: the IoU threshold, or None for the mean over all, and the index of the range of areas.
 STATS = {
@@ -42,7 +44,7 @@ def number_annotations(coco: COCO) -> None:
 
 @METRICS.register_module()
 class UnroundedCocoMetric(CocoMetric):
-    """COCO's box and mask AP in full precision, of one number of detections.
+    """COCO's box, mask and boundary AP in full precision, of one number of detections.
 
     :class:`mmdet.evaluation.CocoMetric` rounds AP to three digits, which hides small gains of fine-tuning. Its mAP
     counts 100 detections of an image and the other figures ``proposal_nums[2]``, so mAP is too low where there are more
@@ -52,15 +54,31 @@ class UnroundedCocoMetric(CocoMetric):
     work.
 
     Args:
-        *args: As in ``CocoMetric``.
+        ann_file: As in ``CocoMetric``.
+        metric: As in ``CocoMetric``, or ``'boundary'``: mask AP by :class:`BoundaryCOCOeval`.
         iou_thrs: IoU thresholds, one or several. Default: 0.50:0.05:0.95. ``mAP_50`` and ``mAP_75`` are -1 without
             their threshold.
         **kwargs: As in ``CocoMetric``.
+
+    Raises:
+        InputError: ``'boundary'`` goes with something that MMDetection's class does.
     """
 
-    def __init__(self, *args: Any, iou_thrs: float | Sequence[float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
+        iou_thrs: float | Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        metrics = [metric] if isinstance(metric, str) else list(metric)
         thresholds = None if iou_thrs is None else np.atleast_1d(np.asarray(iou_thrs, dtype=float))
-        super().__init__(*args, iou_thrs=thresholds, **kwargs)
+        super().__init__(ann_file, [name for name in metrics if name != 'boundary'], iou_thrs=thresholds, **kwargs)
+        self.metrics = metrics
+        if 'boundary' in metrics and (self.metric_items or not self._computes_all()):
+            raise InputError(
+                "metric 'boundary' goes with 'bbox' and 'segm', without metric_items: leave the others out"
+            )
         if self._coco_api is not None:
             number_annotations(self._coco_api)
 
@@ -74,7 +92,7 @@ class UnroundedCocoMetric(CocoMetric):
             ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects; with ``classwise`` also
             ``NAME_precision``, the mAP of each class for the last metric.
         """
-        if self.format_only or self.metric_items or not set(self.metrics) <= {'bbox', 'segm'}:
+        if self.format_only or self.metric_items or not self._computes_all():
             return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
         ground_truths, predictions = zip(*results)
@@ -89,16 +107,20 @@ class UnroundedCocoMetric(CocoMetric):
                 self.img_ids = self._coco_api.get_img_ids()
             files = self.results2json(predictions, prefix)
             for metric in self.metrics:
-                detections = load(files[metric])
+                detections = load(files['segm' if metric == 'boundary' else metric])
                 if not detections:
                     logger.warning(f'No detection at all: {metric} AP is 0.')
                     metrics.update({f'{metric}_{name}': 0.0 for name in STATS})
                     continue
-                if metric == 'segm':
+                if metric != 'bbox':
                     # With a box, pycocotools uses its area as the mask's.
                     for detection in detections:
                         detection.pop('bbox')
-                evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), metric)
+                found = self._coco_api.loadRes(detections)
+                if metric == 'boundary':
+                    evaluation = BoundaryCOCOeval(self._coco_api, found)
+                else:
+                    evaluation = COCOeval(self._coco_api, found, metric)
                 evaluation.params.catIds = self.cat_ids
                 evaluation.params.imgIds = self.img_ids
                 evaluation.params.maxDets = [max(self.proposal_nums)]
@@ -111,6 +133,9 @@ class UnroundedCocoMetric(CocoMetric):
                 if self.classwise:
                     metrics.update(self._classwise(precision, logger))
         return metrics
+
+    def _computes_all(self) -> bool:
+        return set(self.metrics) <= {'bbox', 'segm', 'boundary'}
 
     def fast_eval_recall(
         self,

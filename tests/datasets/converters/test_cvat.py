@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.cvat import is_cvat, read_cvat
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 # As CVAT 2 writes it; the mask is that of its own encoder, for a rectangle with a hole.
@@ -86,10 +88,12 @@ def test_shapes_of_all_kinds_become_objects(tmp_path):
     expected[5:15, 8:20], expected[8:11, 12:15] = True, False
     np.testing.assert_array_equal(mask_api.decode(mask.segmentation), expected)
     assert len(group.segmentation) == 2 and (other.name, len(other.segmentation)) == ('bird', 1)
-    assert data.notes == [
-        "1 shapes of type 'points', which has no area, e.g. 'north/a.png': left out",
-        "1 shapes of type 'polyline', which has no area, e.g. 'north/a.png': left out",
-    ]
+    assert left_out(data) == {
+        NOT_LEARNT: [
+            "shape 8 of 'north/a.png': shapes of type 'polyline', which has no area",
+            "shape 9 of 'north/a.png': shapes of type 'points', which has no area",
+        ]
+    }
 
 
 def test_equal_names_are_told_apart_by_folder_and_subset(tmp_path):
@@ -102,7 +106,7 @@ def test_equal_names_are_told_apart_by_folder_and_subset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('old', 'new', 'note'),
+    ('old', 'new', 'reason'),
     [
         ('points="2.00,3.00;12.00,3.00;', 'points="', 'polygons of fewer than 3 points'),
         ('points="2.00,', 'points="x,', 'coordinates are not numbers'),
@@ -114,11 +118,12 @@ def test_equal_names_are_told_apart_by_folder_and_subset(tmp_path):
         ('label="bird" source="semi', 'source="semi', 'without a label'),
     ],
 )
-def test_a_broken_shape_is_left_out_with_a_note(old, new, note, tmp_path):
+def test_a_broken_shape_is_left_out(old, new, reason, tmp_path):
     assert old in EXPORT
     data = read(put(tmp_path, EXPORT.replace(old, new)))
     assert len(data.images[0].objects) == 6
-    assert any(note in line and 'left out' in line for line in data.notes)
+    (error,) = data.left_out['objects']
+    assert reason in error.reason
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
-from support.label_exports import sound
+from support.label_exports import left_out, sound
 
 from mmdet_sag.datasets.converters.instance_masks import (
     is_cityscapes,
@@ -13,6 +13,7 @@ from mmdet_sag.datasets.converters.instance_masks import (
     read_instance_masks,
 )
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 
@@ -44,7 +45,7 @@ def test_a_value_is_an_object_and_its_hole_stays_a_hole(tmp_path):
     save(tmp_path / 'images/train/b.png', np.zeros((20, 30, 3), np.uint8))
     data = read(tmp_path, class_names=['defect'])
     assert (data.images[0].name, data.images[0].split) == ('a.png', 'train')
-    assert data.notes == ['1 images without a mask: left out, as they are not labelled']
+    assert left_out(data) == {NOT_LEARNT: [f"'{tmp_path}/images/train/b.png': images without a mask"]}
     assert areas(data.images[0]) == [('defect', 36), ('defect', 76)]
     np.testing.assert_array_equal(mask_api.decode(data.images[0].objects[1].segmentation), two_regions() == 2)
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.label_studio import is_label_studio, read_label_studio
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 # What the tool's own encoder gives for an image of 30x20 pixels and a rectangle with a hole.
@@ -76,9 +78,9 @@ def test_regions_of_all_kinds_become_objects(tmp_path):
     assert turned.segmentation == [[15, 2, 15, 8, 3, 8, 3, 2]]
     points = np.reshape(ellipse.segmentation[0], (-1, 2))
     np.testing.assert_allclose([points.min(0), points.max(0)], [(9, 8), (21, 12)])
-    assert data.notes == [
-        "1 regions without area, such as key points, e.g. region 'k' of '/data/upload/1/a.png': left out"
-    ]
+    assert left_out(data) == {
+        NOT_LEARNT: ["region 'k' of '/data/upload/1/a.png': regions without area, such as key points"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -104,9 +106,9 @@ def test_skipped_tasks_and_earlier_annotations_are_left_out(tmp_path):
     )
     data = read(put(tmp_path / 'in', *tasks, names=('a.png', 'b.png', 'c.png')))
     assert [(image.name, len(image.objects)) for image in data.images] == [('a.png', 2), ('b.png', 0)]
-    assert [note.split(',')[0] for note in data.notes] == [
-        '1 tasks without an annotation',
-        "1 tasks' earlier annotations",
+    assert [error.reason for error in data.left_out[NOT_LEARNT]] == [
+        "tasks' earlier annotations",
+        'tasks without an annotation',
     ]
 
 
@@ -123,10 +125,10 @@ def test_skipped_tasks_and_earlier_annotations_are_left_out(tmp_path):
         result('polygon', points=[[1, 1], [2, 2], [2, 1]]),
     ],
 )
-def test_a_broken_region_is_left_out_with_a_note(broken, tmp_path):
+def test_a_broken_region_is_left_out(broken, tmp_path):
     data = read(put(tmp_path / 'in', task(annotation([broken, dict(RESULTS[0], id='ok')]))))
     assert len(data.images[0].objects) == 1
-    assert len(data.notes) == 1 and 'left out' in data.notes[0]
+    assert {kind: len(errors) for kind, errors in data.left_out.items()} == dict(objects=1)
 
 
 def test_a_cut_file_and_missing_images_are_named(tmp_path):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
-from support.label_exports import sound
+from support.label_exports import left_out, sound
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 SQUARE = [[2, 3], [12, 3], [12, 13], [2, 13]]
@@ -56,7 +57,9 @@ def test_shapes_become_objects(tmp_path):
     assert second.segmentation == [[30, 15, 20, 15, 20, 5, 30, 5]]
     assert (third.name, len(third.segmentation[0])) == ('defect', 128)
     assert data.classes == ['defect', 'insulator']
-    assert data.notes == ['1 shapes of type point, which has no area: left out']
+    assert left_out(data) == {
+        NOT_LEARNT: [f"'{tmp_path}/in/a.json', shape 3: shapes of type 'point', which has no area"]
+    }
 
 
 @pytest.mark.parametrize('kind', ['oriented_rectangle', 'rotation'])
@@ -118,7 +121,7 @@ def test_images_nobody_labelled_are_left_out(tmp_path):
     Image.new('RGB', (4, 4)).save(root / 'b.png')
     data = read(root)
     assert len(data.images) == 1
-    assert data.notes == ['1 images without a JSON file: left out, as they are not labelled']
+    assert left_out(data) == {NOT_LEARNT: [f"'{root}/b.png': images without a JSON file"]}
 
 
 @pytest.mark.parametrize(

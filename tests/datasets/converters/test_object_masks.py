@@ -6,6 +6,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.datasets.converters.object_masks import is_object_masks, read_object_masks
 from mmdet_sag.errors import InputError
 
@@ -62,7 +63,7 @@ ONE, TWO, BOTH = mask((2, 2)), mask((15, 10)), mask((2, 2), (15, 10), value=1)
 def test_pictures_become_objects_and_holes_stay(images, masks, tmp_path):
     data = read(put(tmp_path, *images, **masks))
     first, second = data.images
-    assert data.classes == ['cell'] and data.notes == []
+    assert data.classes == ['cell'] and not data.left_out
     assert [int(mask_api.area(item.segmentation)) for item in first.objects] == [35, 36]
     np.testing.assert_array_equal(mask_api.decode(second.objects[0].segmentation), ONE > 0)
 
@@ -86,15 +87,13 @@ def test_a_mask_of_one_value_may_be_of_a_class_and_is_asked_about(tmp_path):
     assert len(read(tmp_path, components=False).images[0].objects) == 1
 
 
-def test_masks_that_cannot_be_used_are_left_out_with_a_note(tmp_path):
+def test_masks_that_cannot_be_used_are_left_out(tmp_path):
     masks = {'a_1.png': ONE, 'a_2.png': BOTH, 'a_3.png': ONE * 0, 'a_4.png': mask((2, 2), size=(21, 30))}
     data = read(put(tmp_path, 'images/a.png', 'images/b.png', **{f'masks/{name}': v for name, v in masks.items()}))
     assert [len(image.objects) for image in data.images] == [1]
-    assert [note.split(', e.g.')[0] for note in data.notes] == [
-        '1 images without a mask',
-        '1 masks of another size than their image',
-        '1 masks of one object that have several values',
-        '1 masks without a pixel',
-    ]
+    assert {kind: [error.reason for error in errors] for kind, errors in data.left_out.items()} == {
+        'objects': ['masks of one object that have several values', 'masks of another size than their image'],
+        NOT_LEARNT: ['masks without a pixel', 'images without a mask'],
+    }
     with pytest.raises(InputError, match='--source-classes NAME'):
         read(tmp_path, class_names=None)

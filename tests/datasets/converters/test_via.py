@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
+from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.datasets.converters.via import is_via, read_via
 from mmdet_sag.errors import InputError
 
@@ -85,9 +87,9 @@ def test_regions_of_all_shapes_become_objects(content, tmp_path):
     for item, low, high in ((circle, (10, 5), (20, 15)), (ellipse, (11, 2), (19, 18))):
         points = np.reshape(item.segmentation[0], (-1, 2))
         np.testing.assert_allclose([points.min(0), points.max(0)], [low, high], atol=1e-3)
-    assert data.notes == [
-        "1 regions of shape 'point', which has no area, e.g. region 5 of 'a.png': left out",
-        "1 regions of shape 'polyline', which has no area, e.g. region 4 of 'a.png': left out",
+    assert left_out(data)[NOT_LEARNT] == [
+        "region 4 of 'a.png': regions of shape 'polyline', which has no area",
+        "region 5 of 'a.png': regions of shape 'point', which has no area",
     ]
 
 
@@ -102,7 +104,7 @@ def test_the_class_is_chosen_or_asked_for(tmp_path):
     checked = [region(attributes=dict(type=dict(cat=True, dog=False))), region(attributes=dict(type={}))]
     data = read(put(tmp_path / 'in', project(entries={'a': dict(filename='a.png', size=1, regions=checked)})))
     assert [item.name for item in data.images[0].objects] == ['cat']
-    assert data.notes == ["1 regions without one value of 'type', e.g. region 1 of 'a.png': left out"]
+    assert left_out(data) == dict(objects=["region 1 of 'a.png': regions without one value of 'type'"])
 
 
 def test_regions_without_attributes_need_a_name(tmp_path):
@@ -124,7 +126,7 @@ def test_regions_without_attributes_need_a_name(tmp_path):
         region('star'),
     ],
 )
-def test_a_broken_region_is_left_out_with_a_note(broken, tmp_path):
+def test_a_broken_region_is_left_out(broken, tmp_path):
     data = read(put(tmp_path / 'in', project(entries={'a': dict(filename='a.png', regions=[broken, region()])})))
     assert len(data.images[0].objects) == 1
-    assert len(data.notes) == 1 and "region 0 of 'a.png': left out" in data.notes[0]
+    assert [error.place for error in data.left_out['objects']] == ["region 0 of 'a.png'"]

@@ -9,6 +9,9 @@ from mmdet.registry import METRICS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmdet_sag.errors import InputError
+from mmdet_sag.evaluation.boundary_coco_eval import mask_boundary
+
 CLASSES = ('cat', 'dog')
 
 
@@ -114,6 +117,100 @@ def test_it_is_mmdetections_metric_but_for_the_rounding(ann_file):
     theirs = evaluate(ann_file, predictions(), 'CocoMetric')
     assert {key: round(value, 3) for key, value in ours.items()} == theirs
     assert ours != theirs
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """An image of 300 x 400 pixels, whose diagonal is 500 and whose boundaries are 10 wide, with two squares of 100."""
+    boxes = [[100, 100, 100, 100], [300, 0, 100, 100]]
+    annotations = [
+        dict(
+            id=i, image_id=0, category_id=1, bbox=[x, y, w, h], area=w * h, iscrowd=0,
+            segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+        )
+        for i, (x, y, w, h) in enumerate(boxes, 1)
+    ]  # fmt: skip
+    images = [dict(id=0, file_name='0.jpg', width=400, height=300)]
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    path = tmp_path / 'squares.json'
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return str(path)
+
+
+def found(*boxes):
+    """Detections of these masks in that image."""
+    masks = np.zeros((len(boxes), 300, 400), bool)
+    for mask, (x, y, width, height) in zip(masks, boxes):
+        mask[y : y + height, x : x + width] = True
+    bboxes = torch.tensor(boxes).float()
+    bboxes[:, 2:] += bboxes[:, :2]
+    count = len(boxes)
+    instances = dict(
+        bboxes=bboxes,
+        labels=torch.zeros(count, dtype=torch.long),
+        scores=torch.linspace(0.9, 0.8, count),
+        masks=torch.tensor(masks),
+    )
+    return [dict(img_id=0, ori_shape=(300, 400), pred_instances=instances)]
+
+
+@pytest.mark.parametrize(
+    ('second', 'boundary_iou'),
+    [
+        ([300, 0, 100, 100], 1.0),
+        # Of 100 x 100 with a boundary of 100² - 80² = 3,600 pixels and 100 x 90 with one of 3,400, 100 x 10 rows and
+        # 2 x 80 x 10 columns fall together, and none of the other side, which has moved by its width:
+        # 2,600 / (3,600 + 3,400 - 2,600). The masks' IoU is 0.9.
+        ([300, 0, 100, 90], 2600 / 4400),
+        # Moved by half of its width: 100 x 10 + 2 x 80 x 10 + 80 x 5 + 2 x 5 x 10 of 3,600 and 100 x 95 - 80 x 75.
+        ([300, 0, 100, 95], 3100 / (3600 + 3500 - 3100)),
+        # A hole of 60 x 60, which the boundary of the object does not see: 100² - 60² of 100². Its own boundary has
+        # the same outer 3,600 pixels and 80² - 60² = 2,800 around the hole.
+        ('hole', 3600 / 6400),
+    ],
+    ids=str,
+)
+def test_boundary_ap_is_by_the_smaller_iou_of_masks_and_boundaries(squares, second, boundary_iou):
+    boxes = [[100, 100, 100, 100], [300, 0, 100, 100] if second == 'hole' else second]
+    samples = found(*boxes)
+    if second == 'hole':
+        samples[0]['pred_instances']['masks'][1, 20:80, 320:380] = False
+    metric = METRICS.build(dict(type='UnroundedCocoMetric', ann_file=squares, metric=['segm', 'boundary']))
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, samples)
+    metrics = metric.evaluate(size=1)
+    # The first is right at each threshold, the second at those up to its IoU: then 51 of 101 recalls have precision.
+    right = sum(threshold <= boundary_iou + 1e-9 for threshold in np.linspace(0.5, 0.95, 10))
+    assert metrics['coco/boundary_mAP'] == pytest.approx((right + (10 - right) * 51 / 101) / 10)
+    assert metrics['coco/segm_mAP'] >= metrics['coco/boundary_mAP']
+
+
+def test_a_small_mask_is_its_own_boundary_and_a_crowd_has_its_masks_iou(squares):
+    content = json.loads(Path(squares).read_text())
+    content['annotations'][1].update(iscrowd=1)
+    Path(squares).write_text(json.dumps(content))
+    # The first detection lies in the crowd and is no mistake, though it holds little of its boundary.
+    samples = found([330, 30, 40, 40], [100, 100, 100, 100])
+    assert evaluate_boundary(squares, samples) == pytest.approx(1)
+    small = dict(
+        size=[300, 400], counts=mask_utils.encode(np.asfortranarray(np.eye(300, 400, dtype=np.uint8)))['counts']
+    )
+    assert mask_boundary(small) == small
+    empty = mask_utils.encode(np.zeros((300, 400), np.uint8, order='F'))
+    assert mask_boundary(empty) == empty
+
+
+def evaluate_boundary(ann_file, samples):
+    metric = METRICS.build(dict(type='UnroundedCocoMetric', ann_file=ann_file, metric='boundary'))
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, samples)
+    return metric.evaluate(size=len(samples))['coco/boundary_mAP']
+
+
+def test_boundary_ap_with_what_mmdetection_computes_is_refused(ann_file):
+    for options in (dict(metric=['boundary', 'proposal']), dict(metric='boundary', metric_items=['mAP'])):
+        with pytest.raises(InputError, match="'boundary' goes with 'bbox' and 'segm'"):
+            METRICS.build(dict(type='UnroundedCocoMetric', ann_file=ann_file, **options))
 
 
 def test_no_detection_is_an_ap_of_zero(ann_file):

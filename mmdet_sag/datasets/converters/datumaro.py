@@ -1,0 +1,86 @@
+"""Datumaro: a JSON file of items for each subset."""
+
+import re
+from pathlib import Path
+
+from ...errors import InputError
+from .labelled_data import LabelledData, ReadOptions
+from .source_files import read_json, split_of
+from .tool_labels import (
+    ToolLabels,
+    WithoutArea,
+    entries,
+    files_that_begin,
+    mapping,
+    numbers,
+    polygon,
+    rectangle,
+    run_lengths,
+    text,
+)
+
+_HEAD = re.compile(r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
+_WITHOUT_AREA = ('label', 'points', 'polyline', 'caption', 'cuboid_3d', 'skeleton')
+
+
+def is_datumaro(source: Path) -> bool:
+    """Whether a file, or one below a folder, is of Datumaro."""
+    return any(files_that_begin(source, '.json', _HEAD))
+
+
+def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
+    """Read Datumaro's own format, which CVAT exports too.
+
+    Polygons, masks and boxes are objects; those of one class and group are one object. The file's name is the split.
+
+    Args:
+        source: A JSON file, or a folder of ``annotations/*.json``, with the images.
+        options: ``image_folder``, if the images are elsewhere.
+
+    Raises:
+        InputError: A file is damaged, or the images are missing.
+    """
+    options.refuse_class_names(source)
+    labels = ToolLabels(source, options)
+    classes: list[str] = []
+    for path in files_that_begin(source, '.json', _HEAD):
+        content = read_json(path)
+        listed = mapping(mapping(content.get('categories')).get('label')).get('labels')
+        names = [str(entry.get('name')) for entry in entries(listed)]
+        classes += names
+        for item in entries(content.get('items')):
+            info = mapping(item.get('image'))
+            size = info.get('size')
+            size = tuple(reversed(size)) if isinstance(size, list) and len(size) == 2 else None
+            name = info.get('path') or f'{item.get("id")}'
+            image = labels.image(name, path, size, 'turned', split_of(path.stem), path.stem)
+            parts: dict = {}
+            for index, annotation in enumerate(entries(item.get('annotations')) if image else ()):
+                with labels.shape(f"annotation {index} of '{name}'"):
+                    pieces = _pieces(annotation, image.size)
+                    number, group = annotation.get('label_id'), annotation.get('group')
+                    known = type(number) is int and 0 <= number < len(names)
+                    label = text(names[number] if known else None, 'annotations of a class that is not listed')
+                    parts.setdefault((label, f'group {group}' if group else index), []).extend(pieces)
+            if image:
+                labels.add_objects(image, parts)
+    return labels.data(classes)
+
+
+def _pieces(annotation: dict, size: tuple[int, int]) -> list:
+    kind = annotation.get('type')
+    if kind in _WITHOUT_AREA:
+        raise WithoutArea(f"annotations of type '{kind}', which has no area")
+    if kind == 'mask':
+        return [run_lengths(annotation.get('rle'), size)]
+    if kind == 'bbox':
+        values = numbers(annotation.get('bbox'))[0]
+        if values.shape != (4,):
+            raise InputError('boxes that are not 4 numbers')
+        return polygon(rectangle(*values, 0, (0, 0)), size)
+    if kind == 'polygon':
+        values = numbers(annotation.get('points'))[0]
+        if values.ndim != 1 or len(values) % 2:
+            raise InputError('polygons of fewer than 3 points')
+        return polygon(values.reshape(-1, 2), size)
+    raise InputError('annotations of an unknown type')
