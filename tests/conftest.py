@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import init_default_scope
 
 import mmdet_sag
@@ -13,6 +14,13 @@ FIRST = ('tools', 'demo', 'deployment', 'models')
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest, so that processes that run tests side by side end at about the same time."""
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in FIRST)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the fixture ``device`` on the CPU and, where there is one, a GPU: ``pytest -m gpu`` for those."""
+    if 'device' in metafunc.fixturenames:
+        gpu = [pytest.param('cuda', marks=pytest.mark.gpu)] if torch.cuda.is_available() else []
+        metafunc.parametrize('device', ['cpu', *gpu])
 
 
 @pytest.fixture(autouse=True)

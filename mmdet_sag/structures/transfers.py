@@ -17,4 +17,6 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the host to a device. CUDA copies it behind the work that it has, and is not waited for."""
+    if tensor.device.type != 'cpu':
+        return tensor
     return (tensor.pin_memory() if device.type == 'cuda' else tensor).to(device, non_blocking=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.pretended_cuda import PretendedCUDA
 from support.reference import make_batch
-from support.tiny import build_tiny
-from test_centermask import ground_truth, images, sensitive
+from support.tiny import build_tiny, ground_truth, images, sensitive
+from support.tiny_semi import SIZE, build_teacher, samples
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 R50 = CONFIGS / 'centermask/centermask_r50-caffe_fpn_ms-3x_coco.py'
@@ -33,3 +33,16 @@ def step(training: bool, num_images: int = 2, num_boxes: int = 6) -> PretendedCU
 def test_a_step_waits_and_copies_seldom(training, most):
     events = step(training).events
     assert events.total() <= most, '\n'.join(f'{n:3} {place}' for place, n in events.most_common())
+
+
+def test_pseudo_masks_stay_on_their_device():
+    model = build_teacher(cls_pseudo_thr=0.0, mask_pseudo_thr=None)
+    sensitive(model.teacher)
+    with PretendedCUDA() as cuda:
+        inputs = torch.zeros(2, 3, SIZE, SIZE).to(cuda.device)
+        weak, _ = cuda.move(model).get_pseudo_instances(inputs, samples([[], []]))
+        losses = model.loss_by_pseudo_instances(inputs, model.project_pseudo_instances(weak, samples([[], []])))
+        assert losses['unsup_loss_mask'].item() > 0
+        masks = [sample.gt_instances.masks for sample in weak]
+        assert all(part.bitmaps.device.type == 'cuda' and len(part) > 10 for part in masks)
+    assert cuda.bytes['to host'] < sum(map(len, masks)) * SIZE * SIZE / 2 and not cuda.mixed

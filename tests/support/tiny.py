@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -47,3 +48,23 @@ def build_tiny(seed: int = 0, path: Path = CONFIG, **options) -> torch.nn.Module
     model = MODELS.build(config.model)
     model.init_weights()
     return model
+
+
+def sensitive(model: torch.nn.Module) -> torch.nn.Module:
+    """Make the model find many objects: random weights alone find none."""
+    torch.nn.init.constant_(model.bbox_head.conv_cls.bias, 1.0)
+    torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
+    torch.nn.init.constant_(model.roi_head.mask_iou_head.fc_mask_iou.bias, 0.5)
+    return model
+
+
+def images(*shapes: tuple[int, int]) -> list[np.ndarray]:
+    """Noise of these heights and widths."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+
+
+def ground_truth(*boxes: tuple[float, float, float, float]) -> tuple:
+    """Boxes, labels and polygons of rectangles, as ``make_batch`` takes them."""
+    polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes]
+    return np.array(boxes), [i % 3 for i in range(len(boxes))], polygons

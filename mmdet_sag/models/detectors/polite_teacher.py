@@ -1,12 +1,10 @@
 import copy
 
-import numpy as np
 import torch
 from mmdet.models.detectors import SemiBaseDetector
 from mmdet.models.utils import rename_loss_dict, reweight_loss_dict
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
-from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import ConfigType, OptConfigType
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -14,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
+from ...structures.mask import RLEMasks, TensorMasks
 from ..roi_heads.centermask_roi_head import of_class
 from .centermask import CenterMask
 from .panoptic_centermask import PanopticCenterMask
@@ -242,7 +241,9 @@ class PoliteTeacher(SemiBaseDetector):
         if sum(num_per_img) == 0:
             for results, sample in zip(results_list, batch_data_samples):
                 height, width = sample.img_shape[:2]
-                results.masks = BitmapMasks(np.zeros((0, height, width), np.uint8), height, width)
+                results.masks = TensorMasks(
+                    torch.zeros((0, height, width), dtype=torch.bool, device=results.scores.device)
+                )
                 results.mask_weights = results.scores.new_zeros(0)
             return
         logits, ious = roi_head(feats, results_list, batch_data_samples, of_class=True)
@@ -252,7 +253,10 @@ class PoliteTeacher(SemiBaseDetector):
             weights = torch.ones_like(labels, dtype=torch.float32)
         else:
             weights = (of_class(ious, labels) > threshold).float()
-        test_cfg = ConfigDict(roi_head.test_cfg, mask_thr_binary=self.semi_train_cfg.mask_thr_binary)
+        # Run lengths, which are faster on a CPU, would take the masks off a GPU.
+        rle_masks = roi_head.test_cfg.get('rle_masks', False) and logits.device.type == 'cpu'
+        threshold = self.semi_train_cfg.mask_thr_binary
+        test_cfg = ConfigDict(roi_head.test_cfg, mask_thr_binary=threshold, rle_masks=rle_masks)
         # Copies: pasting scales boxes in place. The image of the pseudo-labels is the network's input.
         drawn = roi_head.mask_head.predict_by_feat(
             logits.split(num_per_img),
@@ -261,9 +265,9 @@ class PoliteTeacher(SemiBaseDetector):
             rcnn_test_cfg=test_cfg,
             rescale=False,
         )
-        for results, pasted, weight, sample in zip(results_list, drawn, weights.split(num_per_img), batch_data_samples):
-            height, width = sample.img_shape[:2]
-            results.masks = BitmapMasks(pasted.masks.cpu().numpy().astype(np.uint8), height, width)
+        for results, pasted, weight in zip(results_list, drawn, weights.split(num_per_img)):
+            masks = pasted.masks
+            results.masks = TensorMasks(masks.to_tensor() if isinstance(masks, RLEMasks) else masks.bool())
             results.mask_weights = weight
 
 

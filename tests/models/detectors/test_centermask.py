@@ -8,26 +8,12 @@ from mmdet.structures.mask import BitmapMasks, encode_mask_results
 from mmengine.structures import InstanceData
 from support.cpu_autocast import cpu_autocast
 from support.reference import make_batch
-from support.tiny import build_tiny
+from support.tiny import build_tiny, ground_truth, images, sensitive
 
 from mmdet_sag.errors import InputError
 from mmdet_sag.structures.mask import RLEMasks
 
 EMPTY = (np.zeros((0, 4)), [], [])
-
-
-def square(x1, y1, x2, y2):
-    return (x1, y1, x2, y2), [[x1, y1, x2, y1, x2, y2, x1, y2]]
-
-
-def ground_truth(*boxes):
-    boxes, polygons = zip(*(square(*box) for box in boxes))
-    return np.array(boxes), [i % 3 for i in range(len(boxes))], list(polygons)
-
-
-def images(*shapes):
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
 
 
 def train_step(model, batch):
@@ -62,8 +48,8 @@ def predict(model, batch):
     ],
     ids=['no object', 'one image without', 'sizes', 'one pixel', 'subpixel', 'border', 'whole', 'small', 'many'],
 )
-def test_it_trains_on(shapes, truths):
-    losses = train_step(build_tiny(), make_batch(images(*shapes), truths))
+def test_it_trains_on(shapes, truths, device):
+    losses = train_step(build_tiny().to(device), make_batch(images(*shapes), truths))
     assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_centerness', 'loss_mask', 'loss_mask_iou'}
 
 
@@ -77,11 +63,11 @@ def test_a_crowd_is_neither_target_nor_crash():
     assert {k: v.item() for k, v in with_crowd.items()} == {k: v.item() for k, v in without.items()}
 
 
-def test_it_trains_on_bitmap_masks():
+def test_it_trains_on_bitmap_masks(device):
     batch = make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40), (30, 20, 60, 50))])
     gt_instances = batch['data_samples'][0].gt_instances
     gt_instances.masks = BitmapMasks(gt_instances.masks.to_ndarray().astype(np.uint8), 64, 64)
-    train_step(build_tiny(), batch)
+    train_step(build_tiny().to(device), batch)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -107,28 +93,20 @@ def test_losses_are_float32_whatever_the_weights_are():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def test_without_detections_results_are_empty_but_whole():
-    results = predict(build_tiny(), make_batch(images((64, 96), (50, 40))))
+def test_without_detections_results_are_empty_but_whole(device):
+    results = predict(build_tiny().to(device), make_batch(images((64, 96), (50, 40))))
     for result, shape in zip(results, [(64, 96), (50, 40)]):
         assert len(result) == 0
         assert isinstance(result.masks, RLEMasks)
         assert result.masks.shape == (0, *shape) and result.mask_scores.shape == (0,)
 
 
-def sensitive(model):
-    """Make the model find many objects: random weights alone find none."""
-    torch.nn.init.constant_(model.bbox_head.conv_cls.bias, 1.0)
-    torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
-    torch.nn.init.constant_(model.roi_head.mask_iou_head.fc_mask_iou.bias, 0.5)
-    return model
-
-
-def test_boxes_and_masks_have_the_original_images_size():
+def test_boxes_and_masks_have_the_original_images_size(device):
     batch = make_batch(images((64, 96), (64, 64)))
     for sample in batch['data_samples']:
         height, width = sample.img_shape
         sample.set_metainfo(dict(ori_shape=(height * 2, width * 3), scale_factor=(1 / 3, 1 / 2)))
-    results = predict(sensitive(build_tiny()), batch)
+    results = predict(sensitive(build_tiny()).to(device), batch)
     for result, (height, width) in zip(results, [(128, 288), (128, 192)]):
         assert len(result) >= 30
         assert result.masks.shape == (len(result), height, width)
@@ -165,8 +143,10 @@ def test_encoded_masks_are_the_bitmaps(rescale, class_agnostic):
         torch.testing.assert_close(encoded.bboxes, plain.bboxes, rtol=0, atol=0)
 
 
-def test_soft_masks_are_bitmaps():
-    results = predict(sensitive(build_tiny(**{'test_cfg.rcnn.mask_thr_binary': -1})), make_batch(images((64, 96))))
+def test_soft_masks_are_bitmaps(device):
+    results = predict(
+        sensitive(build_tiny(**{'test_cfg.rcnn.mask_thr_binary': -1})).to(device), make_batch(images((64, 96)))
+    )
     assert results[0].masks.dtype == torch.uint8 and results[0].masks.shape[1:] == (64, 96)
 
 
@@ -237,8 +217,8 @@ def test_a_class_agnostic_mask_head_is_scored_per_class():
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_a_piece_may_be_mmdetections_own(options):
-    model = sensitive(build_tiny(**options))
+def test_a_piece_may_be_mmdetections_own(options, device):
+    model = sensitive(build_tiny(**options)).to(device)
     train_step(model, make_batch(images((64, 64)), [ground_truth((8, 8, 40, 40))]))
     assert len(predict(model, make_batch(images((64, 64))))[0]) > 0
 

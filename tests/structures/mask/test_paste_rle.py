@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures.mask import encode_mask_results
+from support.pretended_cuda import PretendedCUDA
 
-from mmdet_sag.structures.mask import paste_masks_as_rle
+from mmdet_sag.structures.mask import paste_masks_as_rle, paste_masks_of_images
 
 NUM_MASKS = 12
 property_test = settings(
@@ -83,13 +84,34 @@ def test_any_masks_of_any_boxes(seed, probs, boxes, size, height, width, thresho
 
 
 @pytest.mark.parametrize(('height', 'width'), [(800, 1333), (1333, 800)])
-def test_many_large_masks(height, width):
+def test_many_large_masks(height, width, device):
     generator = torch.Generator().manual_seed(0)
     probs = make_probs('blobs', (28, 28), generator)
     boxes = make_boxes('any', height, width, generator)
-    actual = paste_masks_as_rle(probs, boxes, height, width)
+    actual = paste_masks_as_rle(probs.to(device), boxes.to(device), height, width, whole_image=False)
     assert list(actual) == paste_and_encode(probs, boxes, height, width, 0.5, False)
     assert actual.to_tensor().any()
+
+
+def test_masks_of_images_of_different_sizes_at_once_and_as_a_gpu_finds_them():
+    generator = torch.Generator().manual_seed(1)
+    sizes, numbers = [(90, 70), (33, 20), (61, 120)], [NUM_MASKS, 0, NUM_MASKS]
+    probs = torch.cat([make_probs(kind, (28, 28), generator) for kind in ('blobs', 'faint')])
+    boxes = torch.cat(
+        [make_boxes(kind, *size, generator) for kind, size in (('any', sizes[0]), ('no extent', sizes[2]))]
+    )
+    expected = [
+        paste_and_encode(*(part.split(numbers)[i] for part in (probs, boxes)), *size, 0.5, False)
+        for i, size in enumerate(sizes)
+    ]
+    assert list(map(list, paste_masks_of_images(probs, boxes, numbers, sizes))) == expected
+    with PretendedCUDA() as cuda:
+        pretended = probs.to(cuda.device), boxes.to(cuda.device)
+        cuda.events.clear()
+        found = paste_masks_of_images(*pretended, numbers, sizes, whole_image=False)
+    assert list(map(list, found)) == expected
+    # The sizes of the images are copied there.
+    assert cuda.events.total() == 5 and not cuda.mixed
 
 
 def test_a_large_mask_that_is_on_the_threshold_everywhere():

@@ -9,6 +9,7 @@ from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
+from ....structures.mask import TensorMasks
 from ....structures.transfers import to_device
 from .mask_head_mixins import positives_on_host
 
@@ -63,15 +64,11 @@ class CenterMaskIoUHead(MaskIoUHead):
         Returns:
             IoU in [0, 1] of shape (num_pos, ).
         """
-        area_ratios = to_device(
-            torch.cat(
-                [
-                    self._get_area_ratio(torch.from_numpy(rois), torch.from_numpy(gt_inds), gt_instances.masks)
-                    for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances)
-                ]
-            ),
-            mask_preds.device,
-        )
+        ratios = [
+            self._get_area_ratio(torch.from_numpy(rois), torch.from_numpy(gt_inds), gt_instances.masks)
+            for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances)
+        ]
+        area_ratios = to_device(torch.cat(ratios), mask_preds.device)
         mask_preds = (mask_preds > rcnn_train_cfg.mask_thr_binary).float()
         overlap = (mask_preds * mask_targets).sum((-1, -2))
         gt_area = mask_targets.sum((-1, -2)) / area_ratios.clamp(min=1e-10)
@@ -85,6 +82,9 @@ class CenterMaskIoUHead(MaskIoUHead):
         A polygon is counted in whole pixels of the RoI over its exact area, as the reference counts it: MMDetection
         moves the RoI to whole pixels of the image instead, which shifts the target of small objects.
         """
+        if isinstance(gt_masks, TensorMasks):
+            device = gt_masks.bitmaps.device
+            return gt_masks.shares_inside(to_device(pos_proposals, device), to_device(pos_assigned_gt_inds, device))
         if isinstance(gt_masks, BitmapMasks) or len(pos_proposals) == 0:
             return super()._get_area_ratio(pos_proposals, pos_assigned_gt_inds, gt_masks)
         gt_areas = gt_masks.areas

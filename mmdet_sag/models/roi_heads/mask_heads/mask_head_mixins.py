@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ....errors import InputError
-from ....structures.mask import paste_masks_of_images
+from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
 
 
@@ -39,7 +39,10 @@ class MaskTargetMixin(FCNMaskHead):
             masks = gt_instances.masks
             if rcnn_train_cfg.get('clip_mask_targets', True):
                 rois = np.clip(rois, 0, np.array([masks.width, masks.height] * 2))
-            if len(rois):
+            if len(rois) and isinstance(masks, TensorMasks):
+                places, inds = (to_device(torch.from_numpy(part), device) for part in (rois, gt_inds))
+                targets.append(masks.cropped(places, inds, _pair(rcnn_train_cfg.mask_size)))
+            elif len(rois):
                 binarize = not rcnn_train_cfg.get('soft_mask_target', False)
                 mask_size = _pair(rcnn_train_cfg.mask_size)
                 masks = masks.crop_and_resize(rois, mask_size, device=device, inds=gt_inds, binarize=binarize)
