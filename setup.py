@@ -12,8 +12,8 @@ PACKAGE = 'mmdet_sag'
 # Imports mmdet_sag_operators at the start of Python; pip removes it together with the package.
 PTH = 'mmdet_sag_operators.pth'
 MIM_ITEMS = ('configs', 'demo', 'tools', 'model-index.yml')
-# The demo's run and setup_env.sh write results and an environment into a clone.
-NOT_INSTALLED = ('__pycache__', 'run.sh', 'run_demo.py', 'result_pictures.py', 'setup_env.sh')
+# The demo's run and setup_env.sh write results and an environment into a clone, and users put models into serving.
+NOT_INSTALLED = ('__pycache__', 'run.sh', 'run_demo.py', 'result_pictures.py', 'serving', 'setup_env.sh')
 
 
 class BuildPyWithMim(build_py):

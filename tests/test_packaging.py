@@ -16,8 +16,10 @@ from mmdet_sag.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
-EXTRAS = dict(cpu='cpu.txt', deploy='deploy.txt', dev='tests.txt', video='video.txt', web='web.txt')
-ONLY_IN_A_CLONE = ('run.sh', 'run_demo.py', 'result_pictures.py', 'setup_env.sh')
+EXTRAS = dict(
+    cpu='cpu.txt', deploy='deploy.txt', dev='tests.txt', timm='timm.txt', video='video.txt', web='web.txt'
+)
+ONLY_IN_A_CLONE = {'run.sh', 'run_demo.py', 'result_pictures.py', 'serving', 'setup_env.sh'}
 SOURCES = ('configs', 'demo', 'mmdet_sag', 'requirements', 'tools')
 SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')
 SOURCES += ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'requirements.txt', 'setup.py')
@@ -52,7 +54,7 @@ def mim_files() -> dict:
     return {
         str(path.relative_to(ROOT)): path
         for path in files
-        if '__pycache__' not in path.parts and path.name not in ONLY_IN_A_CLONE
+        if not {'__pycache__', *ONLY_IN_A_CLONE}.intersection(path.relative_to(ROOT).parts)
     }
 
 

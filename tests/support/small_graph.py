@@ -93,3 +93,13 @@ def write_onnx(folder: Path, **settings) -> dict:
     (folder / 'report.json').write_text(json.dumps(dict(metadata=described)))
     shutil.copy(runtime.__file__, folder / 'runtime.py')
     return described
+
+
+def write_openvino(folder: Path, **settings) -> None:
+    """Write the same model as ``model.xml`` and ``model.bin``, beside its ``model.onnx``."""
+    import openvino
+
+    described = {**write_onnx(folder, **settings), 'format': 'openvino'}
+    model = openvino.Core().read_model(str(folder / 'model.onnx'))
+    model.set_rt_info(json.dumps(described), [runtime.METADATA_KEY])
+    openvino.save_model(model, str(folder / 'model.xml'), compress_to_fp16=False)

@@ -145,7 +145,7 @@ def address(tmp_path):
 
 @needs_chromium
 @pytest.mark.skipif(not ONNXRUNTIME.is_dir(), reason=f'onnxruntime-web is not installed (npm install in {PAGE})')
-def test_the_page_segments_a_chosen_picture(address, tmp_path):
+def test_the_page_segments_a_dropped_picture(address, tmp_path):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     picture = tmp_path / 'picture.png'
@@ -155,7 +155,9 @@ def test_the_page_segments_a_chosen_picture(address, tmp_path):
     with Browser() as browser:
         browser.open(address)
         browser.wait_for("document.querySelector('#said')?.textContent === 'Ready.'")
-        browser.choose_file('#file', picture)
+        data = dict(items=[], files=[str(picture)], dragOperationsMask=1)
+        for kind in ('dragEnter', 'dragOver', 'drop'):
+            browser.call('Input.dispatchDragEvent', type=kind, x=200, y=200, data=data)
         browser.wait_for("document.querySelector('#said').textContent === '2 objects.'")
         rows = browser.evaluate(
             "[...document.querySelectorAll('tr')].map((row) => [...row.cells].map((c) => c.innerText))"
@@ -173,6 +175,13 @@ def test_the_page_segments_a_chosen_picture(address, tmp_path):
         masks = runtime.decode_mask(result['masks'][0]) | runtime.decode_mask(result['masks'][1])
         # The frames of the boxes are drawn too.
         assert (changed[masks]).mean() > 0.99 and (changed & ~masks).mean() < 0.1
+        set_threshold = """(() => {
+          const slider = document.querySelector('#threshold');
+          slider.value = 0.8;
+          slider.dispatchEvent(new Event('input'));
+        })()"""
+        browser.evaluate(set_threshold)
+        browser.wait_for("document.querySelector('#said').textContent === '1 object.'")
         browser.choose_file('#file', Path(__file__))
         browser.wait_for("document.querySelector('#failed').textContent.includes('no picture')")
         assert browser.messages == []
