@@ -198,7 +198,8 @@ void run(const std::string& model_path, const std::string& image_path, const std
         const cv::Scalar colour(rgb[2], rgb[1], rgb[0]);
         if (!pixels.empty()) {
             cv::Mat part = drawn(place);
-            cv::Mat mixed = part * 0.5 + colour * 0.5;
+            cv::Mat mixed;
+            cv::addWeighted(part, 0.5, cv::Mat(part.size(), part.type(), colour), 0.5, 0, mixed);
             mixed.copyTo(part, pixels);
         }
         cv::rectangle(drawn, cv::Point2f(shown.x1, shown.y1), cv::Point2f(shown.x2, shown.y2), colour, 1);

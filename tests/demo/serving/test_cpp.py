@@ -42,7 +42,7 @@ def test_it_finds_the_same(program, tmp_path, backend, inclusive, shape):
     model = tmp_path / 'exported/model.xml'
     command = [program, model, tmp_path / 'picture.png', tmp_path / 'drawn.png', '0']
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, '')
     lines = [line.split('\t') for line in result.stdout.splitlines()]
     predictor = runtime.Predictor(model)
     expected = predictor(image)
