@@ -213,10 +213,11 @@ def _example() -> tuple[torch.Tensor, torch.Tensor]:
 def _follow_inputs(script: torch.jit.ScriptModule) -> None:
     """Let a trace make its tensors on the device of its inputs, where the trace has the device of the example."""
     for module in script.modules():
-        # A module that was not called has no graph.
-        if not hasattr(module, 'forward'):
+        try:
+            graph = module.graph
+        # A module that was not called has none.
+        except RuntimeError:
             continue
-        graph = module.graph
         constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
         if not constants:
             continue

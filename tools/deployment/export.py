@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--runs', type=int, default=5, help='measured runs of each model; 0: do not measure')
     parser.add_argument('--threads', type=int, default=0, help='threads of the comparison; default: one per core')
     parser.add_argument('--detections', type=int, metavar='N', help='pad the outputs to N detections per image')
-    parser.add_argument('--opset', type=int, choices=OPSET_VERSIONS, default=OPSET_VERSION, help='of an ONNX file')
+    parser.add_argument('--opset', type=int, choices=OPSET_VERSIONS, help=f'of an ONNX file; default: {OPSET_VERSION}')
     switch = argparse.BooleanOptionalAction
     parser.add_argument('--ap', action=switch, help='evaluate before and after on all test data; default: for int8')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, help="settings that replace the config's")
@@ -49,6 +49,8 @@ def main() -> None:
     for option, limit in lowest.items():
         if getattr(args, option) is not None and getattr(args, option) < limit:
             raise InputError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least {limit} is needed')
+    if args.opset and args.format != 'onnx':
+        raise InputError(f'--opset {args.opset} is of ONNX files: leave it out, or use --format onnx')
     if args.threads:
         torch.set_num_threads(args.threads)
     settings = ExportSettings(
@@ -59,7 +61,7 @@ def main() -> None:
         num_runs=args.runs,
         num_threads=args.threads,
         num_detections=args.detections,
-        opset=args.opset,
+        opset=args.opset or OPSET_VERSION,
         measure_ap=args.precision == 'int8' if args.ap is None else args.ap,
     )
     export(load_config(args), args.checkpoint, args.out, settings)

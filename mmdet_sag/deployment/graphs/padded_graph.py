@@ -36,13 +36,18 @@ class PaddedGraph(nn.Module):
 
     def __init__(self, graph: DetectionGraph, num_detections: int) -> None:
         super().__init__()
-        self.graph = graph
-        self.detector = graph.detector
+        # Not `graph`, a name that exported modules have for another thing.
+        self.unpadded = graph
         self.num_detections = num_detections
+
+    @property
+    def detector(self) -> nn.Module:
+        """The detector that the graph computes."""
+        return self.unpadded.detector
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedOutputs:
         """Detect objects; arguments are those of :class:`DetectionGraph`."""
-        outputs = self.graph(images, image_sizes)
+        outputs = self.unpadded(images, image_sizes)
         image = outputs.image_indices
         counts = (image[:, None] == torch.arange(images.shape[0], device=image.device)).long().sum(dim=0)
         starts = counts.cumsum(0) - counts
