@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets.config_datasets import test_dataset
 from ..errors import InputError
-from ..models import TwoStageMaskTTAModel
+from ..models import CenterMask, TwoStageMaskTTAModel
 
 _DEFAULT_TTA_CFG = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 
@@ -28,15 +28,17 @@ def use_tta(cfg: Config) -> None:
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     tta_model = cfg.get('tta_model', dict(type='DetTTAModel', tta_cfg=_DEFAULT_TTA_CFG))
     if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
-        if not TwoStageMaskTTAModel.supports(cfg.model):
+        # The configs of box detectors have MMDetection's, which merges no masks.
+        centermask = MODELS.get(cfg.model.type) is CenterMask
+        if not centermask and not TwoStageMaskTTAModel.supports(cfg.model):
             raise InputError(
                 f'--tta: the masks of {cfg.model.type} cannot be merged; set tta_model in {cfg.filename} to a model '
                 'that can, or test without --tta'
             )
-        rcnn = cfg.model.test_cfg.rcnn
+        box_cfg = cfg.model.test_cfg.bbox_head if centermask else cfg.model.test_cfg.rcnn
         if 'tta_model' not in cfg:
-            tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
-        tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
+            tta_model['tta_cfg'] = dict(nms=box_cfg.nms, max_per_img=box_cfg.max_per_img)
+        tta_model = {**tta_model, 'type': 'CenterMaskTTAModel' if centermask else 'TwoStageMaskTTAModel'}
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 
