@@ -13,3 +13,6 @@ model.roi_head.mask_iou_head.in_channels = 192
 model.train_cfg.bbox_head = rtmdet.train_cfg
 model.test_cfg.bbox_head = _base_.model.test_cfg
 del rtmdet
+
+# The learning rate is that of 8 processes; MMDetection's config says 16 images.
+auto_scale_lr = dict(base_batch_size=256)

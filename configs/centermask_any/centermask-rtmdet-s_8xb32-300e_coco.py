@@ -10,3 +10,6 @@ model.bbox_head = dict(rtmdet.bbox_head, _delete_=True)
 model.train_cfg.bbox_head = rtmdet.train_cfg
 model.test_cfg.bbox_head = _base_.model.test_cfg
 del rtmdet
+
+# The learning rate is that of 8 processes; MMDetection's config says 16 images.
+auto_scale_lr = dict(base_batch_size=256)

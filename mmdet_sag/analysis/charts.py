@@ -164,6 +164,10 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
             steps, values = zip(*((record['step'], record[key]) for record in training if key in record))
             style = dict(color='black', linewidth=1.8) if key == 'loss' else dict(linewidth=1.1)
             left.plot(steps, values, label=key.replace('loss_', '') if key != 'loss' else 'total', **style)
+        validations = [record for record in scalars if 'val_loss' in record]
+        if validations:
+            steps, values = zip(*((record['step'], record['val_loss']) for record in validations))
+            left.plot(steps, values, color='black', linestyle=':', marker='o', markersize=4, label='total, validation')
         left.set(title='Losses', xlabel='training step', yscale='log')
         # The default formatter of logarithmic axes writes formulas.
         left.yaxis.set_major_formatter('{x:g}')

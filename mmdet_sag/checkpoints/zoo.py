@@ -22,7 +22,7 @@ SEMANTIC_LOGITS = 'semantic_head.conv_logits.weight'
 CONFIGS = ('centermask', 'centermask_lite'), '*_fpn_ms-?x_coco.py'
 PANOPTIC_CONFIGS = ('panoptic_centermask',), '*_fpn_ms-?x_coco-panoptic.py'
 FIRST_CONFIGS = ('centermask_first',), '*_fpn_*x_coco.py'
-_INSTANCE_FOLDERS = ('centermask_lite', 'centermask', 'centermask_first', 'sag_mask')
+_INSTANCE_FOLDERS = ('centermask_lite', 'centermask', 'centermask_first', 'centermask_any', 'sag_mask')
 
 
 class ZooModel(NamedTuple):
@@ -89,7 +89,7 @@ def find_zoo_config(model: str) -> Path:
         return configs[name]
     found = [stem for stem in configs if stem.startswith(f'{name}_')]
     if found:
-        models = {stem.split('_fpn_')[0] for stem in found}
+        models = {_short_name(stem) for stem in found}
         if len(models) == 1:
             return configs[max(found)]
         raise InputError(f"--model '{model}' may be {', '.join(sorted(models))}: give one of them")
@@ -98,10 +98,15 @@ def find_zoo_config(model: str) -> Path:
             f"--model '{model}': panoptic models need stuff annotations, which convert-data does not make: take an "
             'instance model, such as centermask_v39, or see docs/datasets.md for a config by hand'
         )
-    shown = list(dict.fromkeys(stem.split('_fpn_')[0] for stem in configs))
+    shown = list(dict.fromkeys(map(_short_name, configs)))
     close = difflib.get_close_matches(name, shown, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'?" if close else 'take one of them'
     raise InputError(f"--model '{model}' is not in the zoo ({', '.join(shown)}): {hint}")
+
+
+def _short_name(stem: str) -> str:
+    """The name of a model without its schedule: that of RTMDet's configs names no neck."""
+    return stem.split('_fpn_')[0].split('_8xb')[0]
 
 
 def recognise_detector(state_dict: Mapping[str, Tensor], configs: tuple[Sequence[str], str] = CONFIGS) -> ZooModel:

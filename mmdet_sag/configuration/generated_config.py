@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
 
 from ..checkpoints.zoo import config_root
 from ..cpu.fused_adamw import FUSED
 from ..errors import InputError
+from ..models.backbones.timm_backbone import TIMMBackbone, has_package
 from ..models.model_config import config_parts, set_option, unfreezing
 from .starting_weights import find_weights
 from .training_data_summary import TrainingDataSummary
@@ -42,6 +44,7 @@ class GeneratedConfig:
     Args:
         data: Summary of the data.
         base: Config of the zoo.
+        backbone: timm's name of a model that takes the place of the zoo's backbone.
         load_from: Checkpoint of a detector to start from.
         weights: ``source`` of :func:`find_weights`.
         batch_size: Images per step and process.
@@ -60,6 +63,7 @@ class GeneratedConfig:
         self,
         data: TrainingDataSummary,
         base: Path,
+        backbone: str | None = None,
         load_from: str | None = None,
         weights: str = 'auto',
         batch_size: int | None = None,
@@ -74,9 +78,16 @@ class GeneratedConfig:
         self.data = data
         self.base = base
         self.zoo = Config.fromfile(base)
+        self.backbone = backbone
+        if backbone is not None:
+            self.zoo.merge_from_dict(dict(model=self._with_timm_backbone(backbone)))
         self.num_processes = num_processes
         self.choices: list[Choice] = []
-        self._note('model', base.stem, f'{len(data.classes)} classes: {", ".join(data.classes[:8])}')
+        self._note(
+            'model',
+            base.stem + (f' on {backbone}' if backbone else ''),
+            f'{len(data.classes)} classes: {", ".join(data.classes[:8])}',
+        )
         self.weights = find_weights(self.zoo, load_from, weights)
         self._note('start', self._start(), self.weights.why)
         self.batch_size = self._choose_batch_size(batch_size)
@@ -85,6 +96,23 @@ class GeneratedConfig:
         self.epochs, self.steps_of_epoch = self._choose_schedule(epochs)
         self.optim_wrapper = self._choose_optimizer()
         self._note_data()
+
+    def _with_timm_backbone(self, name: str) -> dict:
+        """The parts of the model that a backbone of timm changes."""
+        levels = len(self.zoo.model.neck.in_channels)
+        config = dict(type='TIMMBackbone', model_name=name, out_indices=tuple(range(-levels, 0)))
+        with torch.device('meta'):
+            built = TIMMBackbone(**{key: value for key, value in config.items() if key != 'type'})
+        strides = [2 ** (6 - levels + i) for i in range(levels)]
+        if built.out_strides != strides:
+            raise InputError(f"--model: '{name}' has maps of strides {built.out_strides}, {strides} are needed")
+        packed = has_package(name)
+        mean, std = built.pixel_statistics if not packed else ([127.0] * 3, [128.0] * 3)
+        return dict(
+            data_preprocessor=dict(mean=mean, std=std, bgr_to_rgb=True),
+            backbone=dict(_delete_=True, **config, pretrained='pip' if packed else True),
+            neck=dict(in_channels=built.out_channels),
+        )
 
     def text(self, path: Path) -> str:
         """Return the source of the config.
@@ -125,6 +153,9 @@ class GeneratedConfig:
         """Return the shorter side, and the limit of the longer one."""
         zoo_long, zoo_short = _test_scale(self.zoo)
         short_sides, long_sides = np.sort(self.data.sizes, axis=1).T
+        if zoo_long == zoo_short:
+            # Images are padded to a square, as in RTMDet.
+            short_sides = long_sides
         median = float(np.median(short_sides))
         if given is not None:
             short, why = given, 'given'
@@ -135,6 +166,9 @@ class GeneratedConfig:
             why = f'half of the images have {median:g} pixels or more, and enlarging them adds nothing'
             if short > median and short == _LEAST_SIDE:
                 why = f'images of {median:g} pixels are too small for features of stride 8'
+        if zoo_long == zoo_short:
+            self._note('image size', f'square of {short}', why)
+            return short, short
         aspect = min(3.0, max(zoo_long / zoo_short, float(np.percentile(long_sides / short_sides, 95))))
         long = round(short * aspect)
         self._note('image size', f'shorter side {short}, longer up to {long}', why)
@@ -195,7 +229,12 @@ class GeneratedConfig:
 
     def _model(self) -> dict:
         model: dict = {}
-        if self.weights.kind == 'random':
+        if self.backbone is not None:
+            model = self._with_timm_backbone(self.backbone)
+            trained = self.weights.kind == 'imagenet'
+            # A step has few images, too few for statistics of their own.
+            model['backbone'].update(pretrained=trained and (self.weights.path or True), norm_eval=trained)
+        elif self.weights.kind == 'random':
             model['backbone'] = dict(init_cfg=None)
             for key, value in unfreezing(self.zoo.model.backbone).items():
                 set_option(model['backbone'], key, value)
@@ -247,6 +286,12 @@ class GeneratedConfig:
             sides = sorted({side for _, side in transform['scales']})
             steps = np.linspace(sides[0] / sides[-1], 1, len(sides)) * self.short_side
             return dict(scales=[(self.long_side, round(side)) for side in steps.tolist()])
+        if kind == 'RandomResize' and isinstance(transform['scale'][0], int):
+            ratio = self.short_side / _test_scale(self.zoo)[1]
+            return dict(scale=tuple(round(side * ratio) for side in transform['scale']))
+        for size in ('img_scale', 'crop_size', 'size'):
+            if size in transform:
+                return {size: scale}
         if kind == 'RandomResize':
             (_, low), (_, high) = transform['scale']
             return dict(scale=[(self.long_side, round(self.short_side * low / high)), scale])
@@ -288,6 +333,18 @@ class GeneratedConfig:
             dict(type='MultiStepLR', by_epoch=by_epoch, begin=0, end=_Code(length), milestones=milestones, gamma=0.1),
         ]
         loop = {length: _Code(length), 'val_interval': interval}
+        cosine = next((step for step in self.zoo.param_scheduler if step.type == 'CosineAnnealingLR'), None)
+        if cosine is not None:
+            begin = end // 2
+            scheduler[1] = dict(
+                type='CosineAnnealingLR',
+                by_epoch=by_epoch,
+                convert_to_iter_based=by_epoch,
+                begin=begin,
+                end=_Code(length),
+                T_max=end - begin,
+                eta_min_ratio=0.05,
+            )
         checkpoint = dict(interval=interval)
         if by_epoch:
             checkpoint.update(max_keep_ckpts=3, save_best='coco/segm_mAP', rule='greater')
@@ -298,16 +355,28 @@ class GeneratedConfig:
             optim_wrapper=self.optim_wrapper,
             default_hooks=dict(checkpoint=checkpoint, logger=logger),
         )
+        hooks = [self._hook(hook, statements) for hook in _without_scope(self.zoo.get('custom_hooks', []))]
+        if any(hook['type'] == 'PipelineSwitchHook' for hook in hooks):
+            statements['custom_hooks'] = hooks
         if self.weights.kind == 'checkpoint':
             statements['load_from'] = self.weights.path
         return f'{length} = {end}\n' + _assignments(**statements)
 
+    def _hook(self, hook: dict, statements: dict) -> dict:
+        """A hook of the zoo; the last stage of a training gets the same share of the epochs."""
+        if hook['type'] != 'PipelineSwitchHook':
+            return hook
+        switch = max(1, round(hook['switch_epoch'] / self.zoo.train_cfg.max_epochs * self.epochs))
+        statements['train_cfg']['dynamic_intervals'] = [(switch, 1)]
+        pipeline = [{**step, **self._changes(step, train=True)} for step in hook['switch_pipeline']]
+        return {**hook, 'switch_epoch': switch, 'switch_pipeline': pipeline}
+
     def _choose_optimizer(self) -> dict:
         images = self.batch_size * self.num_processes
-        if self.weights.kind == 'random':
+        if self.weights.kind == 'random' or self.backbone is not None:
             rate = float(f'{_RANDOM_LR * (images / _RANDOM_BATCH) ** 0.5:.3g}')
             why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
-            self._note('learning rate', rate, f'AdamW, from random weights: {why}')
+            self._note('learning rate', rate, f'AdamW: {why}')
             optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
             if FUSED:
                 optimizer['fused'] = True

@@ -12,6 +12,8 @@ from ..checks.checkpoint import check_checkpoint_file
 from ..engine.checkpoint_files import load_checkpoint_file
 from ..errors import InputError
 from ..fileio import is_remote
+from ..models.backbones.timm_backbone import has_package
+from ..models.model_config import type_name
 
 # A checkpoint with other classes lacks a few weights, one of another model nearly all.
 _LEAST_SHARE = 0.5
@@ -57,7 +59,16 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
         return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
     if source == 'random':
         return StartingWeights('random', None, 'asked for with --weights random')
-    address = config.model.backbone.init_cfg.checkpoint
+    backbone = config.model.backbone
+    if type_name(backbone) == 'TIMMBackbone':
+        if backbone.pretrained == 'pip' and has_package(backbone.model_name):
+            return StartingWeights('imagenet', 'pip', 'ImageNet weights are installed')
+        if source == 'imagenet':
+            return StartingWeights('imagenet', None, 'timm downloads them')
+        return StartingWeights('random', None, 'they are not on this machine (--weights imagenet downloads them)')
+    address = (backbone.get('init_cfg') or {}).get('checkpoint')
+    if address is None:
+        return StartingWeights('random', None, f'no ImageNet weights are known for {type_name(backbone)}')
     if is_remote(address) or '://' in address:
         found = _downloaded(address)
         if found or source == 'imagenet':
@@ -74,9 +85,9 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
 
 
 def _downloaded(address: str) -> str | None:
-    pattern = _DOWNLOADED.get(address)
+    pattern = _DOWNLOADED.get(address, Path(address).name)
     folder = Path(torch.hub.get_dir(), 'checkpoints')
-    return next((str(path) for path in sorted(folder.glob(pattern))), None) if pattern else None
+    return next((str(path) for path in sorted(folder.glob(pattern))), None)
 
 
 def _shared_weights(config: Config, path: str) -> str:

@@ -24,17 +24,22 @@ def use_tta(cfg: Config) -> None:
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    tta_model = cfg.get('tta_model') or _own_tta_model(cfg.model.get('detector', cfg.model))
+    own = _own_tta_model(cfg.model.get('detector', cfg.model))
+    tta_model = cfg.get('tta_model') or own
     if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
-        if not TwoStageMaskTTAModel.supports(cfg.model):
+        if own['type'] != 'DetTTAModel':
+            # The configs of box detectors have MMDetection's, which merges no masks.
+            tta_model = {**tta_model, 'type': own['type']}
+        elif TwoStageMaskTTAModel.supports(cfg.model):
+            if 'tta_model' not in cfg:
+                rcnn = cfg.model.test_cfg.rcnn
+                tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
+            tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
+        else:
             raise InputError(
                 f'--tta: the masks of {cfg.model.type} cannot be merged; set tta_model in {cfg.filename} to a model '
                 'that can, or test without --tta'
             )
-        rcnn = cfg.model.test_cfg.rcnn
-        if 'tta_model' not in cfg:
-            tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
-        tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 
@@ -45,7 +50,7 @@ def _own_tta_model(detector: ConfigDict) -> dict:
         return dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     name = 'PanopticCenterMaskTTAModel' if issubclass(kind, PanopticCenterMask) else 'CenterMaskTTAModel'
     test_cfg = detector.test_cfg.bbox_head
-    return dict(type=name, tta_cfg=dict(nms=test_cfg.nms, max_per_img=test_cfg.max_per_img))
+    return dict(type=name, tta_cfg=dict(nms=test_cfg.nms, max_per_img=test_cfg.get('max_per_img', 100)))
 
 
 def _predicts_masks(cfg: Config) -> bool:

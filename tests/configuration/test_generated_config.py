@@ -1,6 +1,7 @@
 """A generated config inherits the zoo's, fits the data, and builds as it is."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from support.tiny_training import write_rectangles
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_sag.checkpoints.zoo import find_zoo_config
 from mmdet_sag.checks.checkpoint import check_pretrained
@@ -31,6 +33,9 @@ MODELS_OF_ALL_KINDS = [
     'cascade-mask-rcnn_r50',
     'htc_r50',
     'scnet_r50',
+    'centermask-rtmdet-s',
+    'centermask-yolox-s',
+    'centermask-gfl_r50',
 ]
 
 
@@ -71,7 +76,7 @@ def choice(made, what):
 def test_a_config_of_every_kind_of_model_fits_the_data_and_trains_all_of_its_backbone(model, data):
     config, _, text = generate(data, model)
     init_default_scope('mmdet')
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 120
     check_pretrained(config.model)
     check_class_counts(config.model, dict(num_classes=2), 'train_dataloader.dataset')
     with torch.device('meta'):
@@ -79,7 +84,7 @@ def test_a_config_of_every_kind_of_model_fits_the_data_and_trains_all_of_its_bac
     backbone = built.backbone
     backbone.train()
     assert all(parameter.requires_grad for parameter in backbone.parameters())
-    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
     assert norms and all(norm.training and norm.eps > 0 for norm in norms)
     assert not any('semantic_head' in name for name, _ in built.named_parameters())
 
@@ -98,6 +103,39 @@ def test_the_data_sets_of_a_config_give_samples_from_any_folder(model, data, mon
         assert len(sample['data_samples'].gt_instances) == 2
     for split in ('val', 'test'):
         assert config[f'{split}_evaluator'].ann_file == str(data / 'annotations/instances_val.json')
+
+
+def test_a_recipe_of_two_stages_keeps_its_shares_and_gets_the_size_of_the_data(data):
+    config, made, _ = generate(data, 'centermask-rtmdet-s', epochs=30)
+    assert choice(made, 'image size').value == 'square of 320'
+    ema, switch = config.custom_hooks
+    assert (ema.type, switch.type, switch.switch_epoch) == ('EMAHook', 'PipelineSwitchHook', 28)
+    assert config.train_cfg.dynamic_intervals == [(28, 1)]
+    assert '640' not in str(switch.switch_pipeline + config.test_pipeline)
+    cosine = config.param_scheduler[1]
+    assert (cosine.type, cosine.begin, cosine.end) == ('CosineAnnealingLR', 15, 30)
+    # The published learning rate is that of 8 x 32 images.
+    assert made.zoo.auto_scale_lr.base_batch_size == 256
+
+
+@pytest.mark.skipif(find_spec('timm') is None, reason='needs timm: pip install timm')
+@pytest.mark.parametrize('model', ['centermask-lite_v39', 'mask-rcnn_r50', 'centermask-rtmdet-s'])
+def test_a_backbone_of_timm_takes_the_place_of_the_zoos(model, data):
+    config, made, _ = generate(data, model, backbone='resnet18')
+    assert choice(made, 'model').value.endswith(' on resnet18')
+    assert config.model.backbone.pretrained is False
+    assert not config.model.backbone.norm_eval
+    assert config.model.data_preprocessor.bgr_to_rgb
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        detector = MODELS.build(config.model)
+        sizes = [tuple(feat.shape[2:]) for feat in detector.extract_feat(torch.empty(1, 3, 64, 64))]
+    assert (8, 8) in sizes
+    config, made, _ = generate(data, model, backbone='resnet18', weights='imagenet')
+    assert config.model.backbone.pretrained is True
+    assert config.model.backbone.norm_eval
+    with pytest.raises(InputError, match='are needed'):
+        generate(data, model, backbone='vit_tiny_patch16_224')
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,12 @@ from mmdet_sag.fileio import atomic_write, check_writable_file
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('data', type=Path, metavar='DATA', help='folder that mmdet-sag convert-data made')
-    parser.add_argument('--model', required=True, help='model of the zoo, such as centermask-lite_v39')
+    parser.add_argument(
+        '--model',
+        required=True,
+        help='model of the zoo, such as centermask-lite_v39 or '
+        'centermask-rtmdet-s, or with a backbone of timm, such as centermask-lite_v39/convnext_tiny',
+    )
     parser.add_argument('--out', required=True, type=Path, metavar='FILE.py', help='config to write')
     parser.add_argument('--load-from', metavar='FILE', help='checkpoint of the same model to start from')
     parser.add_argument(
@@ -48,10 +53,12 @@ def main() -> None:
     from mmdet_sag.checkpoints.zoo import find_zoo_config
     from mmdet_sag.configuration.generated_config import GeneratedConfig
 
-    base = find_zoo_config(args.model)
+    detector, _, backbone = (args.model, '', '') if args.model.endswith('.py') else args.model.partition('/')
+    base = find_zoo_config(detector)
     config = GeneratedConfig(
         data,
         base,
+        backbone=backbone or None,
         load_from=args.load_from,
         weights=args.weights,
         batch_size=args.batch_size,

@@ -9,6 +9,7 @@ from .loss_guard_hook import LossGuardHook
 from .preemption_hook import PreemptionHook
 from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
 from .throughput_timer_hook import ThroughputTimerHook
+from .validation_loss_hook import ValidationLossHook
 
 __all__ = [
     'AttentionVisualizationHook',
@@ -21,5 +22,6 @@ __all__ = [
     'PreemptionHook',
     'PseudoLabelVisualizationHook',
     'ThroughputTimerHook',
+    'ValidationLossHook',
     'AtomicCheckpointHook',
 ]

