@@ -153,8 +153,9 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
         scalars: Result of :func:`read_scalars`.
     """
     training = [record for record in scalars if 'loss' in record]
+    names = dict(bbox_mAP='box AP', segm_mAP='mask AP', boundary_mAP='boundary AP')
     ap_names = dict.fromkeys(
-        key for record in scalars if 'loss' not in record for key in record if key.endswith(('bbox_mAP', 'segm_mAP'))
+        key for record in scalars if 'loss' not in record for key in record if key.endswith(tuple(names))
     )
     if not training and not ap_names:
         return None
@@ -174,8 +175,7 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
         left.yaxis.set_minor_formatter(NullFormatter())
         for key in ap_names:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
-            name = 'mask AP' if 'segm' in key else 'box AP'
-            right.plot(steps, values, marker='o', markersize=4, label=name)
+            right.plot(steps, values, marker='o', markersize=4, label=names[key.rpartition('/')[2]])
         right.set(title='AP on the validation images', xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
         if not ap_names:
             right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')

@@ -126,7 +126,11 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     (tmp_path / 'run/2026/vis_data').mkdir(parents=True)
-    records = ['{"loss": 2.5, "loss_mask": 1.0, "step": 1}', '{"coco/segm_mAP": 0.25, "step": 1}', '{"loss": 1.5, "st']
+    records = [
+        '{"loss": 2.5, "loss_mask": 1.0, "step": 1}',
+        '{"coco/segm_mAP": 0.25, "coco/boundary_mAP": 0.125, "step": 1}',
+        '{"loss": 1.5, "st',
+    ]
     (tmp_path / 'run/2026/vis_data/scalars.json').write_text('\n'.join(records))
     last = dict(state_dict=model.state_dict(), optimizer={}, meta=dict(epoch=0, iter=48))
     torch.save(last, tmp_path / 'run/iter_48.pth')
