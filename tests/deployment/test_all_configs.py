@@ -13,9 +13,11 @@ from torch import nn
 from mmdet_sag.deployment.graphs import build_graph
 from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.runtime import resized_size
+from mmdet_sag.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-PATHS = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in ('_base_', 'panoptic_centermask'))
+NOT_EXPORTED = '_base_', 'panoptic_centermask', 'centermask_any'
+PATHS = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in NOT_EXPORTED)
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
@@ -36,3 +38,10 @@ def test_config_has_a_graph_and_metadata(path, tmp_path):
     assert len(metadata['classes']) == len(metadata['palette']) == num_classes
     assert metadata['model'] == type(detector).__name__
     assert min(resized_size(640, 480, metadata['preprocessing']['resize'])) >= 96
+
+
+def test_another_box_head_is_refused():
+    init_default_scope('mmdet')
+    config = Config.fromfile(CONFIGS / 'centermask_any/centermask-rtmdet-s_8xb32-300e_coco.py')
+    with torch.device('meta'), pytest.raises(InputError, match='RTMDetSepBNHead cannot be exported'):
+        build_graph(MODELS.build(config.model))

@@ -3,6 +3,7 @@ from mmdet.models.detectors import TwoStageDetector
 from torch import nn
 
 from ...errors import InputError
+from ...models.dense_heads import CenterMaskFCOSHead
 from ...models.detectors import CenterMask, PanopticCenterMask
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph
@@ -23,6 +24,11 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
         raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
     if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
         if isinstance(detector, CenterMask):
+            if not isinstance(detector.bbox_head, CenterMaskFCOSHead):
+                raise InputError(
+                    f'{type(detector.bbox_head).__name__} cannot be exported: of CenterMask, only models with a '
+                    'CenterMaskFCOSHead can (configs/centermask, configs/centermask_lite)'
+                )
             return CenterMaskGraph(detector, dtype)
         if isinstance(detector, TwoStageDetector) and detector.with_rpn:
             return TwoStageGraph(detector, dtype)
