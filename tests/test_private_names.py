@@ -72,7 +72,6 @@ DECLARED = {
     'mmengine.visualization.Visualizer': {'_vis_backends': None},
     'torch': {'_check': None, '_foreach_norm': None},
     'torch.distributed.distributed_c10d': {'_get_default_store': ''},
-    'torch.nn.Module': {'_compiled_call_impl': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
     'torch.nn.modules.module.Module': {
         '_load_from_state_dict': 'self state_dict prefix local_metadata strict missing_keys unexpected_keys error_msgs',

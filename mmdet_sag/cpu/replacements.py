@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.roi_heads.roi_extractors.embedding_bag_roi_align import embedding_bag_roi_align
@@ -127,6 +128,7 @@ class _MultiplyAdd(torch.autograd.Function):
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (scale,) = ctx.saved_tensors
         # In float32 if the scale is, and rounded to the gradient's type, by one kernel.

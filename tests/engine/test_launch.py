@@ -47,7 +47,7 @@ def test_a_port_that_is_in_use_is_named(monkeypatch):
 
 
 def test_images_are_copied_to_a_gpu_behind_its_work():
-    config = Config.fromfile(CONFIGS / 'polite_teacher/centermask-lite_demo_semi-0.1.py')
+    config = Config.fromfile(CONFIGS / 'polite_teacher/polite-teacher_centermask-lite_demo.py')
     launch._copy_without_waiting(config)
     assert config.train_dataloader.pin_memory and config.val_dataloader.pin_memory
     assert MODELS.build(config.model.data_preprocessor).data_preprocessor._non_blocking

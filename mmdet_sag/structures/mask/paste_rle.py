@@ -304,8 +304,10 @@ def _changes_of_crossings(
     run = (torch.where(rising, near[1], 0), torch.where(rising, last, near[0]))
     some = run[1] > run[0]
     changes = [torch.where(some, offset + end.long(), none) for end in run]
-    first, last = (first_row[cell] + bound.long() for bound in near)
-    return (mask[cell], first_column[cell] + place, first, torch.maximum(first, last)), changes
+    # Bounds of what crosses nowhere may not be numbers.
+    left = near[1] > near[0]
+    first, last = (first_row[cell] + torch.where(left, bound, 0).long() for bound in near)
+    return (mask[cell], first_column[cell] + place, first, last), changes
 
 
 def _changes_of_samples(
