@@ -3,12 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from support.tool import shorten_start
 
 import mmdet_sag
 
 TESTS = Path(__file__).parent
 # Most of their tests start processes, which takes long.
 FIRST = ('tools', 'demo', 'deployment', 'models')
+
+
+shorten_start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
