@@ -147,10 +147,15 @@ class CenterMaskFCOSHead(FCOSHead):
         if self.norm_on_bbox:
             bbox_preds = [bbox_pred * stride for bbox_pred, stride in zip(bbox_preds, self.strides)]
         cls_logits, distances, centernesses = (
-            torch.cat([level.detach().permute(0, 2, 3, 1).flatten(1, 2) for level in outputs], dim=1)
+            [level.detach().permute(0, 2, 3, 1).flatten(1, 2) for level in outputs]
             for outputs in (cls_scores, bbox_preds, score_factors)
         )
-        joint, ranks = self.rank_candidates(cls_logits.float(), centernesses, cfg)
+        # Level by level, as in the reference: PyTorch rounds the end of a tensor, which fills no vector, differently.
+        ranked = [
+            self.rank_candidates(logits.float(), centerness, cfg)
+            for logits, centerness in zip(cls_logits, centernesses)
+        ]
+        joint, ranks = (torch.cat(levels, dim=1) for levels in zip(*ranked))
         image, point, label = (ranks > -0.5).nonzero().unbind(1)
         best, counts = best_of_groups(
             ranks[image, point, label],
@@ -161,7 +166,11 @@ class CenterMaskFCOSHead(FCOSHead):
         image, point, label = image[best], point[best], label[best]
         image_sizes = filled(points[0], [img_meta['img_shape'][:2] for img_meta in batch_img_metas])[image]
         bboxes, scores = self.decode_candidates(
-            torch.cat(points)[point], distances[image, point], joint[image, point, label], image_sizes, cfg
+            torch.cat(points)[point],
+            torch.cat(distances, dim=1)[image, point],
+            joint[image, point, label],
+            image_sizes,
+            cfg,
         )
         num_per_img = [sum(counts[i : i + len(points)]) for i in range(0, len(counts), len(points))]
         results_list = split(InstanceData(bboxes=bboxes, scores=scores, labels=label), num_per_img)
