@@ -43,6 +43,11 @@ class CenterMaskSemanticHead(PanopticFPNHead):
         else:
             nn.init.normal_(self.conv_logits.weight, std=self.logits_std)
 
+    def forward(self, x: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Compute ``seg_preds``, logits (N, num_classes, H, W), in float32 whatever the weights are."""
+        outputs = super().forward(x)
+        return {**outputs, 'seg_preds': outputs['seg_preds'].float()}
+
     def predict(self, x: tuple[Tensor, ...], batch_img_metas: list[dict], rescale: bool = False) -> list[Tensor]:
         """Predict the class logits of each image, without its padding.
 

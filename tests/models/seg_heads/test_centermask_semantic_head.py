@@ -49,3 +49,11 @@ def test_logits_have_the_size_of_the_image_or_of_the_original_one():
     for rescale, size in ((False, (200, 160)), (True, (100, 80))):
         (logits,) = head.predict(features(), [meta], rescale=rescale)
         assert logits.shape == (54, *size)
+
+
+def test_the_loss_is_float32_with_weights_in_bfloat16():
+    head = CenterMaskSemanticHead().bfloat16()
+    loss = head.loss(tuple(level.bfloat16() for level in features()), samples())['loss_seg']
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert head.conv_logits.weight.grad.isfinite().all()
