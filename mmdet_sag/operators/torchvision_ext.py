@@ -88,6 +88,7 @@ def roi_align_forward(
 ) -> None:
     _refuse_max_mode(pool_mode)
     input, rois = _computable(input, rois)
+    rois = _without_nan(rois)
     output.copy_(_ops.roi_align(input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
 
 
@@ -106,6 +107,7 @@ def roi_align_backward(
 ) -> None:
     _refuse_max_mode(pool_mode)
     grad_output, rois = _computable(grad_output, rois)
+    rois = _without_nan(rois)
     with _nondeterminism_allowed():
         grad = _ops._roi_align_backward(
             grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned
@@ -315,6 +317,17 @@ def _nondeterminism_allowed() -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
 
 
+def _without_nan(rois: Tensor) -> Tensor:
+    """Move RoIs of which a coordinate is NaN, as a training that diverges may have them, outside the features.
+
+    On a CPU, torchvision would read memory that is not the features'.
+    """
+    if rois.device.type != 'cpu':
+        return rois
+    broken = rois.isnan().any(dim=1, keepdim=True)
+    return torch.cat([rois[:, :1], rois[:, 1:].masked_fill(broken, -1e6)], dim=1)
+
+
 def _refuse_max_mode(pool_mode: int) -> None:
     if pool_mode == 0:
         __getattr__("roi_align_forward with pool_mode='max'")()
@@ -378,6 +391,9 @@ def _deform_conv_backward(options: dict[str, int], grad_output: Tensor, *tensors
 def _deform_conv_tensors(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
+    if offset.device.type == 'cpu':
+        # Outside the features, as mmcv has it. Torchvision would read memory that is not the features'.
+        offset = offset.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     mask = input.new_zeros((len(input), 1)) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     tensors = input, weight, offset, mask, bias

@@ -318,3 +318,35 @@ def test_deformable_convolution_stays_in_half_precision_where_its_kernel_takes_i
         ):
             found = stand_in._deform_conv_tensors(*(tensor.to(dtype).to(device) for tensor in tensors), None)
             assert {tensor.dtype for tensor in found} == {expected}
+
+
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('sampling_ratio', [0, 2])
+def test_a_roi_that_is_no_number_has_no_features_and_leaves_the_others(stand_in, use, aligned, sampling_ratio):
+    use(stand_in)
+    layer = mmcv.ops.RoIAlign(3, 1 / 8, sampling_ratio, 'avg', aligned)
+    features = torch.rand((1, 2, 12, 16), generator=torch.Generator().manual_seed(0))
+    rois = torch.tensor([[0, 5, 8, 60, 70], [0, 5, math.nan, 60, 70], [0, *[math.nan] * 4]])
+    output, (gradient,) = outputs_and_gradients(lambda x: layer(x, rois), features)
+    torch.testing.assert_close(output[:1], layer(features, rois[:1]), **EXACT)
+    assert not output[1:].any()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_offsets_that_are_no_numbers_read_nothing(stand_in, use, version):
+    use(stand_in)
+    generator = torch.Generator().manual_seed(0)
+    features, weight = torch.rand((1, 4, 6, 7), generator=generator), torch.rand((4, 4, 3, 3), generator=generator)
+    offset = torch.full((1, 18, 6, 7), math.nan)
+    if version == 1:
+        output, gradients = outputs_and_gradients(
+            lambda x, o: mmcv.ops.deform_conv2d(x, o, weight, 1, 1), features, offset
+        )
+    else:
+        mask = torch.ones(1, 9, 6, 7)
+        output, gradients = outputs_and_gradients(
+            lambda x, o: mmcv.ops.modulated_deform_conv2d(x, o, mask, weight, None, 1, 1), features, offset
+        )
+    assert not output.any()
+    assert not gradients[0].any()
