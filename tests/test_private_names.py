@@ -70,8 +70,10 @@ DECLARED = {
     },
     'mmengine.runner.loops.IterBasedTrainLoop': {'_decide_current_val_interval': 'self'},
     'mmengine.visualization.Visualizer': {'_vis_backends': None},
+    'pycocotools.cocoeval.COCOeval': {'_dts': None, '_gts': None},
     'torch': {'_check': None, '_foreach_norm': None},
     'torch.distributed.distributed_c10d': {'_get_default_store': ''},
+    'torch.nn.Module': {'_compiled_call_impl': None},
     'torch.nn.modules.batchnorm': {'_BatchNorm': None},
     'torch.nn.modules.module.Module': {
         '_load_from_state_dict': 'self state_dict prefix local_metadata strict missing_keys unexpected_keys error_msgs',

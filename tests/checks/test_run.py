@@ -585,7 +585,7 @@ def test_labels_of_yolo_are_recognised_and_the_converter_named(data, tmp_path, n
     root = tmp_path / 'yolo'
     _yolo(root)
     data.train_set.update(data_root=f'{root}/', ann_file=name or str(root))
-    with pytest.raises(InputError, match=rf"labels of YOLO.*to_coco\.py {root}\S* --out DIR'"):
+    with pytest.raises(InputError, match=rf"labels of YOLO.*mmdet-sag convert-data {root}\S* --out DIR'"):
         check_inputs(data.config, 'train')
 
 

@@ -70,7 +70,8 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
 def test_without_gradio_its_name_is_said(tmp_path):
     result = run_tool(DEMO, 'a.py', 'b.pth')
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == 'error: the package gradio is not installed: pip install gradio'
+    error = "error: the package gradio is not installed: pip install 'mmdet_sag[web]'"
+    assert result.stderr.splitlines()[-1] == error
 
 
 def test_an_older_gradio_is_refused(tmp_path):

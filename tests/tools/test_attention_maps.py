@@ -26,4 +26,7 @@ def test_two_processes_with_augmented_views_draw_attention(tmp_path):
     # Rank 0 has every second image.
     pictures = sorted(tmp_path.glob('work/*/vis_data/vis_image/attention_*.png'))
     assert [picture.name for picture in pictures] == ['attention_0.png', 'attention_1.png']
-    assert all(cv2.imread(str(picture)).shape == (SIZE, 2 * SIZE, 3) for picture in pictures)
+    for picture in pictures:
+        height, width, _ = cv2.imread(str(picture)).shape
+        # The prediction, enlarged, and the attention beside it. A strip below the prediction may name the classes.
+        assert width % (2 * SIZE) == 0 and width > 2 * SIZE and height >= width // 2

@@ -181,7 +181,7 @@ def test_a_killed_process_is_started_again_and_goes_on(folder):
     assert (folder / 'killed' / 'iter_6.pth').is_file()
 
 
-@pytest.mark.parametrize('option', ["custom_hooks=[dict(type='EMAHook',momentum=0.1)]", 'train_cfg.max_iters'])
+@pytest.mark.parametrize('option', ["custom_hooks=[dict(type='EMAHook',momentum=0.1]", 'train_cfg.max_iters'])
 def test_an_option_that_cannot_be_read_is_named(option, capsys):
     parser = argparse.ArgumentParser()
     add_arguments(parser)

@@ -1,11 +1,11 @@
 import contextlib
-import datetime
 import hashlib
 import itertools
 import os
 import pickle
 import re
 import socket
+import time
 import uuid
 from typing import IO, Any
 
@@ -26,8 +26,8 @@ from ..atomic_file_backend import AtomicFileBackend
 from ..checkpoint_files import apply_settings, check_checkpoint_fits, check_resumable, enter_folder
 from ..launch import in_all_processes
 
-# A write to a remote storage may take long.
-_LONGEST_WRITE = datetime.timedelta(hours=2)
+# Seconds. A write to a remote storage may take long.
+_LONGEST_WRITE = 2 * 60 * 60
 _exchanges = itertools.count()
 _WITHIN_EPOCH = 'ckpt_within_epoch'
 
@@ -43,7 +43,12 @@ def exchange(value: Any) -> list:
     store, number = _get_default_store(), next(_exchanges)
     keys = [f'checkpoint_{number}_{rank}' for rank in range(get_world_size())]
     store.set(keys[get_rank()], pickle.dumps(value))
-    store.wait(keys, _LONGEST_WRITE)
+    deadline = time.monotonic() + _LONGEST_WRITE
+    # The store's own way to wait lets no signal through.
+    while not store.check(keys):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'another process has not answered for {_LONGEST_WRITE} seconds')
+        time.sleep(0.05)
     return [pickle.loads(store.get(key)) for key in keys]
 
 
