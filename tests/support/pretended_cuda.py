@@ -1,13 +1,19 @@
 """Tensors that say cuda:0 and hold CPU data: what a step would copy and wait for on a GPU, counted without one."""
 
+import os
 import traceback
 from collections import Counter
 from typing import Any
 
+import mmcv
+import mmdet
+import mmengine
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+import mmdet_sag
 
 # Operators whose result has a size, or is a number, that the host waits for.
 _WAITS = {
@@ -18,7 +24,7 @@ _WAITS = {
     *(f'aten::{name}' for name in ('_unique2', 'unique_dim', 'unique_consecutive')),
     'torchvision::nms',
 }
-_PACKAGES = ('mmdet_sag/', 'mmdet/', 'mmcv/', 'mmengine/')
+_PACKAGES = [os.path.dirname(package.__file__) for package in (mmdet_sag, mmdet, mmcv, mmengine)]
 
 
 class PretendedCUDA(TorchDispatchMode):
@@ -165,7 +171,7 @@ def _place() -> str:
     """The innermost two places of the call in the packages."""
     places = []
     for frame in reversed(traceback.extract_stack()):
-        package = next((name for name in _PACKAGES if f'/{name}' in frame.filename), None)
-        if package and '/tests/' not in frame.filename:
-            places.append(f'{frame.filename[frame.filename.rindex(f"/{package}") + 1 :]}:{frame.lineno}')
+        package = next((folder for folder in _PACKAGES if frame.filename.startswith(folder + os.sep)), None)
+        if package:
+            places.append(f'{os.path.relpath(frame.filename, os.path.dirname(package))}:{frame.lineno}')
     return ' < '.join(places[:2])
