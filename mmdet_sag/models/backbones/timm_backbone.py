@@ -87,7 +87,8 @@ class TIMMBackbone(BaseModule):
         """Mean and standard deviation of RGB pixels, from 0 to 255, that timm's weights want."""
         import timm
 
-        cfg = timm.get_pretrained_cfg(self.model_name)
+        # A model without weights has no config: the default is ImageNet's.
+        cfg = timm.get_pretrained_cfg(self.model_name) or timm.models.PretrainedCfg()
         return [255 * value for value in cfg.mean], [255 * value for value in cfg.std]
 
     def init_weights(self) -> None:
