@@ -1,6 +1,7 @@
 """Datumaro: a JSON file of items for each subset."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
@@ -54,17 +55,17 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
             size = tuple(reversed(size)) if isinstance(size, list) and len(size) == 2 else None
             name = info.get('path') or f'{item.get("id")}'
             image = labels.image(name, path, size, 'turned', split_of(path.stem), path.stem)
-            parts: dict = {}
-            for index, annotation in enumerate(entries(item.get('annotations')) if image else ()):
-                with labels.shape(f"annotation {index} of '{name}'"):
-                    pieces = _pieces(annotation, image.size)
-                    number, group = annotation.get('label_id'), annotation.get('group')
-                    known = type(number) is int and 0 <= number < len(names)
-                    label = text(names[number] if known else None, 'annotations of a class that is not listed')
-                    parts.setdefault((label, f'group {group}' if group else index), []).extend(pieces)
-            if image:
-                labels.add_objects(image, parts)
+            read = partial(_object, names)
+            labels.read_objects(image, entries(item.get('annotations')), f"annotation {{}} of '{name}'", read)
     return labels.data(classes)
+
+
+def _object(names: list[str], index: int, annotation: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+    pieces = _pieces(annotation, size)
+    number, group = annotation.get('label_id'), annotation.get('group')
+    known = type(number) is int and 0 <= number < len(names)
+    label = text(names[number] if known else None, 'annotations of a class that is not listed')
+    return (label, f'group {group}' if group else index), pieces
 
 
 def _pieces(annotation: dict, size: tuple[int, int]) -> list:

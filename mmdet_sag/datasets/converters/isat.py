@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 from .labelled_data import LabelledData, ReadOptions
-from .left_out import NOT_LEARNT
 from .source_files import read_json
-from .tool_labels import ToolLabels, entries, files_that_begin, mapping, polygon, text
+from .tool_labels import ToolLabels, WithoutArea, entries, files_that_begin, mapping, polygon, text
 
 _HEAD = re.compile(r'"description"\s*:\s*"ISAT"')
 _BACKGROUND = '__background__'
@@ -34,16 +33,12 @@ def read_isat(source: Path, options: ReadOptions) -> LabelledData:
             content = read_json(path)
             info = mapping(content.get('info'))
             image = labels.image(info.get('name'), path, (info.get('width'), info.get('height')), 'turned')
-            parts: dict = {}
-            for index, item in enumerate(entries(content.get('objects')) if image else ()):
-                place = f"object {index} of '{path}'"
-                if item.get('category') == _BACKGROUND:
-                    labels.left_out.add(NOT_LEARNT, place, 'polygons of the background')
-                    continue
-                with labels.shape(place):
-                    pieces = polygon(item.get('segmentation'), image.size)
-                    key = text(item.get('category'), 'polygons without a category'), str(item.get('group', index))
-                    parts.setdefault(key, []).extend(pieces)
-            if image:
-                labels.add_objects(image, parts)
+            labels.read_objects(image, entries(content.get('objects')), f"object {{}} of '{path}'", _object)
     return labels.data()
+
+
+def _object(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+    if item.get('category') == _BACKGROUND:
+        raise WithoutArea('polygons of the background')
+    pieces = polygon(item.get('segmentation'), size)
+    return (text(item.get('category'), 'polygons without a category'), str(item.get('group', index))), pieces

@@ -35,10 +35,10 @@ def read_segment_anything(source: Path, options: ReadOptions) -> LabelledData:
             content = read_json(path)
             info = mapping(content.get('image'))
             image = labels.image(info.get('file_name'), path, (info.get('width'), info.get('height')), 'turned')
-            parts: dict = {}
-            for index, item in enumerate(entries(content.get('annotations')) if image else ()):
-                with labels.shape(f"annotation {index} of '{path}'"):
-                    parts[label, index] = [run_lengths(item.get('segmentation'), image.size)]
-            if image:
-                labels.add_objects(image, parts)
+            labels.read_objects(
+                image,
+                entries(content.get('annotations')),
+                f"annotation {{}} of '{path}'",
+                lambda index, item, size: ((label, index), [run_lengths(item.get('segmentation'), size)]),
+            )
     return labels.data()

@@ -55,14 +55,12 @@ def read_supervisely(source: Path, options: ReadOptions) -> LabelledData:
             data_set = path.parent.parent if path.parent.name == 'ann' else path.parent
             name = f'{data_set.name}/img/{path.stem}'
             image = labels.image(name, path, (size.get('width'), size.get('height')), 'turned')
-            parts: dict = {}
-            for index, item in enumerate(entries(content.get('objects')) if image else ()):
-                with labels.shape(f"object {index} of '{path}'"):
-                    label = text(item.get('classTitle'), 'figures without a class')
-                    parts[label, index] = _pieces(item, image.size)
-            if image:
-                labels.add_objects(image, parts)
+            labels.read_objects(image, entries(content.get('objects')), f"object {{}} of '{path}'", _object)
     return labels.data()
+
+
+def _object(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+    return (text(item.get('classTitle'), 'figures without a class'), index), _pieces(item, size)
 
 
 def _pieces(item: dict, size: tuple[int, int]) -> list:

@@ -3,9 +3,10 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import shapely
@@ -129,6 +130,31 @@ class ToolLabels:
             self.left_out.add(NOT_LEARNT, place, str(error))
         except InputError as error:
             self.left_out.add('objects', place, str(error))
+
+    def read_objects(
+        self,
+        image: LabelledImage | None,
+        items: Iterable,
+        place: str,
+        read: Callable[[int, Any, tuple[int, int]], tuple[Hashable, list]],
+    ) -> None:
+        """Read the shapes of an image, if it is there, and add the objects that they make.
+
+        Args:
+            image: The image.
+            items: Its shapes, as the tool writes them.
+            place: What a shape is called, and where it is, with ``{}`` for its index.
+            read: Called with the index, the shape and the image's width and height. It returns the key of the object,
+                whose first item is the class, and its polygons and RLEs. Shapes of one key are one object.
+        """
+        if image is None:
+            return
+        parts: dict[Hashable, list] = {}
+        for index, item in enumerate(items):
+            with self.shape(place.replace('{}', str(index), 1)):
+                key, pieces = read(index, item, image.size)
+                parts.setdefault(key, []).extend(pieces)
+        self.add_objects(image, parts)
 
     def add_objects(self, image: LabelledImage, parts: dict[Hashable, list]) -> None:
         """Add an object for each key, whose first item is the class, from its polygons and RLEs."""

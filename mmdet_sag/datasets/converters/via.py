@@ -36,16 +36,15 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     contents = {path: read_json(path) for path in files_that_begin(source, '.json', _HEAD)}
     attribute = _class_attribute(contents, source, options)
     labels = ToolLabels(source, options)
+
+    def read(index: int, region: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+        label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
+        return (label, index), _polygons(mapping(region.get('shape_attributes')), size)
+
     for path, content in contents.items():
         for entry in _entries(content):
             image = labels.image(entry.get('filename'), path)
-            parts: dict = {}
-            for index, region in enumerate(_regions(entry) if image else ()):
-                with labels.shape(f"region {index} of '{entry.get('filename')}'"):
-                    label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
-                    parts[label, index] = _polygons(mapping(region.get('shape_attributes')), image.size)  # type: ignore
-            if image:
-                labels.add_objects(image, parts)
+            labels.read_objects(image, _regions(entry), f"region {{}} of '{entry.get('filename')}'", read)
     return labels.data()
 
 
