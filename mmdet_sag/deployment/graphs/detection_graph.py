@@ -145,7 +145,7 @@ def _exportable(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, BaseRoIExtractor):
             child.roi_layers = nn.ModuleList(map(ExportableRoIAlign, child.roi_layers))
-            # That of GRoIE, which pools each RoI from all levels, has no control flow but for no RoIs.
+            # GRoIE's pools each RoI from all levels. Its only branch is for no RoIs.
             if not isinstance(child, GenericRoIExtractor):
                 setattr(module, name, ExportableRoIExtractor(child))
         elif isinstance(child, (DeformConv2dPack, ModulatedDeformConv2dPack)):

@@ -74,7 +74,7 @@ class ValidationLossHook(Hook):
 
 
 def _set_modes(model: nn.Module) -> None:
-    """Training mode, but for norms, dropouts and whatever else has no parts: heads need it to compute losses."""
+    """Set training mode, which heads need to compute losses, and evaluation mode for layers: norms, dropouts."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm) or next(module.children(), None) is None:

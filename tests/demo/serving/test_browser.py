@@ -124,7 +124,7 @@ def test_the_javascript_computes_what_the_runtime_does(tmp_path, monkeypatch):
             rows, columns = (slice(part[a], part[a] + part[b]) for a, b in (('top', 'height'), ('left', 'width')))
             bitmap[rows, columns] = np.reshape(part['pixels'], (part['height'], part['width']))
             different += (bitmap != runtime.decode_mask(mask)).sum()
-        # Where a probability equals the threshold but for the last bit of float32, which JavaScript has not.
+        # JavaScript computes in float64: where a probability is within the last bit of float32 of the threshold.
         assert different <= 1
         assert runtime.decode_mask(expected['masks'][0]).sum() > 100
 
