@@ -33,13 +33,8 @@ def is_coco(source: Path) -> bool:
 def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     """Read instance annotations in COCO's format. Ids change; masks, boxes and areas do not.
 
-    Args:
-        source: An annotation file, or a folder of them: ``annotations/instances_*.json`` or, as Roboflow writes them,
-            ``train/_annotations.coco.json``.
-        options: ``image_folder``, if the images are elsewhere; ``crowds_are_objects``; ``skip``.
-
-    Raises:
-        InputError: A file is not in the format, or its images are not found.
+    Files of a folder are ``annotations/instances_*.json`` or, as Roboflow writes them,
+    ``train/_annotations.coco.json``.
     """
     options.refuse_class_names(source)
     skipped = {path.resolve() for path in options.skip}
@@ -134,10 +129,7 @@ def _names(content: dict, path: Path) -> dict[str, str]:
 def image_folder(path: Path, entries: Sequence[Any], given: Path | None = None) -> Path | None:
     """The folder of the images of an annotation file, where one of the usual places has an image; else None.
 
-    Args:
-        path: The annotation file.
-        entries: Its image entries.
-        given: The folder, or the one above it, if the user names it.
+    ``given`` is the folder, or the one above it, if the user names it.
     """
     stem = path.stem.partition('_')[2] or path.stem
     parent = path.parent.parent
@@ -217,9 +209,6 @@ def write_data_set(
         classes: Class names.
         link: Whether to write links to the images instead of copies.
         left_out: What is listed in ``annotations/left_out.csv``, if anything.
-
-    Raises:
-        InputError: The folder cannot be written.
     """
     numbers = {name: number for number, name in enumerate(classes, 1)}
     contents = {

@@ -11,30 +11,20 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
 from .source_files import split_of
-from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import ToolLabels, WithoutArea, begins, ellipse, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
 _OTHERS = ('polyline', 'points', 'cuboid', 'skeleton')
 
-
-def is_cvat(source: Path) -> bool:
-    """Whether a file, or one below a folder, is an XML file of CVAT."""
-    return any(files_that_begin(source, '.xml', _HEAD))
+is_cvat = begins('.xml', _HEAD)
 
 
 def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
-    """Read exports 'CVAT for images 1.1'.
+    """Read exports 'CVAT for images 1.1': ``annotations.xml`` with the images.
 
     Polygons, boxes, ellipses and masks are objects; those of one class and group are one object. Tags, attributes and
     shapes without area are not. ``subset`` is the split.
-
-    Args:
-        source: ``annotations.xml``, or a folder that has it, with the images.
-        options: ``image_folder``, if the images are elsewhere.
-
-    Raises:
-        InputError: The file is damaged, or the images are missing.
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)

@@ -10,6 +10,7 @@ from .source_files import read_json, split_of
 from .tool_labels import (
     ToolLabels,
     WithoutArea,
+    begins,
     entries,
     files_that_begin,
     mapping,
@@ -23,23 +24,13 @@ from .tool_labels import (
 _HEAD = re.compile(r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
 _WITHOUT_AREA = ('label', 'points', 'polyline', 'caption', 'cuboid_3d', 'skeleton')
 
-
-def is_datumaro(source: Path) -> bool:
-    """Whether a file, or one below a folder, is of Datumaro."""
-    return any(files_that_begin(source, '.json', _HEAD))
+is_datumaro = begins('.json', _HEAD)
 
 
 def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
-    """Read Datumaro's own format, which CVAT exports too.
+    """Read Datumaro's own format, which CVAT exports too: ``annotations/*.json`` with the images.
 
     Polygons, masks and boxes are objects; those of one class and group are one object. The file's name is the split.
-
-    Args:
-        source: A JSON file, or a folder of ``annotations/*.json``, with the images.
-        options: ``image_folder``, if the images are elsewhere.
-
-    Raises:
-        InputError: A file is damaged, or the images are missing.
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)

@@ -25,12 +25,7 @@ _DARK = 64
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Size and orientation of an image file.
-
-    Args:
-        stored: Width and height of the pixels in the file.
-        orientation: EXIF orientation, 1 to 8; 1 is upright.
-    """
+    """Width and height of the pixels in an image file, and its EXIF orientation, 1 to 8; 1 is upright."""
 
     stored: tuple[int, int]
     orientation: int = 1
@@ -52,11 +47,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
-    """Read the header of an image file and check that training can read the file.
-
-    Args:
-        path: The file.
-        content: Its bytes, if it does not exist.
+    """Read the header of an image file, or of its bytes ``content``, and check that training can read it.
 
     Raises:
         EntryError: The file cannot be decoded, or has more than eight bits and would be dark.
@@ -95,14 +86,9 @@ def _check_pixels(path: Path, content: bytes | None, mode: str, deep: bool) -> N
 
 
 def without_exif(path: Path, content: bytes) -> bytes:
-    """Copy an image file with the same pixels and without EXIF data, whose orientation viewers and training apply.
+    """Copy a JPEG or PNG with the same pixels and without EXIF data.
 
-    Args:
-        path: Path of the file, for the message.
-        content: Its bytes: a JPEG or PNG.
-
-    Raises:
-        InputError: The file has another format.
+    Viewers and training apply the orientation in them. ``path`` is for the message of other formats.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.format == 'PNG':

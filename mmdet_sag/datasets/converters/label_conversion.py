@@ -13,17 +13,28 @@ from ...fileio import check_writable_folder
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
 from .cvat import is_cvat, read_cvat
 from .datumaro import is_datumaro, read_datumaro
-from .instance_masks import is_cityscapes, is_instance_masks, read_cityscapes, read_instance_masks
-from .isat import is_isat, read_isat
+from .instance_masks import (
+    is_cityscapes,
+    is_instance_masks,
+    is_object_masks,
+    read_cityscapes,
+    read_instance_masks,
+    read_object_masks,
+)
+from .json_per_image import (
+    is_isat,
+    is_segment_anything,
+    is_supervisely,
+    read_isat,
+    read_segment_anything,
+    read_supervisely,
+)
 from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
 from .left_out import NOT_LEARNT, LeftOut
-from .object_masks import is_object_masks, read_object_masks
 from .pascal_voc import is_pascal_voc, read_pascal_voc
-from .segment_anything import is_segment_anything, read_segment_anything
-from .supervisely import is_supervisely, read_supervisely
-from .unread_formats import hint
+from .tool_labels import hint
 from .via import is_via, read_via
 from .yolo import is_yolo, read_yolo
 

@@ -13,16 +13,23 @@ from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .left_out import NOT_LEARNT
 from .masks import encoded
 from .source_files import read_json_value
-from .tool_labels import ToolLabels, WithoutArea, ellipse, entries, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import (
+    ToolLabels,
+    WithoutArea,
+    begins,
+    ellipse,
+    entries,
+    files_that_begin,
+    numbers,
+    polygon,
+    rectangle,
+)
 
 _HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
 # Uploaded files get it before their name.
 _UPLOAD = re.compile(r'^[0-9a-f]{8}-')
 
-
-def is_label_studio(source: Path) -> bool:
-    """Whether a file, or one below a folder, is an export of Label Studio."""
-    return any(files_that_begin(source, '.json', _HEAD))
+is_label_studio = begins('.json', _HEAD)
 
 
 def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
@@ -30,13 +37,6 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
 
     Polygons, brushes, rectangles and ellipses are objects. Of several annotations of a task the last is taken; tasks
     without one are not labelled.
-
-    Args:
-        source: The JSON file, or a folder that has it, with the images.
-        options: ``image_folder``, if the images are elsewhere.
-
-    Raises:
-        InputError: A file is damaged, or the images are missing.
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)

@@ -42,12 +42,8 @@ class ReadOptions:
 class LabelledObject:
     """An object of an image.
 
-    Args:
-        name: Class name.
-        segmentation: Polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE.
-        is_crowd: Whether it is a region of many objects.
-        bbox: Box (x, y, width, height) in pixels; None: the mask's.
-        area: Area in pixels; None: the mask's.
+    ``segmentation`` is a list of polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE. ``bbox`` (x,
+    y, width, height) and ``area``, in pixels, are the mask's if they are None. A crowd is a region of many objects.
     """
 
     name: str
@@ -94,10 +90,8 @@ class LabelledImage:
     ) -> 'LabelledImage':
         """Read the header of an image file, and decide whether labels belong to the turned or to the stored image.
 
-        Args, except those of the class:
-            label_size: Width and height that the labels name, or None.
-            options: ``exif`` decides if sizes do not.
-            habit: ``'turned'`` or ``'stored'``: what the labelling tool does, if that is known.
+        ``label_size`` is the width and height that the labels name, or None. If sizes do not decide, ``options.exif``
+        does, or the ``habit`` of the labelling tool, ``'turned'`` or ``'stored'``, if that is known.
 
         Raises:
             EntryError: The image cannot be used, or the labels are of another size.
@@ -125,13 +119,9 @@ class LabelledImage:
 
 @dataclass
 class LabelledData:
-    """Labels of a source.
+    """Labels of a source: class names in its order, images, and what cannot be used.
 
-    Args:
-        classes: Class names in the source's order.
-        images: The images.
-        notes: Lines that tell the user what was left out or assumed.
-        left_out: What cannot be used.
+    ``notes`` are lines that tell the user what was left out or assumed.
     """
 
     classes: list[str]

@@ -42,13 +42,6 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
 
     Shapes of one label and ``group_id`` are one object. Polygons, rectangles, circles and masks are objects; points and
     lines have no area and are left out. ``"crowd": true`` in a shape's flags marks a region of many objects.
-
-    Args:
-        source: Folder of JSON files, or one file.
-        options: ``image_folder``, if the images are elsewhere.
-
-    Raises:
-        InputError: An image is missing, or a shape is broken.
     """
     options.refuse_class_names(source)
     skipped = {path.resolve() for path in options.skip}

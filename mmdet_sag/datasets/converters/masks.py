@@ -17,12 +17,7 @@ from .left_out import EntryError
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
     """Values of a mask picture (H, W), int32: grey values, indices of a palette, or R * 65536 + G * 256 + B.
 
-    Args:
-        path: The picture.
-        colours: Whether a palette's colours are read instead of its indices.
-
-    Raises:
-        InputError: The picture cannot be read, or its format does not keep values.
+    With ``colours``, a palette's colours are read instead of its indices.
     """
     if path.suffix.lower() in ('.jpg', '.jpeg'):
         raise InputError(f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG")

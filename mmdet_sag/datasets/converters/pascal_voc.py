@@ -27,14 +27,8 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
     """Read a folder with ``JPEGImages``, ``SegmentationObject`` and ``SegmentationClass``.
 
     The values of the pictures, or their colours as CVAT writes them, are objects and classes; the border is neither.
-    ``ImageSets/Segmentation/train.txt`` and ``val.txt`` are the split.
-
-    Args:
-        source: The folder.
-        options: Names of classes 1, 2, ..., if there is no ``labelmap.txt`` and they are not Pascal VOC's.
-
-    Raises:
-        InputError: A picture is missing or of another size, or a class has no name.
+    ``ImageSets/Segmentation/train.txt`` and ``val.txt`` are the split. Class names are in ``labelmap.txt``, or those of
+    ``options`` for classes 1, 2, ..., or Pascal VOC's.
     """
     colours = _labelmap(source / 'labelmap.txt')
     if colours:

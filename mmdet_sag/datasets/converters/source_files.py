@@ -52,13 +52,8 @@ def files_below(folder: Path, suffix: str) -> Iterator[Path]:
 def located(text: str, folders: Sequence[Path], moved: bool = False, least: int = 1) -> Path | None:
     """The file or folder that a source names, in the first of these folders that has it, or None.
 
-    Backslashes separate folders, as on Windows. Of an absolute path of another machine the end counts.
-
-    Args:
-        text: Path in the source.
-        folders: Where it may lie.
-        moved: Whether the end of a relative path counts too.
-        least: Number of the last parts that must be there.
+    Backslashes separate folders, as on Windows. Of an absolute path of another machine the end counts and, if
+    ``moved``, of a relative path too; ``least`` is the number of the last parts that must be there.
     """
     windows = PureWindowsPath(text)
     parts = [part for part in windows.parts if part not in (windows.anchor, '.')]
@@ -77,11 +72,7 @@ def image_beside(path: Path) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        InputError: The file cannot be read, or is not UTF-8.
-    """
+    """Read a text file in UTF-8."""
     try:
         return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
@@ -96,29 +87,17 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file that holds a mapping.
-
-    Raises:
-        InputError: The file holds something else.
-    """
+    """Read a JSON file that holds a mapping."""
     return _mapping(path, read_json_value(path))
 
 
 def read_json_value(path: Path) -> object:
-    """Read a JSON file.
-
-    Raises:
-        InputError: It is not valid.
-    """
+    """Read a JSON file."""
     return _parsed(path, json.loads, 'JSON', 'it may be truncated; export it again')
 
 
 def read_yaml(path: Path) -> dict:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        InputError: The file holds something else.
-    """
+    """Read a YAML file that holds a mapping."""
     return _mapping(path, _parsed(path, _parse_yaml, 'YAML', 'correct it'))
 
 

@@ -22,6 +22,16 @@ from .source_files import files_below, images_below, split_of_folders, without_s
 _CORNERS_OF_AN_ELLIPSE = 64
 _LARGEST_COORDINATE = 1e6
 _HEAD_BYTES = 8192
+# Formats that are not read: suffix, pattern in the first bytes of a file, tool, what to do there.
+_UNREAD = (
+    ('.json', r'"data_format_version"\s*:\s*"3', 'VGG Image Annotator 3', 'label images in version 2'),
+    ('.csv', r'^#?filename,file_size,', "VGG Image Annotator's CSV", "export annotations 'as json'"),
+    ('.json', r'^\s*\[\s*\{.*"(rectangle|polygon|brush)labels"', "Label Studio's JSON-MIN", "export 'JSON'"),
+    ('.ndjson', r'"data_row"', 'Labelbox', 'convert it to COCO'),
+    ('.json', r'"lastAction"\s*:', 'SuperAnnotate', 'convert it to COCO with its SDK'),
+    ('.json', r'darwin_json', 'V7 Darwin', "export 'COCO'"),
+    ('.xml', r'<annotation>.*<bndbox>', "Pascal VOC's boxes", "they have no masks: export 'Segmentation mask' or COCO"),
+)  # fmt: skip
 
 
 def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator[Path]:
@@ -38,21 +48,25 @@ def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator
             yield path
 
 
+def begins(suffix: str, pattern: re.Pattern) -> Callable[[Path], bool]:
+    """Return what tells whether there are :func:`files_that_begin` so."""
+    return lambda source: any(files_that_begin(source, suffix, pattern))
+
+
+def hint(source: Path) -> str | None:
+    """What to export instead, if a file or folder is of a known tool whose format is not read, else None."""
+    for suffix, pattern, tool, remedy in _UNREAD:
+        if any(files_that_begin(source, suffix, re.compile(pattern, re.DOTALL))):
+            return f"'{source}' is of {tool}, which is not read: {remedy}"
+    return None
+
+
 class WithoutArea(InputError):
     """A shape has no area, as a point has none."""
 
 
 class ToolLabels:
-    """Labels while files of a tool are read.
-
-    Args:
-        source: The file or folder.
-        options: What the user says.
-
-    Attributes:
-        images: Images by path.
-        left_out: What cannot be used.
-    """
+    """Labels while files of a tool are read: images by path, and what cannot be used."""
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.options = source, options
@@ -87,9 +101,6 @@ class ToolLabels:
             habit: As in :meth:`LabelledImage.open`.
             split: The split, if the file says it.
             folder: Which of several equal names is meant: the one with this folder in its path.
-
-        Raises:
-            InputError: Several images fit, or the image is labelled twice.
         """
         parts = PurePosixPath(str(name).replace('\\', '/')).parts
         found = [(_equal_ends(path.parts, parts), path) for path in self._by_name.get(parts[-1] if parts else '', [])]
@@ -140,12 +151,9 @@ class ToolLabels:
     ) -> None:
         """Read the shapes of an image, if it is there, and add the objects that they make.
 
-        Args:
-            image: The image.
-            items: Its shapes, as the tool writes them.
-            place: What a shape is called, and where it is, with ``{}`` for its index.
-            read: Called with the index, the shape and the image's width and height. It returns the key of the object,
-                whose first item is the class, and its polygons and RLEs. Shapes of one key are one object.
+        ``place`` says what a shape is called, and where it is, with ``{}`` for its index. ``read`` is called with the
+        index, the shape and the image's width and height. It returns the key of the object, whose first item is the
+        class, and its polygons and RLEs. Shapes of one key are one object.
         """
         if image is None:
             return
@@ -162,14 +170,7 @@ class ToolLabels:
             image.objects.append(LabelledObject(key[0], union(pieces, image.size)))  # type: ignore[index]
 
     def data(self, classes: Sequence[str] = ()) -> LabelledData:
-        """The labels.
-
-        Args:
-            classes: Names in the tool's order. Those without an object are dropped.
-
-        Raises:
-            InputError: No image was found.
-        """
+        """The labels. Of the class names in the tool's order, those without an object are dropped."""
         if not self.images and self._absent is not None:
             raise InputError(
                 f"'{self.folder}' has none of the labelled images, such as '{self._absent}': give --images DIR"
@@ -187,11 +188,7 @@ def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def numbers(*values: object) -> np.ndarray:
-    """Numbers as an array.
-
-    Raises:
-        InputError: One is no number, or beyond every image.
-    """
+    """Numbers as an array; none may be beyond every image."""
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError, OverflowError) as error:
@@ -202,11 +199,7 @@ def numbers(*values: object) -> np.ndarray:
 
 
 def polygon(points: object, size: tuple[int, int], scale: Sequence[float] = (1, 1)) -> list[list[float]]:
-    """Polygons of a list of corners (x, y), in an image of this width and height; none if they have no area.
-
-    Raises:
-        InputError: They are fewer than three, or no numbers.
-    """
+    """Polygons of a list of corners (x, y), in an image of this width and height; none if they have no area."""
     corners = numbers(points)[0] if isinstance(points, list | np.ndarray) else np.zeros(0)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise InputError('polygons of fewer than 3 points')
@@ -243,22 +236,14 @@ def entries(value: object) -> list[dict]:
 
 
 def text(value: object, reason: str) -> str:
-    """A text that is not empty.
-
-    Raises:
-        InputError: It is something else; the message is ``reason``.
-    """
+    """A text that is not empty; of anything else, ``reason`` is the message."""
     if not isinstance(value, str) or not value:
         raise InputError(reason)
     return value
 
 
 def run_lengths(value: object, size: tuple[int, int]) -> dict:
-    """Compressed RLE of a COCO RLE of an image of this width and height.
-
-    Raises:
-        InputError: It is none.
-    """
+    """Compressed RLE of a COCO RLE of an image of this width and height."""
     problems = mask_problems(dict(segmentation=value), dict(width=size[0], height=size[1]), decode=True)
     if problems or not isinstance(value, dict):
         raise InputError('masks that are not run lengths of the image')

@@ -8,30 +8,31 @@ from typing import Any
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import ToolLabels, WithoutArea, ellipse, files_that_begin, mapping, numbers, polygon, rectangle
+from .tool_labels import (
+    ToolLabels,
+    WithoutArea,
+    begins,
+    ellipse,
+    files_that_begin,
+    mapping,
+    numbers,
+    polygon,
+    rectangle,
+)
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
 _HEAD = re.compile(r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]', re.DOTALL)
 _CHOICES = ('dropdown', 'radio', 'checkbox')
 
-
-def is_via(source: Path) -> bool:
-    """Whether a file, or one below a folder, is a project or an export of VGG Image Annotator."""
-    return any(files_that_begin(source, '.json', _HEAD))
+is_via = begins('.json', _HEAD)
 
 
 def read_via(source: Path, options: ReadOptions) -> LabelledData:
     """Read projects and exported annotations of VGG Image Annotator.
 
     Polygons, rectangles, circles and ellipses are objects; points and polylines have no area. The class is the value of
-    ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute.
-
-    Args:
-        source: The JSON file, or a folder that has it, with the images.
-        options: A class name, if regions have no attribute; ``image_folder``, if the images are elsewhere.
-
-    Raises:
-        InputError: Several attributes may be the class, a file is damaged, or the images are missing.
+    ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute; without
+    attributes, ``options`` names the only class.
     """
     contents = {path: read_json(path) for path in files_that_begin(source, '.json', _HEAD)}
     attribute = _class_attribute(contents, source, options)

@@ -39,14 +39,9 @@ def is_yolo(source: Path) -> bool:
 def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
     """Read labels of YOLO segmentation in the layouts of Ultralytics.
 
-    Args:
-        source: ``data.yaml``, its folder, or a folder of images and text files: beside each other, or below folders
-            ``images`` and ``labels``. Folders ``train`` and ``val`` are the split.
-        options: Class names, if there is neither ``data.yaml`` nor ``classes.txt``. With ``image_folder``, a label file
-            has the path below the source, or its ``labels``, that its image has below ``image_folder``.
-
-    Raises:
-        InputError: A line is not a polygon, or a class has no name.
+    The source is a ``data.yaml``, its folder, or a folder of images and text files: beside each other, or below folders
+    ``images`` and ``labels``. Folders ``train`` and ``val`` are the split. With ``options.image_folder``, a label file
+    has the path below the source, or its ``labels``, that its image has below that folder.
     """
     config_file = source if source.is_file() else _config_file(source)
     root = source.parent if source.is_file() else source

@@ -5,7 +5,7 @@ import json
 from PIL import Image
 from support.label_exports import left_out
 
-from mmdet_sag.datasets.converters.isat import is_isat, read_isat
+from mmdet_sag.datasets.converters.json_per_image import is_isat, read_isat
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 

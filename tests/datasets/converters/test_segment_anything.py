@@ -9,9 +9,9 @@ from pycocotools import mask as mask_api
 from support.label_exports import left_out
 from test_instance_masks import two_regions
 
+from mmdet_sag.datasets.converters.json_per_image import is_segment_anything, read_segment_anything
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.masks import encoded
-from mmdet_sag.datasets.converters.segment_anything import is_segment_anything, read_segment_anything
 from mmdet_sag.errors import InputError
 
 MASK = two_regions(1, 1)

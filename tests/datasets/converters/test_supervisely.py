@@ -12,9 +12,9 @@ from pycocotools import mask as mask_api
 from support.label_exports import left_out
 from test_instance_masks import two_regions
 
+from mmdet_sag.datasets.converters.json_per_image import is_supervisely, read_supervisely
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
-from mmdet_sag.datasets.converters.supervisely import is_supervisely, read_supervisely
 
 MASK = two_regions(1, 1)[2:18, 2:25]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmdet_sag.datasets.converters.unread_formats import hint
+from mmdet_sag.datasets.converters.tool_labels import hint
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""ISAT, SA-1B and Supervisely: a JSON file of shapes for each image."""
+
+import base64
+import io
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image
+
+from ...errors import InputError
+from .image_header import READ_ERRORS
+from .labelled_data import LabelledData, ReadOptions
+from .masks import parts_without_holes, placed
+from .source_files import read_json
+from .tool_labels import (
+    ToolLabels,
+    WithoutArea,
+    begins,
+    entries,
+    files_that_begin,
+    mapping,
+    numbers,
+    polygon,
+    run_lengths,
+    text,
+)
+
+_ISAT = re.compile(r'"description"\s*:\s*"ISAT"')
+_SA_1B = re.compile(r'^\s*\{\s*"image"\s*:\s*\{[^{}]*"image_id"[^{}]*\}\s*,\s*"annotations"\s*:')
+_SUPERVISELY = re.compile(r'"classTitle"\s*:|"size"\s*:\s*\{\s*"(?:height|width)"[^}]*\}\s*,\s*"objects"\s*:\s*\[')
+# Of Supervisely.
+_WITHOUT_AREA = ('point', 'line', 'graph', 'cuboid')
+_LARGEST_PICTURE = 2**28
+
+is_isat, is_segment_anything, is_supervisely = (begins('.json', head) for head in (_ISAT, _SA_1B, _SUPERVISELY))
+
+
+def read_isat(source: Path, options: ReadOptions) -> LabelledData:
+    """Read labels of ISAT. Polygons of one category and group are one object; those of the background are none."""
+    options.refuse_class_names(source)
+
+    def read(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+        if item.get('category') == '__background__':
+            raise WithoutArea('polygons of the background')
+        pieces = polygon(item.get('segmentation'), size)
+        return (text(item.get('category'), 'polygons without a category'), str(item.get('group', index))), pieces
+
+    def image_of(path: Path, content: dict) -> tuple[object, dict]:
+        info = mapping(content.get('info'))
+        return info.get('name'), info
+
+    return _read(source, options, _ISAT, image_of, 'objects', read)
+
+
+def read_segment_anything(source: Path, options: ReadOptions) -> LabelledData:
+    """Read masks of SA-1B, as Segment Anything's generator writes them; all have the only class of ``options``."""
+    if len(options.class_names or ()) != 1:
+        raise InputError(f"'{source}' has masks without classes: give one name with --source-classes NAME")
+    (label,) = options.class_names  # type: ignore[misc]
+
+    def read(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+        return (label, index), [run_lengths(item.get('segmentation'), size)]
+
+    def image_of(path: Path, content: dict) -> tuple[object, dict]:
+        info = mapping(content.get('image'))
+        return info.get('file_name'), info
+
+    return _read(source, options, _SA_1B, image_of, 'annotations', read)
+
+
+def read_supervisely(source: Path, options: ReadOptions) -> LabelledData:
+    """Read Supervisely's own format: polygons with their holes, bitmaps and rectangles.
+
+    ``DATASET/ann/NAME.jpg.json`` goes with ``DATASET/img/NAME.jpg``. A folder may name the split.
+    """
+    options.refuse_class_names(source)
+
+    def read(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
+        return (text(item.get('classTitle'), 'figures without a class'), index), _pieces(item, size)
+
+    def image_of(path: Path, content: dict) -> tuple[object, dict]:
+        data_set = path.parent.parent if path.parent.name == 'ann' else path.parent
+        return f'{data_set.name}/img/{path.stem}', mapping(content.get('size'))
+
+    return _read(source, options, _SUPERVISELY, image_of, 'objects', read)
+
+
+def _read(
+    source: Path,
+    options: ReadOptions,
+    head: re.Pattern,
+    image_of: Callable[[Path, dict], tuple[object, dict]],
+    shapes: str,
+    read: Callable,
+) -> LabelledData:
+    """Read the files with a head, by what returns the image's name and its size, and by what reads a shape."""
+    labels = ToolLabels(source, options)
+    for path in files_that_begin(source, '.json', head):
+        with labels.left_out.collect('images'):
+            content = read_json(path)
+            name, size = image_of(path, content)
+            image = labels.image(name, path, (size.get('width'), size.get('height')), 'turned')
+            labels.read_objects(image, entries(content.get(shapes)), f"{shapes[:-1]} {{}} of '{path}'", read)
+    return labels.data()
+
+
+def _pieces(item: dict, size: tuple[int, int]) -> list:
+    kind = item.get('geometryType')
+    if kind in _WITHOUT_AREA:
+        raise WithoutArea(f"figures of type '{kind}', which has no area")
+    if kind == 'bitmap':
+        return [_mask(mapping(item.get('bitmap')), size)]
+    points = mapping(item.get('points'))
+    outer = points.get('exterior')
+    if kind == 'rectangle':
+        corners = numbers(outer)[0]
+        if corners.shape != (2, 2):
+            raise InputError('rectangles that are not two corners')
+        (x1, y1), (x2, y2) = corners
+        return polygon([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], size)
+    if kind != 'polygon':
+        raise InputError('figures of an unknown type')
+    holes = points.get('interior')
+    if not holes:
+        return polygon(outer, size)
+    rings = [numbers(ring)[0] for ring in (outer, *(holes if isinstance(holes, list) else [None]))]
+    if any(ring.ndim != 2 or ring.shape[1:] != (2,) or len(ring) < 3 for ring in rings):
+        raise InputError('polygons of fewer than 3 points')
+    region = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]))
+    return [
+        piece
+        for part in parts_without_holes(region)
+        if part.area
+        for piece in polygon(np.array(part.exterior.coords[:-1]), size)
+    ]
+
+
+def _mask(bitmap: dict, size: tuple[int, int]) -> dict:
+    """RLE of a bitmap: a compressed PNG, whose opaque pixels are the object, and the place of its corner."""
+    unpack = zlib.decompressobj()
+    try:
+        content = unpack.decompress(base64.b64decode(bitmap.get('data') or ''), _LARGEST_PICTURE)
+        with Image.open(io.BytesIO(content)) as image:
+            has_alpha = 'transparency' in image.info or image.mode in ('LA', 'PA', 'RGBA')
+            pixels = np.asarray(image.convert('RGBA').getchannel('A') if has_alpha else image.convert('L')) > 0
+    except (*READ_ERRORS, zlib.error, TypeError) as error:
+        raise InputError('bitmaps that are not pictures') from error
+    origin = numbers(bitmap.get('origin'))[0]
+    if origin.shape != (2,):
+        raise InputError('bitmaps without a place')
+    mask = placed(pixels, *origin.astype(int), size)
+    if mask is None:
+        raise InputError('bitmaps that reach over the border of the image')
+    return mask
