@@ -43,10 +43,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit. An :class:`InputError` and Ctrl-C are printed as one line, once on each machine.
+    """Run a command and exit with the status that it returns, or None for success.
 
-    Args:
-        main: The command. It returns its exit status, or None for success.
+    An :class:`InputError` and Ctrl-C are printed as one line, once on each machine.
     """
     warnings.filterwarnings('ignore', message='|'.join(_NOISE))
     message = ''

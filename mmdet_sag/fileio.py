@@ -36,20 +36,15 @@ _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = 'wb', encoding: str | None = None) -> Iterator[IO]:
-    """Open a file to write it atomically.
+    """Open a file, whose folder must exist, to write it atomically.
 
     The content goes to a temporary file beside ``path``. When the ``with`` block ends, that file is flushed to the disk
     and renamed. An error, a killed process, a machine failure or a full disk leaves the previous file unchanged. The
     permissions of the previous file are kept. If ``path`` is a link, the file that it points to is replaced. Pipes and
-    devices such as ``/dev/stdout`` are written to directly.
-
-    Args:
-        path: Path of the file. Its folder must exist.
-        mode: ``'wb'`` or ``'w'``.
-        encoding: Encoding of a text file. Default: UTF-8.
+    devices such as ``/dev/stdout`` are written to directly. ``mode`` is ``'wb'`` or ``'w'``, of UTF-8 by default.
 
     Raises:
-        OSError: The disk is full or not writable. The previous file is unchanged.
+        OSError: The disk is full or not writable.
     """
     if encoding is None and 'b' not in mode:
         encoding = 'utf-8'
@@ -125,14 +120,10 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Create a folder atomically.
+    """Create a folder atomically, from the temporary one beside it that is yielded to be filled.
 
-    Args:
-        path: Path of the folder. An existing one is replaced with all its content when the ``with`` block ends without
-            an error. If it is a link, the folder that it points to is replaced.
-
-    Yields:
-        A temporary folder to fill, beside the final one.
+    An existing folder is replaced with all its content when the ``with`` block ends without an error. If it is a link,
+    the folder that it points to is replaced.
 
     Raises:
         OSError: The disk is full or not writable. The previous folder is unchanged.
@@ -156,25 +147,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def is_remote(path: str | Path, backend_args: dict | None = None) -> bool:
     """Return whether a path lies on another storage than the local disk.
 
-    Args:
-        path: Path of a file or folder, or an address that MMEngine can read (``https://...``, ``s3://...``,
-            ``open-mmlab://...``).
-        backend_args: The storage backend that a config names for the path, if any.
+    It may be an address that MMEngine can read (``https://...``, ``s3://...``, ``open-mmlab://...``), or
+    ``backend_args`` the storage backend that a config names for it.
     """
     return '://' in str(path) or (backend_args or {}).get('backend', 'local') not in _LOCAL_BACKENDS
 
 
 def check_writable_folder(path: str | Path, option: str) -> None:
-    """Check that files can be written into a folder, which need not exist yet.
+    """Check that files can be written into a folder, which ``option`` names and which need not exist yet.
 
-    An unnamed temporary file is created in it, or in its nearest existing parent.
-
-    Args:
-        path: Path of the folder. Remote addresses are not checked.
-        option: The option that names it, such as ``--out-dir``.
-
-    Raises:
-        InputError: The folder cannot be created or written to.
+    An unnamed temporary file is created in it, or in its nearest existing parent. Remote addresses are not checked.
     """
     if is_remote(path):
         return
@@ -196,15 +178,9 @@ def check_writable_folder(path: str | Path, option: str) -> None:
 
 
 def check_writable_file(path: str | Path, option: str, makes_folder: bool = False) -> None:
-    """Check that :func:`atomic_write` can write a file.
+    """Check that :func:`atomic_write` can write a file, which ``option`` names.
 
-    Args:
-        path: Path of the file, which may exist. Remote addresses, pipes and devices are not checked.
-        option: The option that names it, such as ``--out``.
-        makes_folder: Whether the command creates the folder of the file.
-
-    Raises:
-        InputError: The path is a folder, its folder does not exist or cannot be written to.
+    Remote addresses, pipes and devices are not checked. ``makes_folder``: the command creates the folder of the file.
     """
     if os.path.isdir(path):
         raise InputError(f"'{path}' ({option}) is a folder: name a file")

@@ -100,12 +100,7 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
 
 
 def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
-    """Draw predicted mask IoU against true mask IoU, as points and as a curve of means.
-
-    Args:
-        predicted: Mask IoU that the model predicts for each detection, shape (n, ).
-        true: Highest IoU of each detection with an object of its class, shape (n, ).
-    """
+    """Draw predicted mask IoU against true mask IoU of n detections, as points and as a curve of means."""
     with _chart(height=3.7, unit=True) as chart:
         left, right = chart.axes
         # A fixed sample, of a size that can be seen.
@@ -126,15 +121,10 @@ def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
-    """Read what MMEngine logged of a training, in the order of the steps.
+    """Read what MMEngine logged of a training into ``vis_data/scalars.json``, in the order of the steps.
 
-    If an interrupted training ran a step twice, the later record counts.
-
-    Args:
-        work_dir: The training's work folder.
-
-    Returns:
-        Records of ``vis_data/scalars.json``: of training steps with ``loss``, of validations with ``coco/...``.
+    Training steps have ``loss``, validations ``coco/...``. Of a step that an interrupted training ran twice, the later
+    record counts.
     """
     records = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -147,11 +137,7 @@ def read_scalars(work_dir: Path) -> list[dict]:
 
 
 def training_chart(scalars: Sequence[dict]) -> str | None:
-    """Draw losses and AP over the steps of a training, or return None if nothing was logged.
-
-    Args:
-        scalars: Result of :func:`read_scalars`.
-    """
+    """Draw losses and AP over the steps of :func:`read_scalars`, or return None if nothing was logged."""
     training = [record for record in scalars if 'loss' in record]
     names = dict(bbox_mAP='box AP', segm_mAP='mask AP', boundary_mAP='boundary AP')
     ap_names = dict.fromkeys(

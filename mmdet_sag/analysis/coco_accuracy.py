@@ -17,12 +17,8 @@ THRESHOLDS = np.linspace(0, 1, 101)
 class CocoAccuracy:
     """COCO's average precision and precision-recall curves, by class and size of the objects.
 
-    The average over classes equals the AP of :class:`mmdet_sag.evaluation.UnroundedCocoMetric`.
-
-    Args:
-        truth: Annotated objects.
-        results: Predictions; only their images count.
-        iou_type: ``'segm'``, ``'boundary'`` or ``'bbox'``.
+    The average over classes equals the AP of :class:`mmdet_sag.evaluation.UnroundedCocoMetric`. ``iou_type`` is
+    ``'segm'``, ``'boundary'`` or ``'bbox'``; only the images of ``results`` count.
     """
 
     def __init__(self, truth: GroundTruth, results: Sequence[ImageResult], iou_type: str) -> None:
@@ -35,10 +31,8 @@ class CocoAccuracy:
     def ap(self, iou_thr: float = 0.0, size: str = 'all', label: int = -1) -> float:
         """Return average precision in [0, 1], or NaN if there are no objects.
 
-        Args:
-            iou_thr: IoU threshold; 0: the mean over 0.50:0.05:0.95.
-            size: One of :data:`SIZES`; COCO's limits are areas of 32² and 96² pixels.
-            label: Class; -1: the mean over all.
+        ``iou_thr`` 0 is the mean over 0.50:0.05:0.95, ``label`` -1 that over all classes. COCO's sizes are areas, with
+        limits of 32² and 96² pixels.
         """
         values = self._precision[self._thresholds(iou_thr), :, :, SIZES.index(size)]
         return _mean(values if label < 0 else values[:, :, label])
@@ -66,13 +60,8 @@ class ScoreThresholds:
 
     A detection is right if its mask has an IoU of at least 0.5 with an object of its class that no better one has.
 
-    Args:
-        truth: Annotated objects.
-        results: Predictions.
-
     Attributes:
-        right: Right detections at each of :data:`THRESHOLDS`, shape (num_classes, 101).
-        wrong: Wrong detections at each of them, shape (num_classes, 101).
+        right, wrong: Such detections at each of :data:`THRESHOLDS`, shape (num_classes, 101).
         objects: Number of objects, shape (num_classes, ).
     """
 

@@ -17,13 +17,7 @@ SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, f
 
 
 class GroundTruth:
-    """The annotated objects of a COCO file.
-
-    Args:
-        ann_file: Annotation file.
-        image_folder: Folder that its file names are relative to.
-        classes: Class names; labels are numbered in the order of the file, as MMDetection does.
-    """
+    """The annotated objects of a COCO file; labels are numbered in its order, as MMDetection does."""
 
     def __init__(self, ann_file: str, image_folder: str, classes: tuple[str, ...]) -> None:
         self.ann_file = ann_file
@@ -41,11 +35,7 @@ class GroundTruth:
 
     @classmethod
     def of_config(cls, cfg: Config, phase: str = 'test') -> 'GroundTruth':
-        """Read the annotation file of a config for a phase: ``'train'``, ``'val'`` or ``'test'``.
-
-        Raises:
-            InputError: The config does not name exactly one data set in COCO's format, or it cannot be read.
-        """
+        """Read the annotation file of a config's one data set for a phase: ``'train'``, ``'val'`` or ``'test'``."""
         option = f'{phase}_dataloader.dataset'
         if cfg.get(f'{phase}_dataloader') is None:
             raise InputError(f'the config has no {phase}_dataloader: add it, or inherit one from configs/_base_')
@@ -91,18 +81,13 @@ class GroundTruth:
 class DataStatistics:
     """Numbers of a data set for the report, and remarks on what looks wrong.
 
-    Args:
-        truth: The data set.
-
     Attributes:
-        num_images: Number of images.
-        num_empty: Number of images without objects.
+        num_images, num_empty, num_crowds: Number of images, of those without objects, and of crowd regions.
         image_sizes: Width and height of each image, shape (n, 2).
         objects_per_image: Number of objects of each image, shape (n, ).
         objects_per_class: Number of objects of each class, shape (num_classes, ).
         objects_per_size: Number of objects of each of :data:`SIZE_LIMITS`.
         object_sides: Square root of each object's area, in pixels, shape (m, ).
-        num_crowds: Number of crowd regions.
     """
 
     def __init__(self, truth: GroundTruth) -> None:

@@ -16,15 +16,8 @@ _MAX_NAMES = 12
 
 
 class Outline(NamedTuple):
-    """An object to draw.
-
-    Attributes:
-        mask: Its mask in COCO's run-length encoding.
-        colour: CSS colour.
-        name: Text beside it.
-        note: Text that is shown when it is pointed at.
-        dashed: Whether the outline is dashed.
-        strong: Whether to emphasise it.
+    """An object to draw: its mask in COCO's run-length encoding, a CSS colour, the name beside it, and the note that is
+    shown when it is pointed at.
     """
 
     mask: dict
@@ -53,12 +46,12 @@ def encode_image(image: np.ndarray) -> str:
 
 
 def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outline], label: str) -> Markup:
-    """Draw outlines over an image of the page, as an ``<svg>`` element.
+    """Draw outlines over an image of the page, as an ``<svg>`` element, the most important last.
 
     Args:
         image_id: The ``id`` of an SVG ``<image>`` in the page.
         size: Height and width of the image in pixels.
-        outlines: The objects, the most important last.
+        outlines: The objects.
         label: Description for screen readers.
     """
     height, width = size

@@ -14,13 +14,8 @@ from .ground_truth import GroundTruth
 class ImageResult(NamedTuple):
     """The predictions of a model for one image, the highest score first.
 
-    Attributes:
-        image_id: Id of the image in the annotation file.
-        bboxes: Boxes, xyxy in pixels, shape (n, 4).
-        scores: Class scores, shape (n, ).
-        labels: Labels, shape (n, ).
-        masks: n masks in COCO's run-length encoding.
-        mask_scores: Mask scores, shape (n, ), or None if the model has none.
+    Boxes (n, 4) are xyxy in pixels, scores, labels and mask scores have the shape (n, ), and masks are in COCO's
+    run-length encoding. ``mask_scores`` is None if the model has none.
     """
 
     image_id: int
@@ -40,9 +35,6 @@ def load_results(path: str | Path) -> list[ImageResult]:
     """Read the predictions that ``mmdet-sag test --out`` writes (``DumpDetResults``, ``DumpRLEResults``).
 
     Reading a pickle can run code in it: do not open files of unknown origin.
-
-    Args:
-        path: A .pkl or .pickle file.
 
     Raises:
         InputError: The file cannot be read, or holds something else.
@@ -97,14 +89,8 @@ class MatchedImage:
     with an object of another class), duplicates, inaccurate (IoU of 0.1 to 0.5 with an object of their class), or
     nothing is there.
 
-    Args:
-        truth: Annotated objects.
-        result: Predictions of the image.
-        score_thr: Lowest score of the detections that count.
-
     Attributes:
-        result: The predictions.
-        detections: Indices of the detections that count, the highest score first, shape (n, ).
+        detections: Indices of the n detections that count, the highest score first.
         outcomes: Their :class:`Outcome`.
         partners: Index of the annotation that each is matched or confused with, or -1, shape (n, ).
         ious: IoU with that annotation, or the highest with any, shape (n, ).
@@ -179,16 +165,10 @@ class MatchedImage:
 
 
 def confusion_matrix(images: Iterable[MatchedImage], num_classes: int) -> np.ndarray:
-    """Count the objects of each class by the class that they were detected as.
+    """Count objects by true class and detected class, shape (num_classes + 1, num_classes + 1).
 
-    Args:
-        images: Matched images.
-        num_classes: Number of classes.
-
-    Returns:
-        Counts, shape (num_classes + 1, num_classes + 1): true classes by predicted classes. The last row counts
-        detections without an object of their own, the last column missed objects. Each object counts once in the rows,
-        each detection once in the columns.
+    The last row counts detections without an object of their own, the last column missed objects. Each object counts
+    once in the rows, each detection once in the columns.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in images:

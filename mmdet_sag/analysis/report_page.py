@@ -20,12 +20,8 @@ _WRONG = (Outcome.WRONG_CLASS, Outcome.INACCURATE, Outcome.DUPLICATE, Outcome.NO
 class ReportPage:
     """A page on a model's accuracy, its errors, and the data, as one HTML file.
 
-    Args:
-        truth: Annotated objects.
-        results: Predictions.
-        colours: CSS colour of each class.
-        score_thr: Lowest score of the detections in errors and pictures; None: the one with the best F1.
-        num_examples: Number of pictures of each kind.
+    ``colours`` are CSS colours of the classes, ``score_thr`` is the lowest score of the detections in errors and
+    pictures, by default the one with the best F1, and ``num_examples`` the number of pictures of each kind.
     """
 
     def __init__(
@@ -82,10 +78,10 @@ class ReportPage:
         Args:
             title: Its heading.
             facts: Names and values of the last section.
-            attention: Attention picture, BGR, of each of :attr:`image_ids`, or None.
-            no_attention: The reason for None.
-            scalars: Result of :func:`mmdet_sag.analysis.read_scalars`.
-            no_scalars: The reason if there are none.
+            attention: Attention picture, BGR, of each of :attr:`image_ids`; None for the reason ``no_attention``.
+            no_attention: See above.
+            scalars: Result of :func:`mmdet_sag.analysis.read_scalars`; empty for the reason ``no_scalars``.
+            no_scalars: See above.
             training: The data that the model was trained on.
         """
         environment = Environment(

@@ -20,16 +20,11 @@ class PanopticInferencer(DetInferencer):
     """``DetInferencer`` that also saves panoptic results, without the package ``panopticapi``."""
 
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
-        """Convert a prediction to a dict and, with ``pred_out_dir``, save it.
+        """Convert a prediction to a dict and, with ``pred_out_dir``, save ``preds/<image>.json``.
 
-        Args:
-            data_sample: Prediction of the model.
-            pred_out_dir: Folder for ``preds/<image>.json`` and ``preds/<image>_panoptic_seg.png``. In the latter,
-                R + 256 G + 65536 B = label + 1000 x instance number, or 0 without a segment.
-
-        Returns:
-            The dict of ``DetInferencer``, with ``panoptic_seg_path`` or, if nothing is saved, the image
-            ``panoptic_seg`` (H, W, 3).
+        Of a panoptic prediction it also saves ``preds/<image>_panoptic_seg.png``, whose path is ``panoptic_seg_path``:
+        R + 256 G + 65536 B = label + 1000 x instance number, or 0 without a segment. If nothing is saved, the dict has
+        that image as ``panoptic_seg`` (H, W, 3).
         """
         if 'pred_panoptic_seg' not in data_sample:
             return super().pred2dict(data_sample, pred_out_dir)
@@ -129,14 +124,7 @@ class ImagePredictor:
             raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
 
     def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
-        """Predict images.
-
-        Args:
-            images: Images, BGR, each (H, W, 3).
-
-        Returns:
-            The predictions; ``pred_instances`` has the chosen classes only.
-        """
+        """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only."""
         tiled = self.tile_size is not None
         samples = [self._predict_tiles(image) for image in images] if tiled else self._forward(images)
         return [self._of_classes(sample) for sample in samples]

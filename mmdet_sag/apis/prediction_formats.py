@@ -16,14 +16,10 @@ from ..structures.mask import RLEMasks
 
 
 class CocoPredictions:
-    """Predictions in a file in COCO's format.
+    """Predictions in a file in COCO's format; the id of a category is its label + 1.
 
-    Labelling tools can read it like an annotation file. Each annotation also has a ``score``, and a ``mask_score`` if
-    the model has one. pycocotools' ``loadRes`` takes its ``annotations``.
-
-    Args:
-        classes: Class names; the id of a category is its label + 1.
-        score_thr: Lowest score that is kept.
+    Labelling tools can read it like an annotation file. Each annotation also has a ``score``, of ``score_thr`` or more,
+    and a ``mask_score`` if the model has one. pycocotools' ``loadRes`` takes its ``annotations``.
     """
 
     def __init__(self, classes: tuple[str, ...], score_thr: float = 0.0) -> None:
@@ -33,14 +29,7 @@ class CocoPredictions:
         self.categories = [dict(id=i, name=name) for i, name in enumerate(classes, 1)]
 
     def add(self, file_name: str, sample: DetDataSample, height: int, width: int) -> None:
-        """Add the prediction of an image.
-
-        Args:
-            file_name: Name of the image in the file.
-            sample: Its prediction.
-            height: Height of the image in pixels.
-            width: Width of the image in pixels.
-        """
+        """Add the prediction of an image of this name, height and width in pixels."""
         image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
         if 'pred_instances' not in sample:
@@ -85,13 +74,8 @@ def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
         (sample,) = inferencer('image.jpg', return_datasamples=True)['predictions']
         detections = to_supervision(sample, inferencer.model.dataset_meta['classes'])
 
-    Args:
-        sample: Prediction of an image.
-        classes: Class names; without them, detections have labels only.
-
-    Returns:
-        ``supervision.Detections`` with boxes, masks if the model predicts them, scores, labels and, in ``data``,
-        ``class_name`` and ``mask_score``.
+    They have boxes, masks if the model predicts them, scores, labels and, in ``data``, ``mask_score`` and, if class
+    names are given, ``class_name``.
 
     Raises:
         InputError: The package is not installed.

@@ -27,30 +27,18 @@ class Tile(NamedTuple):
 def make_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
     """Cover an image with tiles of equal size.
 
-    Args:
-        height: Height of the image.
-        width: Width of the image.
-        size: Side of a tile, or of the image if that is smaller.
-        overlap: Least overlap of neighbours, as a share of a tile in [0, 1).
+    ``size`` is the side of a tile, or of the image if that is smaller, and ``overlap`` the least overlap of neighbours,
+    as a share of a tile in [0, 1).
     """
     columns, rows = (_starts(length, size, overlap) for length in (width, height))
     return [Tile(x, y, min(size, width), min(size, height)) for y in rows for x in columns]
 
 
 def merge_tiles(tiles: Sequence[Tile], samples: Sequence[DetDataSample], height: int, width: int) -> DetDataSample:
-    """Join the detections of an image's tiles.
+    """Join the detections of an image's tiles, which may include the full image; masks become run lengths.
 
     If masks of a class overlap by more than half of the smaller one, the best detection stays: uncut ones are better
     than those that the edge of a tile cuts, then higher scores are better. Without masks, boxes are compared.
-
-    Args:
-        tiles: Tiles, which may include the full image.
-        samples: Prediction of each tile.
-        height: Height of the image.
-        width: Width of the image.
-
-    Returns:
-        The prediction of the image, with masks in run-length encoding.
     """
     found = [_place(tile, sample.pred_instances, height, width) for tile, sample in zip(tiles, samples)]
     instances = InstanceData.cat([instances for instances, _ in found])

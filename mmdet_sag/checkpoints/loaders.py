@@ -29,11 +29,7 @@ def register_loaders() -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Load a local file in place of MMEngine's function of this name.
-
-    Raises:
-        InputError: The file is missing, damaged, of another kind, or wants to run something.
-    """
+    """Load a local file in place of MMEngine's function of this name, as :func:`read_weights` does."""
     if LOADS_SAFELY:
         checkpoint = read_weights(Path(filename).expanduser(), map_location=map_location)
     else:

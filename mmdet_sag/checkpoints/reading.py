@@ -35,9 +35,6 @@ def read_weights(
         read_pickle: Reads other pickles; without it they are refused.
         map_location: Where the tensors go, as of :func:`torch.load`.
 
-    Returns:
-        The object in the file, with tensors or arrays.
-
     Raises:
         InputError: The file is missing, empty, damaged, of another kind, or wants to run something.
     """

@@ -28,10 +28,8 @@ _INSTANCE_FOLDERS = ('centermask_lite', 'centermask', 'centermask_first', 'cente
 class ZooModel(NamedTuple):
     """A model that a file can hold.
 
-    Attributes:
-        name: Path of a detector's config below ``configs/``, or the name of a backbone.
-        config: Its config.
-        shapes: Shapes of its parameters and statistics, without the counters of norm layers.
+    ``name`` is the path of a detector's config below ``configs/``, or the name of a backbone. ``shapes`` are those of
+    its parameters and statistics, without the counters of norm layers.
     """
 
     name: str
@@ -57,11 +55,7 @@ class ZooModel(NamedTuple):
 
 
 def config_root() -> Path:
-    """Return the folder of the configs, of an installed package or of a clone.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Return the folder of the configs, of an installed package or of a clone."""
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim' / 'configs', package.parent / 'configs'):
         if root.is_dir():
@@ -79,9 +73,6 @@ def find_zoo_config(model: str) -> Path:
     """Find a config by its name or the start of its name, such as ``centermask-lite_v39``.
 
     If a model has several schedules, the longest is taken.
-
-    Raises:
-        InputError: No model or more than one model has this name.
     """
     configs = zoo_configs()
     name = Path(model).name.removesuffix('.py')
@@ -110,14 +101,11 @@ def _short_name(stem: str) -> str:
 
 
 def recognise_detector(state_dict: Mapping[str, Tensor], configs: tuple[Sequence[str], str] = CONFIGS) -> ZooModel:
-    """Find the published detector that has these parameters.
+    """Find the published detector that has these parameters, by this package's names.
 
     Args:
-        state_dict: The parameters by this package's names, with any number of classes.
-        configs: Folders below ``configs/``, and pattern of the configs in them.
-
-    Returns:
-        The model, with the parameters' number of classes in its config. The longest schedule comes first.
+        state_dict: The parameters, with any number of classes, which the result's config has too.
+        configs: Folders below ``configs/``, and pattern of the configs in them; the longest schedule comes first.
 
     Raises:
         InputError: No model has exactly these parameters. The message names the closest one.

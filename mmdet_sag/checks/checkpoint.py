@@ -10,13 +10,7 @@ from ..models.model_config import config_parts, is_pretrained, random_weights_re
 
 
 def check_checkpoint_file(path: str | None, source: str) -> None:
-    """Check that a file, which ``source`` names, is a whole checkpoint, without loading it.
-
-    A remote address is not checked.
-
-    Raises:
-        InputError: The file is missing, empty, damaged, or something else.
-    """
+    """Check that a local file, which ``source`` names, is a whole checkpoint, without loading it."""
     if not isinstance(path, str) or is_remote(path):
         return
     path = os.path.expanduser(path)

@@ -56,14 +56,7 @@ def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:
 def check_metric(
     metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: Callable[[str], dict]
 ) -> None:
-    """Check that a metric's files exist and describe the images that it measures.
-
-    Args:
-        metric: The metric.
-        dataset: Config of the data set.
-        sources: The data sets in it.
-        load: Reads an annotation file.
-    """
+    """Check that a metric's files exist and describe the images of ``dataset``, whose data sets are ``sources``."""
     if metric.measures_instances and len(sources) > 1:
         _check_several(metric, sources, load)
     if metric.cfg.get('ann_file') is None:

@@ -27,14 +27,9 @@ _PENDING_PER_WORKER = 64
 
 @dataclass
 class DataSetReport:
-    """The results of a full check of one data set.
+    """The results of a full check of one data set, which ``options`` of the config name.
 
-    Args:
-        source: The data set.
-        content: Content of its annotation file, unchanged.
-        options: Places in the config that name this data set.
-        tally: Problems found.
-        bad_images: Kind of problem by image id, for images whose file cannot be used.
+    ``bad_images`` are the images whose file cannot be used: the kind of problem by image id.
     """
 
     source: CocoSource
@@ -65,15 +60,8 @@ class DataSetReport:
 def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> list[DataSetReport]:
     """Check every data set in COCO's format that a config names, with progress bars on standard error.
 
-    A data set that the config names several times is checked once.
-
-    Args:
-        cfg: The config, with command-line options merged.
-        splits: Of ``train``, ``val`` and ``test``; a split that the config does not have is left out.
-        workers: Threads that decode images.
-
-    Raises:
-        InputError: A data set cannot be checked: its files are missing or not in COCO's format.
+    A data set that the config names several times is checked once. Of ``splits`` (``train``, ``val``, ``test``), those
+    that the config does not have are left out. ``workers`` threads decode images.
     """
     grouped: dict[tuple, list[CocoSource]] = {}
     for split in splits:
@@ -93,16 +81,9 @@ def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> lis
 def check_files(
     place: Path, splits: Sequence[str], workers: int = 1, images: Path | None = None
 ) -> list[DataSetReport]:
-    """Check annotation files in COCO's format without a config, as :func:`check_data_sets` does.
+    """Check an annotation file in COCO's format, or those of a folder, as :func:`check_data_sets` does.
 
-    Args:
-        place: A file, or a folder of them with their images.
-        splits: Files that are named after another split are left out.
-        workers: Threads that decode images.
-        images: Folder of the images, if they are elsewhere.
-
-    Raises:
-        InputError: There is no such file, or its images are not found.
+    Files that are named after another split are left out. ``images`` is the folder of the images, if that is elsewhere.
     """
     if not place.exists():
         raise InputError(f"'{place}' does not exist: give a config, or the folder or annotation file of a data set")

@@ -44,13 +44,7 @@ def check_loader(loader: dict, option: str) -> None:
 
 
 def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) -> None:
-    """Check that the pipelines of training data, at ``option``, change masks as they change images.
-
-    Args:
-        dataset: Config of the data set.
-        option: Its place in the config.
-        sources: The data sets in it.
-    """
+    """Check that the pipelines of training data, at ``option``, change masks as they change images."""
     with_masks = [source for source in sources if source.loads_masks]
     polygons = [source.poly2mask for source in with_masks if source.polygons_only]
     for place, _, part in config_parts(dataset, option):

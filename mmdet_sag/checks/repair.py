@@ -24,10 +24,10 @@ from .problem_kinds import PROBLEM_KINDS, Fix
 def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> tuple[dict, dict[str, int]]:
     """Remove or repair the problems of an annotation file, as ``PROBLEM_KINDS`` says for each kind.
 
-    Categories are left as they are: only a person knows what a double name means.
+    Categories are left as they are: only a person knows what a double name means. ``content`` is not changed.
 
     Args:
-        content: Content of an annotation file; it is not changed.
+        content: Content of an annotation file.
         bad_images: Kind of problem by image id, of images whose file cannot be used.
         with_masks: Whether masks count; without them broken boxes cannot be repaired and are removed.
 
@@ -141,16 +141,7 @@ def _clipped(box: Sequence[float], image: dict) -> list[float]:
 
 
 def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
-    """Write an annotation file atomically.
-
-    Args:
-        content: Content of the file.
-        path: File to write; if it exists it is replaced at the end.
-        sources: Files that must not be replaced.
-
-    Raises:
-        InputError: The path is one of the sources, or cannot be written.
-    """
+    """Write an annotation file atomically; ``sources`` are files that must not be replaced."""
     for source in sources:
         if os.path.exists(path) and os.path.samefile(path, source):
             raise InputError(f"'{path}' is the annotation file itself, which stays as it is: name another file")

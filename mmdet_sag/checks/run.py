@@ -117,9 +117,6 @@ def hand_over(contents: dict[str, dict]) -> Iterator[None]:
 
     The first data set of a file takes its content out of ``contents``, and nothing else keeps it. A second one, or one
     of another file, reads its file itself. What is left is dropped at the end.
-
-    Args:
-        contents: Content of annotation files by path, as data sets name them.
     """
     stock = CocoDataset.COCOAPI
 

@@ -13,14 +13,7 @@ from ..models.roi_heads.roi_extractors.embedding_bag_roi_align import embedding_
 
 
 class Replacement:
-    """Stands in for a method of a module; the module keeps its class, parameters and state.
-
-    Args:
-        module: The module.
-
-    Attributes:
-        method: Name of the method.
-    """
+    """Stands in for a ``method`` of a module; the module keeps its class, parameters and state."""
 
     method = 'forward'
 
@@ -37,13 +30,9 @@ class Replacement:
 
 
 class FormatConversion(Replacement):
-    """A module whose inputs and outputs are converted to memory formats.
+    """A module whose inputs and, unless None, outputs are converted to memory formats.
 
-    Args:
-        module: The module.
-        inputs: Memory format of its inputs.
-        outputs: Memory format of its outputs; None: as the module returns them.
-        substitute: A module that computes the results instead.
+    A ``substitute``, if there is one, computes the results instead.
     """
 
     def __init__(

@@ -26,11 +26,8 @@ MIN_TRAINED_TILES = 56
 class Chunk(NamedTuple):
     """Tiles of 4x4 results that are computed at a time: rows of tiles of an image, or images.
 
-    Attributes:
-        images: The images.
-        rows: The rows of pixels of the results; the last may lie beyond the image.
-        first: Number of the first tile among those of all images, row by row.
-        shape: Number of images, rows and columns of tiles.
+    ``rows`` are those of pixels of the results, the last of which may lie beyond the image; ``first`` is the number of
+    the first tile among those of all images, row by row; ``shape`` the number of images, rows and columns of tiles.
     """
 
     images: slice

@@ -12,11 +12,7 @@ from ..errors import InputError
 def check_not_yolo(path: str) -> None:
     """Check that a path is not what YOLO is trained from: a folder of labels, a file of them, or ``data.yaml``.
 
-    Args:
-        path: What a config names as annotation file, or as folder of the data; it may not exist.
-
-    Raises:
-        InputError: It is; the message names the converter.
+    ``path`` is what a config names as annotation file, or as folder of the data; it may not exist.
     """
     place = Path(path)
     if place.is_dir():
@@ -58,9 +54,6 @@ def load_coco(path: str, annotations_needed: bool = True, mapping: bool = False)
         path: Annotation file.
         annotations_needed: Whether to refuse a file without annotations, such as the one of COCO's test images.
         mapping: Whether ``annotations`` may be a mapping, as LIVECell's, which MMDetection cannot read.
-
-    Raises:
-        InputError: The file is not valid JSON, or not in COCO's format.
     """
     # The garbage collector would traverse the growing content again and again, for half of the time.
     collects = gc.isenabled()

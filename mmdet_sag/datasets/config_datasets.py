@@ -20,12 +20,9 @@ def dataset_meta(cfg: Config) -> dict:
 
 
 def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> Iterator[dict]:
-    """Load images spread evenly over a data set, in batches of one for a data preprocessor.
+    """Load ``num_images`` images or fewer, spread evenly over a data set, in batches of one for a preprocessor.
 
-    Args:
-        cfg: The config, whose test pipeline loads them.
-        num_images: Maximum number of images.
-        dataset: Config of the data set; by default that of ``test_dataloader``.
+    The test pipeline loads them; the data set is by default that of ``test_dataloader``.
     """
     pipeline = [step for step in test_dataset(cfg).pipeline if step['type'] != 'LoadAnnotations']
     built = DATASETS.build({**(dataset or test_dataset(cfg)), 'pipeline': pipeline, 'test_mode': True})

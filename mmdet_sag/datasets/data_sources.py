@@ -62,11 +62,7 @@ class CocoSource:
         return dict(num_classes=len(self.classes))
 
     def of_indices(self, images: list[dict]) -> list[dict]:
-        """Return the entries that ``indices`` selects of ``images``, those that the filter leaves.
-
-        Raises:
-            InputError: There are fewer.
-        """
+        """Return the entries that ``indices`` selects of ``images``, those that the filter leaves."""
         if self.indices is None:
             return images
         if isinstance(self.indices, int):
@@ -86,12 +82,9 @@ class CocoSource:
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticSource(CocoSource):
-    """A data set in COCO's format that has panoptic annotations too; its ``classes`` are the things.
+    """A data set in COCO's format that has panoptic annotations too.
 
-    Args:
-        panoptic_ann_file: File of the segments.
-        png_folder: Folder of the panoptic PNG files.
-        stuff_classes: Class names of the stuff, in the order of the model's outputs.
+    Its ``classes`` are the things; ``stuff_classes`` follow in the model's outputs.
     """
 
     panoptic_ann_file: str
@@ -126,16 +119,9 @@ def innermost_dataset(dataset: ConfigType) -> ConfigType:
 
 
 def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:
-    """Yield the data sets in COCO's format inside a data set's config, through any wrappers.
+    """Yield the data sets in COCO's format inside a data set's config at ``option``, through any wrappers.
 
     A data set of another format, or on remote storage, is left out with one line in the log.
-
-    Args:
-        cfg: Config of a data set or of a wrapper such as ``RepeatDataset``.
-        option: Its place in the whole config.
-
-    Raises:
-        InputError: A data set's class is unknown, its config is not valid, or its files are missing.
     """
     kind = dataset_type(cfg, option)
     if 'dataset' in cfg:

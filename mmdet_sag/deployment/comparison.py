@@ -38,18 +38,15 @@ class Agreement(NamedTuple):
     """How close an exported model is to PyTorch's.
 
     Attributes:
-        num_images: Number of images that were compared.
         num_detections: Detections of PyTorch's model that count.
         num_found: Those of them that the exported model has too: of the same class, and with the box within the bound
             in float32, or with a box of an IoU of at least 0.8 in other precisions.
         num_surplus: Detections of the exported model that PyTorch's does not have.
         boxes: Largest difference of a side of a found box, in pixels of the network's input.
-        scores: Largest difference of a score or mask score of these.
-        mask_probs: Largest difference of a mask probability of these.
+        scores, mask_probs: Largest difference of a score or mask score, and of a mask probability, of these.
         inputs: Largest difference between the images that the runtime reads and prepares and PyTorch's, in levels of 0
             to 255.
-        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ
-            from PyTorch's.
+        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ.
     """
 
     num_images: int
@@ -73,16 +70,10 @@ class Agreement(NamedTuple):
 def compare(
     detector: nn.Module, predictor: Predictor, batches: Iterator[dict], precision: str, backend_args: dict | None = None
 ) -> Agreement:
-    """Compare an exported model and its runtime with the detector that it was exported from.
+    """Compare an exported model and its runtime with the detector, in evaluation mode, that it was exported from.
 
-    From the image file to the network's input, from there to mask probabilities, and from these to run lengths.
-
-    Args:
-        detector: The detector, in evaluation mode.
-        predictor: The exported model in its runtime.
-        batches: Batches for the detector's data preprocessor.
-        precision: The exported model's precision. Except in ``fp32``, only detections that score at least 0.3 count.
-        backend_args: MMEngine's storage backend of the image files.
+    From the image file to the network's input, from there to mask probabilities, and from these to run lengths. Except
+    in ``fp32``, only detections that score at least 0.3 count.
 
     Raises:
         InputError: They disagree by more than :data:`BOUNDS`, or, except in ``fp32``, on half of the detections or on

@@ -27,9 +27,6 @@ class ExportedDetector(BaseModel):
         data_preprocessor: Config of the data preprocessor.
         classes: Names of the classes that the model must have.
         num_threads: Number of threads; 0: one per core.
-
-    Raises:
-        InputError: The model cannot be used, or has other classes.
     """
 
     def __init__(
@@ -49,19 +46,7 @@ class ExportedDetector(BaseModel):
             )
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
-        """Detect objects and their masks.
-
-        Args:
-            inputs: Images of shape (N, 3, H, W), from the data preprocessor.
-            data_samples: Data samples with the images' meta information.
-            mode: ``'predict'``, the only mode of an exported model.
-
-        Returns:
-            The data samples with ``pred_instances``, as from a detector, masks as :class:`RLEMasks`.
-
-        Raises:
-            InputError: The images are too small for the model.
-        """
+        """Detect objects in images (N, 3, H, W): add ``pred_instances``, with :class:`RLEMasks`, to their samples."""
         if mode != 'predict':
             raise NotImplementedError(f'an exported model has no mode {mode}')
         metadata = self.model.metadata
@@ -80,18 +65,10 @@ class ExportedDetector(BaseModel):
 
 
 def detect(model: Callable, images: Tensor, data_samples: SampleList) -> InstanceList:
-    """Detect objects by an exported model, up to the mask probabilities.
-
-    Args:
-        model: The model, as :func:`load_exported` returns it.
-        images: Normalized images of shape (N, 3, H, W).
-        data_samples: Data samples with the images' meta information.
+    """Detect objects by an exported model in normalized images (N, 3, H, W), up to the mask probabilities.
 
     Returns:
         ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
-
-    Raises:
-        InputError: The images are too small for the model.
     """
     try:
         arrays = model(*model_inputs(images, data_samples))

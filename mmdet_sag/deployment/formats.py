@@ -60,9 +60,6 @@ class ExportFormat:
             path: Path of the file.
             metadata: Metadata of the model, which the file holds too.
             images: Returns the inputs of the model on which ``int8`` is calibrated.
-
-        Raises:
-            InputError: The graph has an operator that cannot be exported.
         """
         raise NotImplementedError
 

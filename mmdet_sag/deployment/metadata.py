@@ -20,17 +20,7 @@ from .runtime import RUNTIME_VERSION
 
 
 def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, num_classes: int) -> dict:
-    """Describe a model for the programs that run it.
-
-    Args:
-        cfg: The model's config.
-        checkpoint: Path of its checkpoint.
-        model_format: ``onnx``, ``openvino`` or ``torchscript``.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        num_classes: Number of the model's classes.
-
-    Returns:
-        Metadata of the exported file, in types of JSON; docs/deployment.md lists the keys.
+    """Describe a model for the programs that run it, in types of JSON; docs/deployment.md lists the keys.
 
     Raises:
         InputError: The runtime cannot prepare images or binarise masks as the config does, or the config names other

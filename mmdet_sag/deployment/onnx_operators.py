@@ -38,13 +38,10 @@ class ExportableDeformConv(nn.Module):
 
 
 class ExportableRoIExtractor(nn.Module):
-    """A RoI extractor without control flow.
+    """A RoI extractor, of one level or several, without control flow.
 
     RoIs are grouped by level, pooled from their own level only, and put back into order. The number of RoIs of a level
     may be any, and is known only when the model runs.
-
-    Args:
-        extractor: :class:`mmdet.models.SingleRoIExtractor` or :class:`ScaleAdaptiveRoIExtractor`.
     """
 
     def __init__(self, extractor: BaseRoIExtractor) -> None:
@@ -55,16 +52,9 @@ class ExportableRoIExtractor(nn.Module):
     def forward(
         self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
     ) -> Tensor:
-        """Extract the features of RoIs.
+        """Pool features (N, C, H, W) of each level in RoIs (n, 5) to (n, C, output_size, output_size).
 
-        Args:
-            feats: One tensor (N, C, H, W) per level.
-            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
-            roi_scale_factor: Not used.
-            img_areas: Area of the image of each RoI, shape (n, ), for a :class:`ScaleAdaptiveRoIExtractor`.
-
-        Returns:
-            RoI features of shape (n, C, output_size, output_size).
+        ``img_areas`` (n, ), the area of each RoI's image, is for a :class:`ScaleAdaptiveRoIExtractor`.
         """
         layers = self.extractor.roi_layers
         if len(feats) == 1:
@@ -78,11 +68,7 @@ class ExportableRoIExtractor(nn.Module):
 
 
 class ExportableRoIAlign(nn.Module):
-    """An average RoIAlign, computed by torchvision's operator, which can be exported.
-
-    Raises:
-        InputError: The layer is another one.
-    """
+    """An average RoIAlign, computed by torchvision's operator, which can be exported."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -103,15 +89,10 @@ def is_exporting() -> bool:
 
 
 def non_max_suppression(boxes: Tensor, scores: Tensor, max_output: int, iou_threshold: float) -> Tensor:
-    """Run NMS in each class of each image.
+    """Run NMS in each class of each image, in boxes (N, M, 4) with scores (N, C, M), those above 0.
 
-    PyTorch's exporter writes it as one ONNX operator; a TorchScript model holds torchvision's.
-
-    Args:
-        boxes: x1, y1, x2, y2 of shape (N, M, 4).
-        scores: Scores of shape (N, C, M). Only scores above 0 are candidates.
-        max_output: Most boxes to keep per class and image. Only an exported model applies it.
-        iou_threshold: IoU above which the box with the lower score is dropped.
+    PyTorch's exporter writes it as one ONNX operator; a TorchScript model holds torchvision's. Only an exported model
+    applies ``max_output``, the most boxes to keep per class and image.
 
     Returns:
         Image, class and box of those that are kept, shape (k, 3), in no order.
@@ -198,11 +179,7 @@ def onnx_translations() -> dict[Callable, Callable]:
 
 
 def lower_opset(model, version: int):
-    """Write an ``onnx.ModelProto`` in an earlier opset, and check it.
-
-    Raises:
-        InputError: It has an operator that the opset lacks.
-    """
+    """Write an ``onnx.ModelProto`` in an earlier opset, and check it."""
     from onnx import checker, defs, helper, version_converter
 
     for node in model.graph.node:

@@ -31,9 +31,6 @@ def calibration_batches(cfg: Config, num_images: int) -> Callable[[], Iterator[d
     """Return what loads training images of a config, by its test pipeline, in batches of one, when it is called.
 
     Concatenated data sets contribute equally.
-
-    Raises:
-        InputError: The config has no training data, or they are not where it says.
     """
     loader = cfg.get('train_dataloader')
     if loader is None:
@@ -57,14 +54,10 @@ def quantize(model, operators: Iterable[Operator], images: Callable[[], Iterable
 
     Backbone, neck and the towers of the box head become int8. The layers that predict classes and boxes, also those
     of proposals and of a cascade's stages, stay in float, and so does the mask branch, which takes a small share of the
-    time and loses most by int8.
+    time and loses most by int8. So do operators of ``types``.
 
-    Args:
-        model: The model, as NNCF takes it.
-        operators: Its operators, parents first.
-        images: Returns inputs of the model, from which the ranges of features are estimated; it is called for each pass
-            over them, so that they need not be in memory together.
-        types: Further types of operators that stay in float.
+    ``operators`` are the model's, parents first. ``images`` returns inputs from which the ranges of features are
+    estimated; it is called for each pass over them, so that they need not be in memory together.
     """
     import nncf
 

@@ -34,11 +34,7 @@ class RuntimeInputError(ValueError):
 
 
 class Model:
-    """An exported model. It may be called from several threads at once. See :func:`load_model`.
-
-    Attributes:
-        metadata: The model's metadata.
-    """
+    """An exported model with its ``metadata``. Several threads may call it at once. See :func:`load_model`."""
 
     metadata: dict
 
@@ -258,16 +254,10 @@ class Predictor:
         ]
 
     def prepare(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Resize, normalize and pad images.
-
-        Args:
-            images: Blue, green, red, of shape (H, W, 3), uint8.
+        """Resize, normalize and pad images, blue, green, red, of shape (H, W, 3), uint8.
 
         Returns:
             Images (N, 3, H, W) and their heights and widths without padding (N, 2), the model's inputs.
-
-        Raises:
-            RuntimeInputError: An image is too narrow.
         """
         settings = self.metadata['preprocessing']
         sizes = [self.input_size(image) for image in images]
@@ -286,11 +276,7 @@ class Predictor:
         return inputs, np.array(sizes)
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
-        """Height and width of an image as the network sees it, without padding.
-
-        Raises:
-            RuntimeInputError: The image is too narrow.
-        """
+        """Height and width of an image as the network sees it, without padding."""
         height, width = image.shape[:2]
         new_width, new_height = resized_size(width, height, self.metadata['preprocessing']['resize'])
         if not new_width or not new_height:
@@ -301,15 +287,12 @@ class Predictor:
         return new_height, new_width
 
     def finish(self, outputs: dict, shape: Sequence[int], size: Sequence[int]) -> dict:
-        """Result of an image.
+        """Result, as of :meth:`__call__`, of an image.
 
         Args:
             outputs: The model's outputs that belong to the image, without ``image_indices``.
             shape: Height and width of the image.
             size: Height and width of it as the network saw it.
-
-        Returns:
-            See :meth:`__call__`.
         """
         height, width = shape[:2]
         scale = size[1] / width, size[0] / height
@@ -381,14 +364,7 @@ def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
 
 
 def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> dict:
-    """Paste a mask into its image, binarise and encode it.
-
-    Args:
-        probs: Mask probabilities of shape (h, w).
-        box: x1, y1, x2, y2 in pixels of the image, shape (4, ).
-        height: Height of the image.
-        width: Width of the image.
-        threshold: Lowest probability of a pixel of the mask.
+    """Paste a mask (h, w) into its image at a box (4, ), x1, y1, x2, y2, binarise and encode it.
 
     Returns:
         COCO's compressed run-length encoding: ``size`` and ``counts``, a text.
@@ -415,11 +391,7 @@ def decode_mask(mask: dict) -> np.ndarray:
 
 
 def as_image(image: np.ndarray | str | Path) -> np.ndarray:
-    """An image of :class:`Predictor` as blue, green, red, of shape (H, W, 3), uint8.
-
-    Raises:
-        RuntimeInputError: It is no image.
-    """
+    """An image of :class:`Predictor` as blue, green, red, of shape (H, W, 3), uint8."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     image = np.asarray(image)
@@ -433,11 +405,7 @@ def as_image(image: np.ndarray | str | Path) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as blue, green, red, of shape (H, W, 3).
-
-    Raises:
-        RuntimeInputError: It is missing, damaged or not an image.
-    """
+    """Read an image file as blue, green, red, of shape (H, W, 3)."""
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as e:
@@ -449,11 +417,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(content: bytes | np.ndarray) -> np.ndarray:
-    """Decode the content of an image file as blue, green, red, of shape (H, W, 3), turned as its EXIF entry says.
-
-    Raises:
-        RuntimeInputError: It is damaged or not an image.
-    """
+    """Decode the content of an image file as blue, green, red, of shape (H, W, 3), turned as its EXIF entry says."""
     content = np.frombuffer(content, np.uint8)
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
@@ -482,11 +446,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(source: Path, out: Path) -> list[Path]:
-    """Image files of a folder and of the folders in it, without those of ``out``; or ``source``, if it is a file.
-
-    Raises:
-        RuntimeInputError: There are none.
-    """
+    """Image files of a folder and of the folders in it, without those of ``out``; or ``source``, if it is a file."""
     if not source.exists():
         raise RuntimeInputError(f'{source} does not exist, check the path')
     if not source.is_dir():
@@ -547,11 +507,7 @@ def output_names(metadata: dict) -> tuple[str, ...]:
 
 
 def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = None) -> dict:
-    """Read the metadata of a model, and check the names of its outputs, if there are any.
-
-    Raises:
-        RuntimeInputError: There are none, or they are of another version.
-    """
+    """Read the metadata of a model, and check the names of its outputs, if there are any."""
     if text is None:
         raise RuntimeInputError(f'{path}: was not exported by mmdet_sag, it has no metadata; make it by export.py')
     try:

@@ -9,15 +9,7 @@ class AtomicFileBackend(LocalBackend):
     """Local disk with atomic writes (:func:`atomic_write`), registered in MMEngine as ``atomic_file``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file.
-
-        Args:
-            obj: The bytes.
-            filepath: Path of the file. Its folder is created if it does not exist.
-
-        Raises:
-            OSError: The disk is full or not writable. The previous file is unchanged.
-        """
+        """Write bytes to a file, whose folder is created if it does not exist."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:

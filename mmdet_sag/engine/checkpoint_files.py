@@ -35,16 +35,10 @@ _NO_SETTINGS |= {'last_step', 'best', 'num_bad_epochs', 'cooldown_counter', *_RA
 
 
 def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
-    """Read a model's checkpoint onto the CPU.
+    """Read a model's checkpoint, a file or an address that MMEngine can read (``https://...``), onto the CPU.
 
-    With PyTorch 2.6 or newer, no code in the file is run.
-
-    Args:
-        path: Path of the file, or an address that MMEngine can read (``https://...``).
-        mmap: Leave the tensors of a local file on the disk until they are used.
-
-    Raises:
-        InputError: The file does not exist, or is not a complete checkpoint.
+    With PyTorch 2.6 or newer, no code in the file is run. ``mmap`` leaves the tensors of a local file on the disk until
+    they are used.
     """
     if is_remote(path) or (not LOADS_SAFELY and Path(path).is_file()):
         try:
@@ -63,17 +57,9 @@ def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
 
 
 def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None:
-    """Check that a checkpoint holds all weights of a model. MMEngine only warns if it does not.
+    """Check that a checkpoint, read from ``path``, holds all weights of a model. MMEngine only warns if not.
 
     A checkpoint that holds more is announced.
-
-    Args:
-        checkpoint: Its content.
-        path: Its path, for the message.
-        model: The model that will load it.
-
-    Raises:
-        InputError: Weights are missing or have another shape.
     """
     weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
@@ -97,7 +83,7 @@ def check_checkpoint_fits(checkpoint: dict, path: str, model: nn.Module) -> None
 
 
 def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str | None:
-    """Find the newest checkpoint of a run from which training can continue.
+    """Find the newest checkpoint of a run from which training can continue, or None if there is none.
 
     Candidates are the file that ``last_checkpoint`` names, and for each name pattern of the run the complete file with
     the highest number that the same run saved: the last one that trained in the folder (:func:`enter_folder`) or, for
@@ -107,9 +93,6 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
     Args:
         work_dir: The work folder of the run.
         checkpoint_hook: Config of its checkpoint hook.
-
-    Returns:
-        Path of the checkpoint, or None if there is none.
 
     Raises:
         InputError: There are checkpoints, and none can be used; or they cannot be listed, or are not on the local disk.
@@ -168,14 +151,8 @@ def last_instead_of_worthless_best(path: str) -> tuple[str, str]:
 
     MMEngine then keeps the first one that it validated.
 
-    Args:
-        path: A checkpoint.
-
     Returns:
         The newest checkpoint beside it and the reason, or ``path`` and an empty text.
-
-    Raises:
-        InputError: The file cannot be used.
     """
     name = Path(path).name
     if is_remote(path) or not re.match('best_.*(AP|PQ)', name):
@@ -200,18 +177,11 @@ def last_instead_of_worthless_best(path: str) -> tuple[str, str]:
 
 
 def enter_folder(folder: str, run: str | None) -> IO[str]:
-    """Mark a folder as that of the run that trains in it now.
+    """Mark a local folder, which is created if needed, as that of the run that trains in it now.
 
-    Args:
-        folder: The local folder of its checkpoints, which is created if it does not exist.
-        run: Identity of the run, which its checkpoints hold as ``run`` of the runtime information. None: unknown.
-
-    Returns:
-        A file. As long as it is open in this process, other processes cannot enter the folder, if the file system has
-        locks.
-
-    Raises:
-        InputError: Another process trains in the folder, or it cannot be written to.
+    ``run`` is the run's identity, if it is known, which its checkpoints hold as ``run`` of the runtime information. As
+    long as the returned file is open in this process, other processes cannot enter the folder, if the file system has
+    locks.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -237,12 +207,7 @@ def enter_folder(folder: str, run: str | None) -> IO[str]:
 
 
 def note_earlier_run(work_dir: str, checkpoint_hook: dict | None = None) -> None:
-    """Warn if a run that starts from the beginning finds checkpoints of another run in its folder.
-
-    Args:
-        work_dir: The work folder of the run.
-        checkpoint_hook: Config of its checkpoint hook.
-    """
+    """Warn if a run that starts from the beginning finds checkpoints of another run in its folder."""
     folder, templates = _folder_and_templates(work_dir, checkpoint_hook)
     if is_remote(folder, (checkpoint_hook or {}).get('backend_args')):
         return
@@ -256,13 +221,7 @@ def note_earlier_run(work_dir: str, checkpoint_hook: dict | None = None) -> None
 
 
 def note_finished_training(checkpoint: dict, path: str, train_cfg: dict) -> None:
-    """Warn if a checkpoint was saved at the end of the training that is to be resumed.
-
-    Args:
-        checkpoint: Its content.
-        path: Its path, for the message.
-        train_cfg: Config of the training loop.
-    """
+    """Warn if a checkpoint, read from ``path``, was saved at the end of the training that is to be resumed."""
     meta = checkpoint.get('meta') or {}
     for unit, option in (('epoch', 'max_epochs'), ('iter', 'max_iters')):
         done, end = meta.get(unit), train_cfg.get(option)
@@ -274,15 +233,10 @@ def note_finished_training(checkpoint: dict, path: str, train_cfg: dict) -> None
 
 
 def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
-    """Prepare a checkpoint for a run whose config has changed, and say what differs.
+    """Prepare a checkpoint, read from ``path``, for a run whose config has changed, and say what differs.
 
     A changed learning rate takes effect at its place in the schedule: the rates of optimizer and schedule in the
-    checkpoint are multiplied. Everything else stays as it was saved.
-
-    Args:
-        runner: The runner, with optimizer and schedule of its config.
-        checkpoint: The content of the file, which is changed in place.
-        path: Its path, for the message.
+    checkpoint, which is changed in place, are multiplied. Everything else stays as it was saved.
 
     Raises:
         InputError: The optimizer has other groups of parameters.
@@ -388,11 +342,7 @@ def _training_state(path: Path) -> _TrainingState:
 
 
 def check_resumable(path: str) -> None:
-    """Read a checkpoint as ``--resume`` does.
-
-    Raises:
-        InputError: Training cannot continue from it.
-    """
+    """Read a checkpoint as ``--resume`` does."""
     _training_state(Path(path))
 
 

@@ -56,11 +56,7 @@ class ConfigOptions(DictAction):
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """Read the words ``key=value`` of ``--cfg-options``, see :class:`ConfigOptions`.
-
-    Raises:
-        InputError: One cannot be read.
-    """
+    """Read the words ``key=value`` of ``--cfg-options``, see :class:`ConfigOptions`."""
     options = {}
     for word in words:
         try:
@@ -119,11 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the flags of :func:`add_arguments`.
-
-    Raises:
-        InputError: The file or an option of ``--cfg-options`` is not usable.
-    """
+    """Read the config file and apply the flags of :func:`add_arguments`."""
     _set_local_rank(args)
     if not Path(args.config).is_file():
         raise InputError(f'config {args.config} does not exist, check the path')
@@ -142,11 +134,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def check_work_dir(cfg: Config) -> None:
-    """Check that logs and checkpoints can be written into the folders of a config.
-
-    Raises:
-        InputError: A folder cannot be written to.
-    """
+    """Check that logs and checkpoints can be written into the folders of a config."""
     check_writable_folder(cfg.work_dir, '--work-dir')
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
     if checkpoint.get('out_dir') and not is_remote(checkpoint['out_dir'], checkpoint.get('backend_args')):
@@ -157,9 +145,6 @@ def init_processes(cfg: Config) -> None:
     """Create the process group of a run with a launcher, for its device. The runner uses it.
 
     On a GPU, a strategy (``runner_type='FlexibleRunner'``) creates its own.
-
-    Raises:
-        InputError: The port is in use.
     """
     if cfg.launcher == 'none':
         return
@@ -187,9 +172,7 @@ def _create_group(cfg: Config) -> None:
 def in_all_processes(function: Callable[[], Result], exchange: Callable[[Any], list] = all_gather_object) -> Result:
     """Call a function in all processes. If it fails in one, the first error is raised in all.
 
-    Args:
-        function: The function. Only :class:`InputError` and ``OSError`` are shared.
-        exchange: Returns what each process has given it, in all processes.
+    Only :class:`InputError` and ``OSError`` are shared, by ``exchange``, which returns what each process has given it.
     """
     error = None
     try:

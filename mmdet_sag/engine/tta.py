@@ -14,9 +14,6 @@ def use_tta(cfg: Config) -> None:
 
     ``tta_model`` and ``tta_pipeline`` of the config are used. By default, images are flipped, and detections are merged
     by the model's own NMS. A semi-supervised model is augmented as the detector that it holds.
-
-    Raises:
-        InputError: The model predicts masks, which its model of test-time augmentation cannot merge.
     """
     dataset = test_dataset(cfg)
     if 'tta_pipeline' not in cfg:

@@ -10,14 +10,7 @@ _WIDTH = 0.02
 
 
 def mask_boundary(mask: dict) -> dict:
-    """The pixels of a mask that are within 2 % of the image's diagonal from its outline or the image's border.
-
-    Args:
-        mask: RLE.
-
-    Returns:
-        Compressed RLE.
-    """
+    """The pixels of a mask, an RLE, within 2 % of the image's diagonal from its outline or the image's border."""
     x, y, width, height = mask_api.toBbox(mask).astype(int)
     if not width or not height:
         return mask
@@ -34,12 +27,7 @@ class BoundaryCOCOeval(COCOeval):
     """COCO's evaluation of masks by the smaller one of their IoU and the IoU of their boundaries.
 
     Boundary AP judges the outlines of large masks, to which mask AP is nearly blind. Crowd regions have their mask IoU.
-
     Source: `Boundary IoU <https://arxiv.org/abs/2103.16562>`_, Sections 4 and 5.
-
-    Args:
-        truth: The annotated objects.
-        results: The detections.
     """
 
     def __init__(self, truth: COCO, results: COCO) -> None:

@@ -101,8 +101,7 @@ def random_weights_remedy(cfg: dict, option: str, name: str) -> str:
 def unfreeze_random_backbones(cfg: Config) -> None:
     """Apply :func:`unfreezing` to all backbones of a training that loads no weights, and log it in one line each.
 
-    Args:
-        cfg: Config of the run, before ``load_from`` is set to a checkpoint to resume. It is changed in place.
+    The config is changed in place, before ``load_from`` is set to a checkpoint to resume.
     """
     if cfg.get('load_from') or cfg.get('model') is None:
         return

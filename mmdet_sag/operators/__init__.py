@@ -14,9 +14,6 @@ def check_operators() -> None:
     """Make sure that ``mmcv.ops`` has operators that work with the installed torch: mmcv's own or torchvision's.
 
     Torchvision's are not loaded, which takes seconds: where they are used, loading them says what they lack.
-
-    Raises:
-        InputError: Those that ``MMDET_SAG_OPERATORS`` asks for are missing, or were built for another torch.
     """
     try:
         choice = mmdet_sag_operators.operators_choice()

@@ -336,8 +336,7 @@ def _refuse_max_mode(pool_mode: int) -> None:
 def _bins(rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, features: Tensor) -> Tensor:
     """Every bin of mmcv's RoIPool as an RoI of its own for torchvision's, which rounds an RoI before it divides it.
 
-    Returns:
-        Shape (num_rois * pooled_height * pooled_width, 5), in whole pixels of ``features``, their ends included.
+    They are (num_rois * pooled_height * pooled_width, 5), in whole pixels of ``features``, their ends included.
     """
     (rois,) = _computable(rois)
     height, width = features.shape[-2:]

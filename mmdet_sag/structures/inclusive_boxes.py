@@ -22,11 +22,9 @@ def not_empty(boxes: Tensor, inclusive: bool = False) -> Tensor:
 
 
 def to_inclusive(boxes: Tensor, scale_factor: tuple[float, float]) -> Tensor:
-    """Let boxes (n, 4) end one pixel of the original image earlier, but not before they begin.
+    """Let MMDetection's boxes (n, 4) end one pixel of the original image earlier, but not before they begin.
 
-    Args:
-        boxes: MMDetection's boxes in pixels of the network's input.
-        scale_factor: Size of a pixel of the original image, (width, height), in pixels of the network's input.
+    ``scale_factor`` is the size of such a pixel, (width, height), in pixels of the network's input.
     """
     ends = torch.maximum(boxes[:, 2:] - boxes.new_tensor(scale_factor), boxes[:, :2])
     return torch.cat([boxes[:, :2], ends], dim=1)
@@ -38,14 +36,10 @@ def to_exclusive(boxes: Tensor) -> Tensor:
 
 
 def pad_masks(masks: Tensor, boxes: Tensor, value: float) -> tuple[Tensor, Tensor]:
-    """Pad masks by a ring of samples, and enlarge their inclusive boxes to the whole pixels that these touch.
+    """Pad masks (n, ..., h, w) by a ring of samples, and enlarge their inclusive boxes to the pixels that these touch.
 
-    Sampled at the centres of these pixels, the masks equal those resized to the pixels of their boxes.
-
-    Args:
-        masks: Masks of shape (n, ..., h, w).
-        boxes: Inclusive boxes of shape (n, 4) in pixels of the original image.
-        value: The mask's value outside: 0 for probabilities, minus infinity for logits.
+    Sampled at the centres of these pixels, the masks equal those resized to the pixels of their boxes (n, 4), which are
+    of the original image. ``value`` is the mask's outside: 0 for probabilities, minus infinity for logits.
 
     Returns:
         Masks of shape (n, ..., h + 2, w + 2), and boxes of shape (n, 4) that end after their last pixel.

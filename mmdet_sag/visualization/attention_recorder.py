@@ -20,9 +20,6 @@ class AttentionRecorder:
     The attention maps are pasted into the image at their RoIs, each scaled to [0, 1]. Where RoIs overlap, the highest
     attention is shown.
 
-    Args:
-        model: The model, wrapped or not.
-
     Raises:
         InputError: The model has no SAG mask head.
     """
@@ -77,12 +74,10 @@ class AttentionRecorder:
         return tuple(self._calls[0]) if len(self._calls) == 1 else None
 
     def heat(self, views: Sequence[DetDataSample], sample: DetDataSample, score_thr: float) -> np.ndarray:
-        """Return the attention of an image's detections.
+        """Return the attention of an image's detections that score ``score_thr`` or more.
 
-        Args:
-            views: Inputs of the model: one sample, or those of test-time augmentation, the first of which is drawn.
-            sample: The prediction.
-            score_thr: Lowest score of the detections that are drawn.
+        ``views`` are the inputs of the model: one sample, or those of test-time augmentation, the first of which is
+        drawn.
 
         Returns:
             Attention in [0, 1], shape (H, W) of the original image; zero without a detection.
@@ -116,17 +111,10 @@ def _is_mask_roi_extractor(name: str) -> bool:
 def paste_attention(
     rois: Tensor, attention: Tensor, view: DetDataSample, sample: DetDataSample, score_thr: float
 ) -> np.ndarray:
-    """Paste the attention of a batch's first image into that image.
+    """Paste the attention maps (n, 1, H', W') of a batch's first image into that image, as in [0, 1], (H, W).
 
-    Args:
-        rois: RoIs of the mask head, (n, 5); the first column is the index of the image in the batch.
-        attention: Attention maps of the RoIs, (n, 1, H', W').
-        view: Input sample of the image.
-        sample: The prediction.
-        score_thr: Lowest score of the detections that are drawn.
-
-    Returns:
-        Attention in [0, 1], shape (H, W) of the original image.
+    ``rois`` (n, 5) begin with the index of the image in the batch. ``view`` is the input sample of the image,
+    ``sample`` the prediction, of which detections that score ``score_thr`` or more are drawn.
     """
     height, width = sample.ori_shape
     # RoIs are sorted by score.

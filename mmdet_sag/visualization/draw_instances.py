@@ -86,9 +86,7 @@ def draw_instances(
 def panoptic_instances(segmentation: PixelData, num_classes: int) -> InstanceData:
     """Take a panoptic or semantic segmentation apart, for :func:`draw_instances`.
 
-    Args:
-        segmentation: ``sem_seg`` (1, H, W): label + 1000 x instance number. Other labels are no segments.
-        num_classes: Number of classes of things and stuff.
+    ``sem_seg`` (1, H, W) is label + 1000 x instance number. Labels from ``num_classes`` on are no segments.
 
     Returns:
         The segments, things before stuff: ``bboxes``, ``labels`` and ``masks`` (n, H, W), bool.
@@ -165,10 +163,9 @@ def _paint(picture: np.ndarray, bitmap: np.ndarray, zoom: int, colour: tuple[int
 def _add_names(
     picture: np.ndarray, boxes: list, names: list[str], colours: list[tuple], size: int, needs_all: bool
 ) -> bool:
-    """Write the names at their boxes, none over another; if ``needs_all``, only if there is room for every one.
+    """Write the names at their boxes, none over another; return whether they were written.
 
-    Returns:
-        Whether the names were written.
+    If ``needs_all``, that is only if there is room for every one.
     """
     canvas = Image.fromarray(picture)
     font = ImageFont.truetype(_font_file(names), size)

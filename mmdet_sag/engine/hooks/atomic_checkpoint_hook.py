@@ -92,11 +92,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @classmethod
     def of(cls, runner: Runner) -> 'AtomicCheckpointHook':
-        """Return the hook that saves a runner's checkpoints.
-
-        Raises:
-            InputError: The runner has a different checkpoint hook.
-        """
+        """Return the hook that saves a runner's checkpoints."""
         for hook in runner.hooks:
             if isinstance(hook, cls):
                 return hook
@@ -105,21 +101,13 @@ class AtomicCheckpointHook(CheckpointHook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the checkpoint of a resumed run, and let a changed learning rate take effect.
-
-        Raises:
-            InputError: The model or the optimizer of the config is another one.
-        """
+        """Check the checkpoint of a resumed run, and let a changed learning rate take effect."""
         if runner._resume:
             check_checkpoint_fits(checkpoint, str(runner._load_from), runner.model)
             apply_settings(runner, checkpoint, str(runner._load_from))
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the output folder, and check that all processes start from one state.
-
-        Raises:
-            InputError: They do not, or another process trains in the folder.
-        """
+        """Prepare the output folder, and check that all processes start from one state."""
         info = runner.message_hub.runtime_info
         # MMEngine would remove files by it.
         kept = info.pop('keep_ckpt_ids', [])
@@ -180,11 +168,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 AtomicFileBackend().put_text(path, f'{runner.work_dir}/last_checkpoint')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the weights.
-
-        Raises:
-            InputError: Some weights are not finite.
-        """
+        """Check that the weights are finite."""
         if self._meta is not None:
             # FlexibleRunner replaces epoch and iteration by its own count.
             checkpoint['meta'].update(self._meta)
@@ -228,11 +212,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Publish the checkpoint if the config says so.
-
-        Raises:
-            InputError: The last checkpoint could not be written.
-        """
+        """Publish the checkpoint if the config says so; it must have been written."""
         self._check_saved()
         super().after_train(runner)
         if self._folder is not None:
@@ -240,15 +220,9 @@ class AtomicCheckpointHook(CheckpointHook):
             self._folder.close()
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Save a checkpoint outside of the interval. All processes must call it.
+        """Save a checkpoint outside of the interval, named ``iter_<iteration>.pth``; return its path.
 
-        Args:
-            runner: The runner.
-            epoch: Number of finished epochs.
-            iteration: Number of finished iterations.
-
-        Returns:
-            Path of the checkpoint, named ``iter_<iteration>.pth``.
+        All processes must call it, with the numbers of finished epochs and iterations.
 
         Raises:
             InputError: It could not be written, or its weights are not finite.

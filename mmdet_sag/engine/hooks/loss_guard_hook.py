@@ -82,11 +82,7 @@ class LossGuardHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Count the steps that the loss scaler skipped.
-
-        Raises:
-            InputError: There were too many in a row.
-        """
+        """Count the steps that the loss scaler skipped, of which there may be ``patience`` in a row."""
         if self._stepped:
             self._num_skipped = 0
         elif any(_scales(wrapper) and wrapper.should_update() for wrapper in self._wrappers()):

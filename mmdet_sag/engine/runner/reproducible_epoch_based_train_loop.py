@@ -16,12 +16,7 @@ class ReproducibleEpochBasedTrainLoop(ReproducibleTrainLoop, EpochBasedTrainLoop
 
     If the number of batches per epoch has changed since the checkpoint was saved (another batch size, number of
     processes or data set), the epochs count: the run continues in the saved epoch, at the same fraction of it.
-
-    Args:
-        runner: The runner.
-        dataloader: A data loader, or its config.
-        *args: As in ``EpochBasedTrainLoop``.
-        **kwargs: As in ``EpochBasedTrainLoop``.
+    Arguments are those of ``EpochBasedTrainLoop``.
     """
 
     def run(self) -> nn.Module:

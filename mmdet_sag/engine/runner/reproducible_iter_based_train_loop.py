@@ -14,11 +14,7 @@ from .reproducible_train_loop import ReproducibleTrainLoop
 class ReproducibleIterBasedTrainLoop(ReproducibleTrainLoop, IterBasedTrainLoop):
     """Iteration-based training that a resumed run continues as if it had never stopped.
 
-    Args:
-        runner: The runner.
-        dataloader: A data loader, or its config.
-        *args: As in ``IterBasedTrainLoop``.
-        **kwargs: As in ``IterBasedTrainLoop``.
+    Arguments are those of ``IterBasedTrainLoop``.
     """
 
     def run(self) -> nn.Module:

@@ -21,12 +21,6 @@ class ReproducibleTrainLoop:
 
     A checkpoint is written before the validation of its iteration. If the run stopped in between, a resumed run starts
     with that validation. A run that stopped later repeats it.
-
-    Args:
-        runner: The runner.
-        dataloader: A data loader, or its config.
-        *args: Other arguments of MMEngine's loop.
-        **kwargs: Other arguments of MMEngine's loop.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
@@ -41,9 +35,8 @@ class ReproducibleTrainLoop:
     def start(self, num_skipped: int | None = None) -> None:
         """Prepare the first iteration.
 
-        Args:
-            num_skipped: Number of batches to skip in the current pass over the data. None: computed from the number of
-                finished iterations.
+        ``num_skipped`` batches of the current pass over the data are skipped; None: as many as the finished iterations
+        say.
         """
         runner = self.runner
         # With a seed per process, MMEngine draws a new seed for the order of the data, and does not keep it.

@@ -27,11 +27,7 @@ def seed_generators(*numbers: int) -> None:
 
 
 class SeededDataset:
-    """Wraps a data set to seed the random generators before a sample is loaded.
-
-    Args:
-        dataset: The data set. Its attributes are read and set through this object.
-    """
+    """Wraps a data set, whose attributes it shares, to seed the random generators before a sample is loaded."""
 
     def __init__(self, dataset: Any) -> None:
         self.__dict__['dataset'] = dataset
@@ -60,10 +56,6 @@ class SeededBatchSampler(Sampler):
     """Adds a seed to every sample of a batch, and can start at any batch of the training without loading the others.
 
     Until :meth:`start_at` it is empty, so that nothing is drawn before the position in the training is known.
-
-    Args:
-        batch_sampler: The sampler of batches of indices.
-        seed: The seed of the training.
     """
 
     def __init__(self, batch_sampler: Sampler, seed: int) -> None:

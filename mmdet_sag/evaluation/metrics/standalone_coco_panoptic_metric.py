@@ -27,15 +27,11 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         ann_file: Panoptic annotation file.
         seg_prefix: Folder of the true panoptic PNG files.
         classwise: Whether to log each class.
-        format_only: Whether to write results without evaluating them.
+        format_only: Whether to write results, to ``outfile_prefix``, without evaluating them.
         outfile_prefix: If given, results are written to ``<prefix>.panoptic/`` and ``<prefix>.panoptic.json`` in
             COCO's format. Several machines must share this storage.
         backend_args: Storage backend of the annotations.
-        collect_device: As in ``BaseMetric``.
-        prefix: As in ``BaseMetric``.
-
-    Raises:
-        InputError: ``format_only`` is set without ``outfile_prefix``.
+        collect_device, prefix: As in ``BaseMetric``.
     """
 
     default_prefix = 'coco_panoptic'
@@ -67,12 +63,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
         self.annotations = {annotation['image_id']: annotation for annotation in content.get('annotations', [])}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Compare each image's prediction with the ground truth.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Mappings with ``img_id``, ``img_path`` and ``pred_panoptic_seg``.
-        """
+        """Compare each image's ``pred_panoptic_seg`` with the ground truth."""
         classes = self.dataset_meta['classes']
         ids_by_name = {category['name']: category_id for category_id, category in self.categories.items()}
         for sample in data_samples:
@@ -93,14 +84,7 @@ class StandaloneCocoPanopticMetric(BaseMetric):
             self.results.append((counts, result))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics of all images.
-
-        Args:
-            results: What :meth:`process` collected.
-
-        Returns:
-            ``PQ``, ``SQ``, ``RQ`` of all classes, with ``_th`` of things and with ``_st`` of stuff, in percent.
-        """
+        """Compute ``PQ``, ``SQ`` and ``RQ`` of all classes, with ``_th`` of things and ``_st`` of stuff, in percent."""
         logger = MMLogger.get_current_instance()
         counts, written = zip(*results)
         if self.outfile_prefix:

@@ -59,9 +59,6 @@ class UnroundedCocoMetric(CocoMetric):
         iou_thrs: IoU thresholds, one or several. Default: 0.50:0.05:0.95. ``mAP_50`` and ``mAP_75`` are -1 without
             their threshold.
         **kwargs: As in ``CocoMetric``.
-
-    Raises:
-        InputError: ``'boundary'`` goes with something that MMDetection's class does.
     """
 
     def __init__(
@@ -83,14 +80,9 @@ class UnroundedCocoMetric(CocoMetric):
             number_annotations(self._coco_api)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics of all results.
+        """Compute ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects.
 
-        Args:
-            results: (ground truth, prediction) of each image, as ``process`` collects them.
-
-        Returns:
-            ``bbox_mAP``, ``segm_mAP_50`` etc. in [0, 1], or -1 without objects; with ``classwise`` also
-            ``NAME_precision``, the mAP of each class for the last metric.
+        With ``classwise`` there is also ``NAME_precision``, the mAP of each class for the last metric.
         """
         if self.format_only or self.metric_items or not self._computes_all():
             return super().compute_metrics(results)
@@ -144,19 +136,10 @@ class UnroundedCocoMetric(CocoMetric):
         iou_thrs: Sequence[float],
         logger: MMLogger | None = None,
     ) -> np.ndarray:
-        """Compute the recall of boxes, as MMDetection does for ``proposal_fast``.
+        """Compute the mean recall of boxes for each number of them, as MMDetection does for ``proposal_fast``.
 
         It makes an array of the overlaps of all images, which NumPy 1.24 refuses if their shapes differ: here each
         image has its own.
-
-        Args:
-            results: Prediction of each image.
-            proposal_nums: Numbers of boxes of an image that are counted.
-            iou_thrs: IoU thresholds.
-            logger: Not used.
-
-        Returns:
-            Mean recall over the thresholds for each number of boxes.
         """
         found = total = np.zeros(len(proposal_nums))
         image_ids = self.img_ids

@@ -202,14 +202,7 @@ class VoVNet(BaseModule):
             initialize(self, pretrained_cfgs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of the stages in ``out_indices``.
-
-        Args:
-            x: Images of shape (N, in_channels, H, W).
-
-        Returns:
-            One tensor of shape (N, C, ceil(H / stride), ceil(W / stride)) per output stage.
-        """
+        """Compute the features (N, C, ceil(H / stride), ceil(W / stride)) of the stages in ``out_indices``."""
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):

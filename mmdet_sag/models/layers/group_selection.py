@@ -9,15 +9,9 @@ from torch import Tensor
 
 
 def chosen_of_groups(chosen: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, list[int]]:
-    """Find what is chosen.
+    """Return the indices of the chosen ones of n items, and their number in each group.
 
-    Args:
-        chosen: Whether each item is chosen, shape (n, ).
-        groups: Number of the group of each item, ascending, shape (n, ).
-        num_groups: Number of groups.
-
-    Returns:
-        Indices of the chosen items, and their number in each group.
+    ``chosen`` and ``groups``, the number of the group of each item, ascending, have the shape (n, ).
     """
     numbers = torch.zeros(num_groups, dtype=torch.long, device=groups.device).index_add_(0, groups, chosen.long())
     counts = numbers.tolist()
@@ -27,14 +21,10 @@ def chosen_of_groups(chosen: Tensor, groups: Tensor, num_groups: int) -> tuple[T
 def best_of_groups(
     values: Tensor, groups: Tensor, num_groups: int, count: int | None, ties: bool = False
 ) -> tuple[Tensor, list[int]]:
-    """Choose the highest values of each group.
+    """Choose the ``count`` highest values of each group, 1 or more; None: all.
 
-    Args:
-        values: Values of shape (n, ).
-        groups: Number of the group of each value, shape (n, ).
-        num_groups: Number of groups.
-        count: How many are chosen of each group, 1 or more; None: all.
-        ties: Whether those that tie with the last one are chosen too.
+    ``values`` and ``groups``, the number of the group of each, have the shape (n, ). With ``ties``, those that tie with
+    the last one are chosen too.
 
     Returns:
         Indices of the chosen values, group by group, the highest first, and their number in each group.

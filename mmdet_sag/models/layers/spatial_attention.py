@@ -50,15 +50,7 @@ class SpatialAttention(BaseModule):
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Weigh every position of ``x`` by its attention.
-
-        Args:
-            x: Features of shape (N, C, H, W).
-            return_attention: Whether to return the attention map too.
-
-        Returns:
-            The weighted features, shape (N, C, H, W), or a tuple of them and the map, shape (N, 1, H, W), in (0, 1).
-        """
+        """Weigh every position of features (N, C, H, W) by its attention; return the map (N, 1, H, W) too if asked."""
         pooled = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
         attention = self.gate(self.conv(pooled))
         return (x * attention, attention) if return_attention else x * attention

@@ -49,15 +49,9 @@ class CenterMaskSemanticHead(PanopticFPNHead):
         return {**outputs, 'seg_preds': outputs['seg_preds'].float()}
 
     def predict(self, x: tuple[Tensor, ...], batch_img_metas: list[dict], rescale: bool = False) -> list[Tensor]:
-        """Predict the class logits of each image, without its padding.
+        """Predict the class logits (num_classes, H, W) of each image, without its padding.
 
-        Args:
-            x: FPN features.
-            batch_img_metas: ``batch_input_shape``, ``img_shape`` and ``ori_shape`` of each image.
-            rescale: Whether the logits have the original image's size.
-
-        Returns:
-            Logits (num_classes, H, W) of each image.
+        With ``rescale``, they have the original image's size.
         """
         seg_preds = super().predict(x, batch_img_metas, rescale=rescale)
         if rescale:

@@ -9,24 +9,15 @@ from .mask_tta import FLIPPED_DIMS, MaskTTAModel
 
 @MODELS.register_module()
 class CenterMaskTTAModel(MaskTTAModel):
-    """Test-time augmentation of CenterMask: :class:`MaskTTAModel` that averages the predicted mask IoUs too.
-
-    Args:
-        tta_cfg: As in :class:`MaskTTAModel`.
-        **kwargs: As in :class:`MaskTTAModel`.
-    """
+    """Test-time augmentation of CenterMask: :class:`MaskTTAModel` that averages the predicted mask IoUs too."""
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
-        """See :meth:`MaskTTAModel.predict_boxes`."""
         return self.detector.predict_boxes(self.detector.instance_feats(feats), batch_data_samples)
 
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
     ) -> tuple[Tensor, ...]:
-        """See :meth:`MaskTTAModel.predict_masks`.
-
-        With a MaskIoU head, the predicted IoUs, shape (n, num_classes), follow.
-        """
+        """With a MaskIoU head, the predicted IoUs, shape (n, num_classes), follow the mask probabilities."""
         mask_preds, mask_iou_preds = self.detector.roi_head(
             self.detector.instance_feats(feats), results_list, batch_data_samples
         )
@@ -36,7 +27,6 @@ class CenterMaskTTAModel(MaskTTAModel):
     def predict_by_feat(
         self, mask_preds: Tensor, *mask_iou_preds: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
-        """See :meth:`MaskTTAModel.predict_by_feat`."""
         return self.detector.roi_head.predict_by_feat(
             mask_preds, *(mask_iou_preds or (None,)), results_list, batch_img_metas, rescale=True
         )
@@ -52,14 +42,7 @@ class PanopticCenterMaskTTAModel(CenterMaskTTAModel):
 
     @torch.no_grad()
     def test_step(self, data: dict) -> SampleList:
-        """Predict on a batch of augmented images.
-
-        Args:
-            data: ``inputs`` and ``data_samples``; each is a list over views of lists over images.
-
-        Returns:
-            One data sample per image, as :meth:`PanopticCenterMask.predict` returns it with ``rescale=True``.
-        """
+        """Predict on augmented images as :meth:`PanopticCenterMask.predict` does with ``rescale=True``."""
         views = self._predict_views(data)
         results_list = self._merge_instances(views)
         seg_probs = [sum(probs) / len(views) for probs in zip(*(self._predict_semantic(*view) for view in views))]

@@ -35,14 +35,7 @@ class MaskTTAModel(DetTTAModel):
 
     @torch.no_grad()
     def test_step(self, data: dict) -> SampleList:
-        """Predict on a batch of augmented images.
-
-        Args:
-            data: ``inputs`` and ``data_samples``; each is a list over views of lists over images.
-
-        Returns:
-            One data sample per image, as the detector's ``predict`` returns it with ``rescale=True``.
-        """
+        """Predict on augmented images, lists over views of lists over images, as the detector does with ``rescale``."""
         views = self._predict_views(data)
         return self.detector.add_pred_to_datasample(views[0][1], self._merge_instances(views))
 
@@ -75,26 +68,13 @@ class MaskTTAModel(DetTTAModel):
 
     @abstractmethod
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
-        """Detect boxes in one view.
-
-        Args:
-            feats: FPN features.
-            batch_data_samples: Data samples of the view.
-
-        Returns:
-            Detections of each image, in pixels of the network's input.
-        """
+        """Detect boxes in one view, of each image, in pixels of the network's input."""
 
     @abstractmethod
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
     ) -> tuple[Tensor, ...]:
-        """Predict the masks of given boxes in one view.
-
-        Args:
-            feats: FPN features.
-            results_list: Boxes of each image, in pixels of the network's input, and ``labels``.
-            batch_data_samples: Data samples of the view.
+        """Predict the masks of given boxes and labels, in pixels of the network's input, in one view.
 
         Returns:
             Mask probabilities of all boxes, shape (n, num_classes, h, w), and whatever else is to be averaged.
@@ -104,16 +84,10 @@ class MaskTTAModel(DetTTAModel):
     def predict_by_feat(
         self, mask_preds: Tensor, *others: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
-        """Turn averaged outputs into results.
+        """Turn averaged outputs, mask logits (n, num_classes, h, w) and the rest, into ``masks`` (n, H, W).
 
-        Args:
-            mask_preds: Mask logits of all boxes, shape (n, num_classes, h, w).
-            *others: What else :meth:`predict_masks` returns, averaged.
-            results_list: Merged detections of each image, in pixels of the original image.
-            batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each original image.
-
-        Returns:
-            The detections with ``masks`` of shape (n, H, W).
+        ``results_list`` are the merged detections of each image, in pixels of the original image, and
+        ``batch_img_metas`` its ``img_shape``, ``ori_shape`` and ``scale_factor``.
         """
 
     def _merge_boxes(self, views: list[tuple]) -> InstanceData:

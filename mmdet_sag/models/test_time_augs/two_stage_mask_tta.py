@@ -15,19 +15,11 @@ class TwoStageMaskTTAModel(MaskTTAModel):
     """Test-time augmentation of Mask R-CNN and Cascade Mask R-CNN, with any FCN mask head.
 
     A cascade's masks are averaged over its stages too, as in its plain ``predict``.
-
-    Args:
-        tta_cfg: As in :class:`MaskTTAModel`.
-        **kwargs: As in :class:`MaskTTAModel`.
     """
 
     @staticmethod
     def supports(model: ConfigType) -> bool:
-        """Whether a detector's masks come from nothing but the features, the boxes and the mask head.
-
-        Args:
-            model: Config of the detector.
-        """
+        """Whether the masks of a config's detector come from nothing but features, boxes and the mask head."""
         detector, roi_head = (_class_of(cfg) for cfg in (model, model.get('roi_head')))
         methods = ('predict', 'predict_bbox', 'predict_mask')
         return issubclass(detector, TwoStageDetector) and any(
@@ -36,7 +28,6 @@ class TwoStageMaskTTAModel(MaskTTAModel):
         )
 
     def predict_boxes(self, feats: tuple[Tensor, ...], batch_data_samples: SampleList) -> InstanceList:
-        """See :meth:`MaskTTAModel.predict_boxes`."""
         roi_head = self.detector.roi_head
         rpn_results_list = self.detector.rpn_head.predict(feats, batch_data_samples, rescale=False)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
@@ -45,7 +36,6 @@ class TwoStageMaskTTAModel(MaskTTAModel):
     def predict_masks(
         self, feats: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList
     ) -> tuple[Tensor]:
-        """See :meth:`MaskTTAModel.predict_masks`."""
         roi_head = self.detector.roi_head
         rois = bbox2roi([results.bboxes for results in results_list])
         stages = [(stage,) for stage in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]
@@ -55,7 +45,6 @@ class TwoStageMaskTTAModel(MaskTTAModel):
     def predict_by_feat(
         self, mask_preds: Tensor, *others: Tensor, results_list: InstanceList, batch_img_metas: list[dict]
     ) -> InstanceList:
-        """See :meth:`MaskTTAModel.predict_by_feat`."""
         roi_head = self.detector.roi_head
         mask_head = roi_head.mask_head[-1] if isinstance(roi_head, CascadeRoIHead) else roi_head.mask_head
         return mask_head.predict_by_feat(

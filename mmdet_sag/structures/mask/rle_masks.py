@@ -182,11 +182,7 @@ class RLEMasks(_Bitmaps):
 
     @staticmethod
     def cat(masks: Sequence['RLEMasks']) -> 'RLEMasks':
-        """Join the masks of one image.
-
-        Raises:
-            ValueError: If they are of images of different sizes.
-        """
+        """Join the masks of one image."""
         sizes = {tuple(part.shape[1:]) for part in masks}
         if len(sizes) != 1:
             raise ValueError(f'masks of images of different sizes {sorted(sizes)} cannot be joined')
@@ -223,18 +219,7 @@ class RLEMasks(_Bitmaps):
 
 
 def place_rle(bitmap: np.ndarray, x: int, y: int, height: int, width: int) -> dict:
-    """Encode a mask at its place in a larger image, without a bitmap of that image.
-
-    Args:
-        bitmap: The mask, bool, shape (h, w).
-        x: Column of its left edge in the image; the mask lies inside the image.
-        y: Row of its upper edge.
-        height: Height of the image.
-        width: Width of the image.
-
-    Returns:
-        The mask in COCO's compressed run-length encoding.
-    """
+    """Encode a mask (h, w), bool, at (x, y) of a larger image, without a bitmap of that image."""
     # An empty row below, so that no run goes on from one column into the next.
     columns = np.pad(np.asarray(bitmap, dtype=np.int8), ((0, 1), (0, 0))).T
     column, row = np.divmod(np.flatnonzero(np.diff(columns.reshape(-1), prepend=0, append=0)), columns.shape[1])

@@ -7,12 +7,9 @@ from torch import Tensor
 
 
 class TensorMasks(BitmapMasks):
-    """Bitmaps that stay on their device: training targets are made of them there.
+    """Bitmaps (n, height, width), bool, that stay on their device: training targets are made of them there.
 
     To everything else they are MMDetection's ``BitmapMasks``, which are copied to the host where they are read.
-
-    Args:
-        bitmaps: The masks of one image, bool, shape (n, height, width).
     """
 
     def __init__(self, bitmaps: Tensor) -> None:
@@ -28,15 +25,9 @@ class TensorMasks(BitmapMasks):
         return len(self.bitmaps)
 
     def cropped(self, rois: Tensor, inds: Tensor, size: tuple[int, int]) -> Tensor:
-        """Crop masks to RoIs and resize them, as :meth:`crop_and_resize` does.
+        """Crop masks to RoIs (n, 4) and resize them, as :meth:`crop_and_resize` does, to (n, *size), bool.
 
-        Args:
-            rois: x1, y1, x2, y2 in pixels of the image, shape (n, 4).
-            inds: Index of the mask of each RoI, shape (n, ).
-            size: Height and width of the results.
-
-        Returns:
-            Masks of shape (n, *size), bool.
+        ``inds`` (n, ) are the indices of the RoIs' masks.
         """
         index = torch.cat([inds[:, None].to(rois), rois], dim=1)
         # An image for each mask, not a copy for each RoI.
