@@ -2,7 +2,7 @@
 
 It is loaded under that name, by file (see ``mmdet_sag_operators.py``): ``mmdet_sag`` itself imports ``mmcv.ops``, which
 imports this. Every function is called like its namesake in mmcv and writes into the tensors that mmcv passes; mmcv
-passes the ``options`` of a deformable convolution by name.
+passes ``options`` by name.
 """
 
 import math
@@ -74,74 +74,34 @@ def get_compiling_cuda_version() -> str:
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
-    _refuse_max_mode(pool_mode)
+    geometry = _roi_align_geometry(options)
     input, rois = _computable(input, rois)
-    rois = _without_nan(rois)
-    output.copy_(_ops.roi_align(input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
+    output.copy_(_ops.roi_align(input, _without_nan(rois), *geometry))
 
 
 def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, **options: Any
 ) -> None:
-    _refuse_max_mode(pool_mode)
+    *size, sampling_ratio, aligned = _roi_align_geometry(options)
     grad_output, rois = _computable(grad_output, rois)
     rois = _without_nan(rois)
     with _nondeterminism_allowed():
-        grad = _ops._roi_align_backward(
-            grad_output, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape, sampling_ratio, aligned
-        )
+        grad = _ops._roi_align_backward(grad_output, rois, *size, *grad_input.shape, sampling_ratio, aligned)
     grad_input.copy_(grad)
 
 
-def roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
+def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, **options: Any) -> None:
     (features,) = _computable(input)
-    bins = _bins(rois, pooled_height, pooled_width, spatial_scale, features)
-    pooled, index = _ops.roi_pool(features, bins, 1.0, 1, 1)
+    pooled, index = _ops.roi_pool(features, _bins(rois, features, **options), 1.0, 1, 1)
     output.copy_(_from_bins(pooled, output))
     argmax.copy_(_from_bins(index, argmax))
 
 
-def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **options: Any) -> None:
     (grad_output,) = _computable(grad_output)
-    bins = _bins(rois, pooled_height, pooled_width, spatial_scale, grad_output.new_empty(grad_input.shape))
+    bins = _bins(rois, grad_output.new_empty(grad_input.shape), **options)
     with _nondeterminism_allowed():
         grad = _ops._roi_pool_backward(_to_bins(grad_output), bins, _to_bins(argmax), 1.0, 1, 1, *grad_input.shape)
     grad_input.copy_(grad)
@@ -155,17 +115,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return _ops.nms(boxes, scores, iou_threshold)
 
 
-def softnms(
-    boxes: Tensor,
-    scores: Tensor,
-    dets: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
-) -> Tensor:
+def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, **options: Any) -> Tensor:
     # mmcv passes CPU tensors. Each selected box changes the scores of the others, so boxes are selected one by one.
+    offset, method, min_score = (options[name] for name in ('offset', 'method', 'min_score'))
     indices = torch.arange(len(boxes))
     boxes, scores = _computable(boxes, scores)
     areas = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
@@ -179,9 +131,9 @@ def softnms(
         intersections = sides.clamp(min=0).prod(dim=1)
         ious = intersections / (areas[best] + areas - intersections)
         if method == 2:
-            scores = scores * torch.exp(-(ious**2) / sigma)
+            scores = scores * torch.exp(-(ious**2) / options['sigma'])
         else:
-            scores = torch.where(ious >= iou_threshold, scores * (1 - ious if method == 1 else 0), scores)
+            scores = torch.where(ious >= options['iou_threshold'], scores * (1 - ious if method == 1 else 0), scores)
         # Not `>= min_score`: boxes without area have no IoU.
         left = ~(scores < min_score)
         left[best] = False
@@ -195,76 +147,31 @@ def deform_conv_forward(
     output.copy_(_deform_conv(options, input, weight, offset, None, None))
 
 
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradInput: Tensor,
-    gradOffset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **options: int,
-) -> None:
-    grad_input, grad_weight, grad_offset, _, _ = _deform_conv_backward(
-        options, gradOutput, input, weight, offset, None, None
-    )
-    gradInput.copy_(grad_input)
-    gradOffset.copy_(grad_offset)
+def deform_conv_backward_input(*tensors: Tensor, **options: int) -> None:
+    input, offset, grad_output, grad_input, grad_offset, weight, columns = tensors
+    grads = _deform_conv_backward(options, grad_output, input, weight, offset, None, None)
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[2])
     # mmcv passes this buffer to the next function, which need not compute it again.
-    columns.resize_(grad_weight.shape).copy_(grad_weight)
+    columns.resize_(grads[1].shape).copy_(grads[1])
 
 
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradWeight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    *,
-    scale: float,
-    **options: int,
-) -> None:
-    grad_weight = columns
-    if columns.shape != gradWeight.shape:
-        _, grad_weight, _, _, _ = _deform_conv_backward(options, gradOutput, input, gradWeight, offset, None, None)
-    gradWeight.add_(grad_weight, alpha=scale)
+def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **options: int) -> None:
+    input, offset, grad_output, grad_weight, columns, _ = tensors
+    grad = columns
+    if columns.shape != grad_weight.shape:
+        grad = _deform_conv_backward(options, grad_output, input, grad_weight, offset, None, None)[1]
+    grad_weight.add_(grad, alpha=scale)
 
 
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    *,
-    with_bias: bool,
-    **options: int,
-) -> None:
+def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **options: int) -> None:
+    input, weight, bias, _, offset, mask, output, _ = tensors
     output.copy_(_deform_conv(options, input, weight, offset, mask, bias if with_bias else None))
 
 
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    *,
-    with_bias: bool,
-    **options: int,
-) -> None:
+def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **options: int) -> None:
+    input, weight, bias, _, offset, mask, _, grad_input, grad_weight, grad_bias, *rest = tensors
+    grad_offset, grad_mask, grad_output = rest
     bias = bias if with_bias else None
     grads = _deform_conv_backward(options, grad_output, input, weight, offset, mask, bias)
     for target, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
@@ -328,12 +235,14 @@ def _without_nan(rois: Tensor) -> Tensor:
     return torch.cat([rois[:, :1], rois[:, 1:].masked_fill(broken, -1e6)], dim=1)
 
 
-def _refuse_max_mode(pool_mode: int) -> None:
-    if pool_mode == 0:
+def _roi_align_geometry(options: dict[str, Any]) -> list:
+    """Scale, height, width, sampling ratio and alignment in torchvision's order."""
+    if options['pool_mode'] == 0:
         __getattr__("roi_align_forward with pool_mode='max'")()
+    return [options[k] for k in ('spatial_scale', 'aligned_height', 'aligned_width', 'sampling_ratio', 'aligned')]
 
 
-def _bins(rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, features: Tensor) -> Tensor:
+def _bins(rois: Tensor, features: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     """Every bin of mmcv's RoIPool as an RoI of its own for torchvision's, which rounds an RoI before it divides it.
 
     They are (num_rois * pooled_height * pooled_width, 5), in whole pixels of ``features``, their ends included.
