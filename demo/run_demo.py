@@ -20,7 +20,7 @@ from terminaltables import AsciiTable
 
 from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import HelpFormatter, run_command
-from mmdet_sag.engine.atomic_file_backend import AtomicFileBackend
+from mmdet_sag.engine.checkpoint_files import AtomicFileBackend
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,15 +19,6 @@ try:
 except ImportError:  # Windows, where an open file can be neither removed nor renamed.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    'atomic_folder',
-    'atomic_write',
-    'check_writable_file',
-    'check_writable_folder',
-    'is_remote',
-    'sha256',
-]
-
 # MMEngine's storage backends that read and write plain paths on the local disk.
 _LOCAL_BACKENDS = ('local', 'atomic_file')
 # What storages say that cannot flush a folder, and the system of a folder that must not be listed.

@@ -185,7 +185,7 @@ def test_a_pipe_is_written_to_directly(tmp_path):
 
 def test_mmengine_writes_files_atomically_and_creates_their_folder(tmp_path):
     path = tmp_path / 'folder/file'
-    import_module('mmdet_sag.engine.atomic_file_backend')
+    import_module('mmdet_sag.engine.checkpoint_files')
     put_text('new', path, backend_args=dict(backend='atomic_file'))
     assert path.read_text() == 'new'
     assert os.listdir(path.parent) == ['file']

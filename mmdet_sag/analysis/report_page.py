@@ -7,6 +7,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from scipy.stats import rankdata
 
 from . import charts
 from .coco_accuracy import SIZES, THRESHOLDS, CocoAccuracy, ScoreThresholds
@@ -318,13 +319,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation; NaN if one of both is constant."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float('nan')
-    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks of values; equal ones get their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def _figure(value: float, digits: int = 3) -> str:

@@ -48,8 +48,7 @@ class ImagePredictor:
     """Predicts images, also in tiles, and draws the predictions.
 
     Args:
-        config: Config file.
-        checkpoint: Checkpoint file with all weights of the model.
+        config, checkpoint: Config file, and checkpoint file with all weights of the model.
         device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
         score_thr: Lowest score of a detection that is drawn.
         classes: Names of the classes to keep; None: all.

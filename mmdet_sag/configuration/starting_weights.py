@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
-from ..checkpoints.zoo import ZooModel, config_root
+from ..checkpoints.zoo import build_without_weights, config_root
 from ..checks.checkpoint import check_checkpoint_file
 from ..engine.checkpoint_files import load_checkpoint_file
 from ..errors import InputError
@@ -94,7 +94,7 @@ def _shared_weights(config: Config, path: str) -> str:
     """Say how many weights of a model a checkpoint holds, and refuse a checkpoint of another model."""
     checkpoint = load_checkpoint_file(path, mmap=True)
     weights = {key.removeprefix('module.'): value for key, value in checkpoint.get('state_dict', checkpoint).items()}
-    expected = ZooModel('model', config, {}).build().state_dict()
+    expected = build_without_weights(config).state_dict()
     fitting = sum(key in weights and weights[key].shape == value.shape for key, value in expected.items())
     if fitting < _LEAST_SHARE * len(expected):
         raise InputError(

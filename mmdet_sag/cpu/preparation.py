@@ -33,10 +33,9 @@ def prepare_for_inference(
         fuse_conv_bn: Whether batch norms are folded into the convs before them.
         channels_last: Whether features are in channels-last memory format: the channels of a pixel lie side by side.
             The heads of a :class:`CenterMask` follow; other heads get contiguous features.
-        winograd: Whether wide 3x3 convs on a CPU take a quarter of the multiplications, see :class:`WinogradConv`. It
-            has no effect without ``channels_last`` or with ``compile``.
-        compile: Whether ``torch.compile`` optimizes backbone, neck and box head, at their first input and for any later
-            size.
+        winograd: Whether wide 3x3 convs on a CPU are :class:`WinogradConv`; not without ``channels_last`` or with
+            ``compile``.
+        compile: Whether ``torch.compile`` optimizes backbone, neck and box head, at their first input and for any size.
     """
     give_back(detector)
     winograd = winograd and channels_last and not compile
@@ -67,12 +66,12 @@ def prepare_for_inference(
 def prepare_for_training(detector: BaseDetector, winograd: bool = True, compile: bool = False) -> None:
     """Prepare a detector for training; on other devices than a CPU, only frozen batch norms take less memory.
 
-    Losses and gradients differ by rounding only; parameters and state dict stay as they are.
+    Losses and gradients differ by rounding only; parameters and state dict stay as they are. Features are in
+    channels-last memory format; the heads of a :class:`CenterMask` follow, other heads get contiguous features.
 
     Args:
-        detector: A detector with a ``backbone`` and maybe a ``neck``. Features are in channels-last memory format; the
-            heads of a :class:`CenterMask` follow, other heads get contiguous features.
-        winograd: Whether wide 3x3 convs take a quarter of the multiplications, see :class:`WinogradConv`.
+        detector: A detector with a ``backbone`` and maybe a ``neck``.
+        winograd: Whether wide 3x3 convs are :class:`WinogradConv`.
         compile: Whether, instead of all that, ``torch.compile`` optimizes backbone, neck and box head, on any device.
     """
     give_back(detector)

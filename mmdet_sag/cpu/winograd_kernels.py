@@ -30,17 +30,14 @@ _LOCK = threading.Lock()
 
 
 def transform_inputs(x: Tensor, chunk: Chunk, points: Tensor) -> None:
-    """See :func:`winograd_transforms.transform_inputs`."""
     _run(_inputs, _inputs_in_parallel, x.numpy(), chunk.first, points.numpy())
 
 
 def transform_gradients(grad: Tensor, chunk: Chunk, points: Tensor) -> None:
-    """See :func:`winograd_transforms.transform_gradients`."""
     _run(_gradients, _gradients_in_parallel, grad.numpy(), chunk.first, points.numpy())
 
 
 def transform_outputs(points: Tensor, chunk: Chunk, out: Tensor, bias: Tensor | None) -> None:
-    """See :func:`winograd_transforms.transform_outputs`."""
     bias = np.zeros(out.shape[3], np.float32) if bias is None else bias.numpy()
     _run(_outputs, _outputs_in_parallel, points.numpy(), chunk.first, out.numpy(), bias)
 

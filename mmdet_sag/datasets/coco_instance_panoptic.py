@@ -35,11 +35,7 @@ class CocoInstancePanopticDataset(CocoDataset):
         super().__init__(*args, data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Load the images with their ``instances``, ``segments_info`` and ``seg_map_path``.
-
-        Raises:
-            InputError: If the panoptic file lacks an image, or a segment has a category that it does not list.
-        """
+        """Load the images with their ``instances``, ``segments_info`` and ``seg_map_path``."""
         with get_local_path(self.panoptic_ann_file, backend_args=self.backend_args) as path:
             panoptic = load(path)
         self._entries = {entry['image_id']: entry for entry in panoptic['annotations']}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmdet.utils import ConfigType
-from mmengine.dataset import BaseDataset
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.logging import print_log
 
 from ..errors import InputError
@@ -30,16 +31,14 @@ class CocoSource:
 
     Args:
         option: Place of the data set in the config, such as ``train_dataloader.dataset``: what ``--cfg-options`` takes.
-        ann_file: Annotation file.
-        image_folder: Folder that file names in the annotation file are relative to.
+        ann_file, image_folder: Annotation file, and folder that file names in it are relative to.
         classes: Class names of the objects, in the order of the model's outputs.
         filter_cfg: Which images the data set leaves out.
         test_mode: Whether the data set is for evaluation, where nothing is left out.
         indices: Which images of the file are used, as MMEngine's data sets take it: the first so many, the last so
             many if negative, or those at certain places; None: all.
         loads_masks: Whether the pipeline loads masks; None if it loads annotations in a way of its own.
-        poly2mask: Place in the config of the option that makes bitmaps of polygons; None if the pipeline loads no
-            masks.
+        poly2mask: Place in the config of the option that makes bitmaps of polygons, if the pipeline loads masks.
         polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
         labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
     """
@@ -116,6 +115,28 @@ def innermost_dataset(dataset: ConfigType) -> ConfigType:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
+
+
+def test_dataset(cfg: Config) -> ConfigDict:
+    """Config of the data set of ``test_dataloader``, without wrappers."""
+    return innermost_dataset(cfg.test_dataloader.dataset)
+
+
+def dataset_meta(cfg: Config) -> dict:
+    """``classes`` and ``palette`` of the test data set, if it has them."""
+    dataset = test_dataset(cfg)
+    return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
+
+
+def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> Iterator[dict]:
+    """Load ``num_images`` images or fewer, spread evenly over a data set, in batches of one for a preprocessor.
+
+    The test pipeline loads them; the data set is by default that of ``test_dataloader``.
+    """
+    pipeline = [step for step in test_dataset(cfg).pipeline if step['type'] != 'LoadAnnotations']
+    built = DATASETS.build({**(dataset or test_dataset(cfg)), 'pipeline': pipeline, 'test_mode': True})
+    count = min(num_images, len(built))
+    return (pseudo_collate([built[i * len(built) // count]]) for i in range(count))
 
 
 def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:

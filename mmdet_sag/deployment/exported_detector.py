@@ -10,11 +10,11 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..datasets.config_datasets import dataset_meta
+from ..datasets.data_sources import dataset_meta
 from ..errors import InputError
 from ..structures.inclusive_boxes import pad_masks, to_exclusive
 from ..structures.mask import paste_masks_as_rle
-from .formats import load_exported
+from .formats import load_predictor
 from .runtime import RuntimeInputError
 
 
@@ -37,7 +37,7 @@ class ExportedDetector(BaseModel):
         num_threads: int = 0,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.model = load_exported(model_file, num_threads)
+        self.model = load_predictor(model_file, num_threads).model
         metadata = self.model.metadata
         if classes is not None and list(classes) != metadata['classes']:
             raise InputError(

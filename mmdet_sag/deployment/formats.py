@@ -21,12 +21,8 @@ _DIVISOR = 32
 class ExportFormat:
     """A file format of exported models. A subclass that is defined here is a format of the export tool.
 
-    Attributes:
-        name: Name of the format.
-        suffix: Suffix of its file.
-        precisions: Its precisions, and the type in which layers compute when the graph is written. ``int8`` is
-            quantized from that.
-        packages: Packages that writing it needs.
+    ``precisions`` are its precisions, and the type in which layers compute when the graph is written; ``int8`` is
+    quantized from that. ``packages`` are those that writing it needs.
     """
 
     name: str
@@ -175,21 +171,11 @@ def is_exported(path: str) -> bool:
         return any('/code/' in name for name in archive.namelist())
 
 
-def load_exported(path: str, num_threads: int = 0) -> runtime.Model:
-    """Load an exported model of any format.
-
-    Args:
-        path: Path of the file, or of its folder.
-        num_threads: Number of threads; 0: one per core. Of a TorchScript model, PyTorch's from now on; 0: unchanged.
-
-    Raises:
-        InputError: It cannot be used.
-    """
-    return load_predictor(path, num_threads).model
-
-
 def load_predictor(path: str, num_threads: int = 0) -> runtime.Predictor:
-    """Load an exported model with its runtime; arguments and errors are those of :func:`load_exported`."""
+    """Load an exported model, a file or its folder, with its runtime, as ``model``.
+
+    ``num_threads`` 0 is one per core; of a TorchScript model, they are PyTorch's from now on, and 0 leaves them.
+    """
     try:
         return runtime.Predictor(path, num_threads)
     except runtime.RuntimeInputError as e:

@@ -11,7 +11,7 @@ from mmdet.registry import TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.config_datasets import dataset_meta, test_dataset
+from ..datasets.data_sources import dataset_meta, test_dataset
 from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256

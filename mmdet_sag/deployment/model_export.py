@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..checks import check_inputs
-from ..datasets.config_datasets import config_images, test_dataset
+from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
 from ..fileio import atomic_folder, check_writable_folder, sha256

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ..datasets.config_datasets import config_images
-from ..datasets.data_sources import innermost_dataset
+from ..datasets.data_sources import config_images, innermost_dataset
 from ..errors import InputError
 
 # Layers with weights, in ONNX's names and in OpenVINO's.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from mmengine.fileio import get_file_backend
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -18,7 +18,7 @@ from torch import nn
 
 from ..checkpoints.reading import LOADS_SAFELY, read_weights
 from ..errors import InputError
-from ..fileio import is_remote
+from ..fileio import atomic_write, is_remote
 
 try:
     import fcntl
@@ -32,6 +32,23 @@ _RATES = {'lr', 'initial_lr', 'max_lr', 'min_lr'}
 # What an optimizer computes with rather than what it computes, and what changes as a schedule goes on.
 _NO_SETTINGS = {'params', 'foreach', 'fused', 'capturable', 'differentiable', 'verbose', 'eta_max', 'base_values'}
 _NO_SETTINGS |= {'last_step', 'best', 'num_bad_epochs', 'cooldown_counter', *_RATES}
+
+
+class AtomicFileBackend(LocalBackend):
+    """Local disk with atomic writes (:func:`atomic_write`), registered in MMEngine as ``atomic_file``."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a file, whose folder is created if it does not exist."""
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        self.put(obj.encode(encoding), filepath)
+
+
+register_backend('atomic_file', AtomicFileBackend)
 
 
 def load_checkpoint_file(path: str, mmap: bool = False) -> dict:
@@ -107,7 +124,7 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
 
     def read(path: Path) -> _TrainingState | None:
         try:
-            state = _training_state(path)
+            state = training_state(path)
         except InputError as e:
             failed.append(str(e))
             _warn(f'Not resumed from {e}')
@@ -246,14 +263,9 @@ def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
         return
     parts: Iterable[tuple[str, Any, dict, Any, Any]]
     if isinstance(runner.optim_wrapper, OptimWrapperDict):
+        ours, theirs = runner.param_schedulers or {}, schedules or {}
         parts = [
-            (
-                f'{name}.',
-                wrapper,
-                optimizer[name],
-                (runner.param_schedulers or {}).get(name),
-                (schedules or {}).get(name),
-            )
+            (f'{name}.', wrapper, optimizer[name], ours.get(name), theirs.get(name))
             for name, wrapper in runner.optim_wrapper.items()
         ]
     else:
@@ -327,8 +339,8 @@ class _TrainingState(NamedTuple):
     run: str | None
 
 
-def _training_state(path: Path) -> _TrainingState:
-    """Read which training a file belongs to. InputError: training cannot continue from it."""
+def training_state(path: Path) -> _TrainingState:
+    """Read which training a file belongs to, as ``--resume`` does."""
     checkpoint = load_checkpoint_file(str(path), mmap=True)
     meta = checkpoint.get('meta')
     progress = (meta.get('epoch'), meta.get('iter')) if isinstance(meta, dict) else (None, None)
@@ -339,11 +351,6 @@ def _training_state(path: Path) -> _TrainingState:
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     saved_as, run = (info.get('last_ckpt'), info.get('run')) if isinstance(info, dict) else (None, None)
     return _TrainingState(str(path), progress, os.path.dirname(saved_as) if isinstance(saved_as, str) else None, run)
-
-
-def check_resumable(path: str) -> None:
-    """Read a checkpoint as ``--resume`` does."""
-    _training_state(Path(path))
 
 
 def _same_run(state: _TrainingState, named: _TrainingState | None) -> bool:

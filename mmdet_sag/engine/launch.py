@@ -149,24 +149,20 @@ def init_processes(cfg: Config) -> None:
     if cfg.launcher == 'none':
         return
     try:
-        _create_group(cfg)
+        if get_device() == 'cpu':
+            if not is_distributed():
+                _check_host_name(cfg.launcher)
+            _use_gloo(cfg)
+        elif 'runner_type' not in cfg and not is_distributed():
+            env_cfg = cfg.get('env_cfg', {})
+            # Before MMEngine chooses another way to start workers.
+            set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
+            init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
     except RuntimeError as e:
         if 'EADDRINUSE' not in str(e):
             raise
         port = os.environ.get('MASTER_PORT', '29500')
         raise InputError(f'port {port} is in use on this machine: choose another, MASTER_PORT={int(port) + 1}') from e
-
-
-def _create_group(cfg: Config) -> None:
-    if get_device() == 'cpu':
-        if not is_distributed():
-            _check_host_name(cfg.launcher)
-        _use_gloo(cfg)
-    elif 'runner_type' not in cfg and not is_distributed():
-        env_cfg = cfg.get('env_cfg', {})
-        # Before MMEngine chooses another way to start workers.
-        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
-        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
 
 
 def in_all_processes(function: Callable[[], Result], exchange: Callable[[Any], list] = all_gather_object) -> Result:

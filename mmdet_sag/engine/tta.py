@@ -4,9 +4,10 @@ from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.config_datasets import test_dataset
+from ..datasets.data_sources import test_dataset
 from ..errors import InputError
 from ..models import CenterMask, PanopticCenterMask, TwoStageMaskTTAModel
+from ..models.model_config import class_of
 
 
 def use_tta(cfg: Config) -> None:
@@ -42,8 +43,8 @@ def use_tta(cfg: Config) -> None:
 
 
 def _own_tta_model(detector: ConfigDict) -> dict:
-    kind = MODELS.get(detector.type) if isinstance(detector.type, str) else detector.type
-    if not (isinstance(kind, type) and issubclass(kind, CenterMask)):
+    kind = class_of(detector)
+    if not issubclass(kind, CenterMask):
         return dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     name = 'PanopticCenterMaskTTAModel' if issubclass(kind, PanopticCenterMask) else 'CenterMaskTTAModel'
     test_cfg = detector.test_cfg.bbox_head

@@ -34,13 +34,18 @@ def type_name(cfg: dict) -> str:
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
+def class_of(cfg: dict) -> type:
+    """Return the class of a part of a model, or ``object`` if its config names none."""
+    kind = cfg.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return kind if inspect.isclass(kind) else object
+
+
 def option_value(cfg: dict, key: str) -> Any | None:
     """Return an option of a part of a model: the value in its config, or the default of its class, or None."""
     if key in cfg:
         return cfg[key]
-    kind = cfg.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
+    for base in inspect.getmro(class_of(cfg)):
         parameter = inspect.signature(base.__init__).parameters.get(key)  # type: ignore[misc]
         if parameter is not None:
             return None if parameter.default is parameter.empty else parameter.default

@@ -36,20 +36,17 @@ def draw_instances(
 
     This takes a hundredth of the time of MMDetection's visualizer, and enlarges small images. A model of one class has
     a colour for each detection. With more than ``max_names`` detections, or where their names would cover each other, a
-    strip below the image names the classes instead. Detections without a mask, or with an empty one, are drawn as
-    boxes.
+    strip below the image names the classes instead, unless ``strip`` is False: frames of a video need one size.
+    Detections without a mask, or with an empty one, are drawn as boxes.
 
     Args:
-        image: The image, BGR, (H, W, 3).
+        image: The image, BGR, (H, W, 3), as is the picture that is returned.
         instances: Detections with ``bboxes``, ``labels``, and optional ``scores`` and ``masks``, as a tensor of bitmaps
             (n, H, W), :class:`RLEMasks` or MMDetection's ``BitmapMasks`` and ``PolygonMasks``.
         classes: Class names.
         colours: RGB colours of the classes; None, or the name of a palette: hues far apart.
         max_names: Largest number of detections that are named one by one.
-        strip: Whether to allow a strip; frames of a video need one size.
-
-    Returns:
-        The picture, BGR, enlarged if the image is small, with a strip below if there are many detections.
+        strip: See above.
     """
     instances = instances.cpu()
     zoom = max(min(math.ceil(_SHORT / min(image.shape[:2])), _LONG // max(image.shape[:2]), 8), 1)

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from support.tiny_export import lively_tiny, lively_two_stage
 
 from mmdet_sag.deployment.comparison import BOUNDS
-from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, is_exported, load_exported
+from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, is_exported, load_predictor
 from mmdet_sag.deployment.graphs import build_graph
 from mmdet_sag.deployment.graphs.padded_graph import PaddedGraph
 from mmdet_sag.deployment.onnx_operators import lower_opset
@@ -41,7 +41,7 @@ def test_a_written_model_computes_the_same_as_its_graph(name, tmp_path, monkeypa
     files = ('model.onnx', 'model.xml', 'model.pt')
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, 'model.bin'])
     assert all(is_exported(str(tmp_path / file)) for file in files)
-    models = {file: load_exported(str(tmp_path / file), num_threads=1) for file in files}
+    models = {file: load_predictor(str(tmp_path / file), num_threads=1).model for file in files}
     # Its tensors are made on the device of its inputs.
     assert 'value="cpu"' not in str(torch.jit.load(tmp_path / 'model.pt').inlined_graph)
     generator = np.random.default_rng(1)
@@ -78,7 +78,7 @@ def test_other_hosts_go_to_torchscript(name, tmp_path):
     with torch.inference_mode():
         expected = graph(torch.from_numpy(images), torch.from_numpy(sizes))._asdict()
     assert len(expected['boxes']) > 1
-    for key, value in load_exported(str(tmp_path / 'model.pt'))(images, sizes).items():
+    for key, value in load_predictor(str(tmp_path / 'model.pt')).model(images, sizes).items():
         np.testing.assert_allclose(value, expected[key].numpy(), atol=BOUNDS.get(key, BOUNDS['scores']), rtol=0)
 
 
@@ -132,5 +132,5 @@ def test_a_damaged_model_is_refused_in_one_line(name, tmp_path):
     for file in (path, path.with_suffix('.bin')):
         file.write_bytes(b'damaged')
     with pytest.raises(InputError, match='is damaged, or ') as error:
-        load_exported(str(path))
+        load_predictor(str(path))
     assert '\n' not in str(error.value)

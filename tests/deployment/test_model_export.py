@@ -21,11 +21,11 @@ from support.tiny_export import write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
-from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment import model_export, runtime
 from mmdet_sag.deployment.comparison import BOUNDS, compare
 from mmdet_sag.deployment.exported_detector import ExportedDetector
-from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_exported, load_predictor
+from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_predictor
 from mmdet_sag.deployment.graphs import build_graph
 from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.model_export import ExportSettings
@@ -121,7 +121,7 @@ def test_the_exported_detector_predicts_the_masks_of_the_detector(folder, openvi
 
 @pytest.mark.parametrize('runtime', ['onnx', 'openvino'])
 def test_batches_of_any_size_and_images_without_objects(folder, openvino, detector, runtime):
-    model = load_exported(str(openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'), num_threads=1)
+    model = load_predictor(str(openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'), num_threads=1).model
     graph = build_graph(detector)
     generator = np.random.default_rng(0)
     # In the last one, each level has rows and columns; in the first, the coarsest is a single position.

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from torch import distributed as torch_dist
 
-from mmdet_sag.engine.atomic_file_backend import AtomicFileBackend
+from mmdet_sag.engine.checkpoint_files import AtomicFileBackend
 from mmdet_sag.engine.launch import run_tool
 from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 

@@ -16,9 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mmdet_sag.checkpoints import zoo
-
-from .converter import centermask_names
+from .converter import centermask_names, known_models
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DATA = Path(__file__).parents[1] / 'data' / 'golden'
@@ -88,7 +86,9 @@ def load_first_case(arrays: dict, facts: dict) -> Case:
         centermask_names.rename_to_centermask2(checkpoint(facts, arrays))
     )
     assert not unknown
-    return _load(arrays, facts, zoo.recognise_detector(state_dict, zoo.FIRST_CONFIGS).config, state_dict)
+    return _load(
+        arrays, facts, known_models.recognise_detector(state_dict, known_models.FIRST_CONFIGS).config, state_dict
+    )
 
 
 def checkpoint(facts: dict, arrays: dict) -> dict:

@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import measure_speed
-from mmdet_sag.deployment.formats import load_exported
+from mmdet_sag.deployment.formats import load_predictor
 from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine.launch import load_config
 from mmdet_sag.errors import InputError
@@ -34,7 +34,7 @@ def measure_exported(config: str, checkpoint: str, args: argparse.Namespace) -> 
     cfg = load_config(argparse.Namespace(**options))
     init_default_scope('mmdet')
     detector = build_detector(cfg, checkpoint)
-    models = {path: load_exported(path, args.threads or 0) for path in args.exported}
+    models = {path: load_predictor(path, args.threads or 0).model for path in args.exported}
     batch = _batch(cfg, args)
     seconds = measure_speed(detector, models, batch, args.runs, args.warmup)
     height, width = detector.data_preprocessor(batch, False)['inputs'].shape[2:]

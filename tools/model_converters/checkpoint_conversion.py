@@ -17,12 +17,7 @@ import mmdet_sag
 # isort: split
 from centermask_names import rename_state_dict, rename_to_centermask2
 from detectron2_pickle import read_pickle
-from mmdet.datasets import CocoDataset, CocoPanopticDataset
-from timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
-from torch import Tensor
-
-from mmdet_sag.checkpoints.reading import read_weights
-from mmdet_sag.checkpoints.zoo import (
+from known_models import (
     CONFIGS,
     FIRST_CONFIGS,
     PANOPTIC_CONFIGS,
@@ -30,6 +25,12 @@ from mmdet_sag.checkpoints.zoo import (
     recognise_backbone,
     recognise_detector,
 )
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from timm_vovnet import IMAGENET_MEAN, IMAGENET_STD, fold_input_convention, rename_timm_vovnet
+from torch import Tensor
+
+from mmdet_sag.checkpoints.reading import read_weights
+from mmdet_sag.checkpoints.zoo import build_without_weights
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, sha256
 
@@ -325,7 +326,7 @@ def _preprocessing_notes(model: ZooModel, pixel_statistics: Mapping[str, Tensor]
 
 def _load_strictly(model: ZooModel, state_dict: dict[str, Tensor]) -> int:
     """Add the counters of norm layers, which no published file has, load all, and return the number of counters."""
-    built = model.build()
+    built = build_without_weights(model.config)
     counters = [key for key in built.state_dict() if key.endswith('.num_batches_tracked')]
     state_dict.update({key: torch.zeros((), dtype=torch.long) for key in counters})
     # The model is on the meta device, which cannot be copied into.

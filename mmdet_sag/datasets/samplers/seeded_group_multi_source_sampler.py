@@ -10,19 +10,11 @@ from ...errors import InputError
 
 @DATA_SAMPLERS.register_module()
 class SeededGroupMultiSourceSampler(GroupMultiSourceSampler):
-    """:class:`mmdet.datasets.samplers.GroupMultiSourceSampler` whose batches depend only on its seed.
+    """Sampler of labelled and unlabelled images, in this order, with batches that depend only on its seed.
 
-    MMDetection's draws the orientation of a batch from NumPy's global generator, so a resumed run sees other batches.
-    It also hangs if one of its data sets lacks an orientation; this class then ignores orientations.
-
-    Args:
-        dataset: Labelled and unlabelled images, in this order.
-        batch_size: Images of a process and step.
-        source_ratio: Shares of the two in a batch.
-        **kwargs: As in ``GroupMultiSourceSampler``.
-
-    Raises:
-        InputError: A data set is empty, or a batch has none of its images.
+    MMDetection's ``GroupMultiSourceSampler`` draws the orientation of a batch from NumPy's global generator, so a
+    resumed run sees other batches. It also hangs if one of its data sets lacks an orientation; this class then ignores
+    orientations. Arguments are the same; each data set must have images, and each batch some of both.
     """
 
     def __init__(self, dataset: ConcatDataset, batch_size: int, source_ratio: Sequence[float], **kwargs) -> None:

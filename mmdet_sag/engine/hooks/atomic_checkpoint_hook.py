@@ -7,6 +7,7 @@ import re
 import socket
 import time
 import uuid
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -22,8 +23,13 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import InputError
-from ..atomic_file_backend import AtomicFileBackend
-from ..checkpoint_files import apply_settings, check_checkpoint_fits, check_resumable, enter_folder
+from ..checkpoint_files import (
+    AtomicFileBackend,
+    apply_settings,
+    check_checkpoint_fits,
+    enter_folder,
+    training_state,
+)
 from ..launch import in_all_processes
 
 # Seconds. A write to a remote storage may take long.
@@ -332,7 +338,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _read_back(self) -> None:
         """Read the newest checkpoint."""
         try:
-            check_resumable(self.last_ckpt)
+            training_state(Path(self.last_ckpt))
         except InputError as e:
             raise InputError(
                 f'the first checkpoint was written, but --resume could not read it ({e}): states of hooks, optimizer '

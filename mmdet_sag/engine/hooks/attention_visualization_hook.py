@@ -16,7 +16,7 @@ from ...visualization import AttentionRecorder, beside
 
 @HOOKS.register_module()
 class AttentionVisualizationHook(Hook):
-    """Draws the attention of a SAG mask head beside its predictions, during validation and test.
+    """Draws the attention of a SAG mask head, which the model must have, beside its predictions, also in tests.
 
     No extra forward pass is needed, see :class:`AttentionRecorder`. The image (predictions left, attention right) goes
     to all backends of the visualizer under the name ``attention``. In a distributed run, rank 0 draws images of its
@@ -26,9 +26,6 @@ class AttentionVisualizationHook(Hook):
         interval: The first image of every ``interval``-th batch is drawn.
         score_thr: Lowest score of the drawn detections.
         backend_args: Arguments of the file backend that reads the images.
-
-    Raises:
-        InputError: At the start of a run, if the model has no SAG mask head.
     """
 
     priority = 'LOW'

@@ -79,9 +79,7 @@ class LossGuardHook(Hook):
             self._stepped = False
         self._images.append(_image_paths(data_batch.get('data_samples', ())) if isinstance(data_batch, dict) else [])
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Count the steps that the loss scaler skipped, of which there may be ``patience`` in a row."""
         if self._stepped:
             self._num_skipped = 0

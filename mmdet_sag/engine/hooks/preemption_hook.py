@@ -18,7 +18,7 @@ from torch import nn
 
 from ...command_line import is_main_process_of_node
 from ...errors import InputError
-from ..runner.reproducible_train_loop import VALIDATED_AT
+from ..runner.loops import VALIDATED_AT
 from .atomic_checkpoint_hook import AtomicCheckpointHook, ends_epoch, weights_changed
 from .loss_guard_hook import LossGuardHook
 
@@ -32,10 +32,10 @@ _CHANGING = ('after_train_iter', 'after_train_epoch', 'before_val_epoch', 'after
 class PreemptionHook(Hook):
     """Saves a checkpoint before the process ends by a scheduler's signal, Ctrl-C, a closed terminal or an error.
 
-    After a signal, the current iteration is finished, a checkpoint is saved, and the process exits with status
-    128 + number of the signal: 143 for SIGTERM, 138 for SIGUSR1 (on Linux), 130 for SIGINT (Ctrl-C), 129 for SIGHUP,
-    which stays ignored under ``nohup``. ``--resume`` continues from there. With gradient accumulation, the next
-    iteration that updates the weights is finished.
+    After a signal, the current iteration (with gradient accumulation the next one that updates the weights) is
+    finished, a checkpoint is saved, and the process exits with status 128 + number of the signal: 143 for SIGTERM, 138
+    for SIGUSR1 (on Linux), 130 for SIGINT (Ctrl-C), 129 for SIGHUP, which stays ignored under ``nohup``. ``--resume``
+    continues from there.
 
     After an error, such as a killed data worker or an unreadable image, the state after the last update of the weights
     is saved and the error is raised. Within an iteration, this needs :class:`LossGuardHook`. The state is not saved if
@@ -44,8 +44,7 @@ class PreemptionHook(Hook):
 
     In a distributed run, all processes stay until the checkpoint is complete, because a launcher ends the others as
     soon as one leaves. Until then, more signals of a scheduler have no effect. A second Ctrl-C, more than a second
-    after the first, ends the process at once. When the training ends, also by an error, the previous signal handlers
-    are restored.
+    after the first, ends the process at once. When the training ends, the previous signal handlers are restored.
 
     Args:
         signals: Names of the signals. Those that the system does not have are ignored.
@@ -86,9 +85,7 @@ class PreemptionHook(Hook):
         self._guard = next((hook for hook in runner.hooks if isinstance(hook, LossGuardHook)), None)
         self._start = runner.iter
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Stop if there was a signal."""
         if get_world_size() == 1:
             self._agreed = self._received

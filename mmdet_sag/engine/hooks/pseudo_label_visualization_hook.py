@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -13,15 +15,9 @@ from ...errors import InputError
 class PseudoLabelVisualizationHook(Hook):
     """Draws the pseudo-labels of a Polite Teacher: the kept boxes, and the masks that are trained on.
 
-    The image is the strong view of an unlabelled image, as the student sees it. It goes to all backends of the
-    visualizer under the name ``pseudo_labels``. The teacher predicts once more for it, which does not change the
-    training. In a distributed run, rank 0 draws.
-
-    Args:
-        interval: The first unlabelled image of every ``interval``-th iteration is drawn.
-
-    Raises:
-        InputError: At the start of a training, if the model makes no pseudo-labels.
+    The image is the strong view of the first unlabelled image of every ``interval``-th iteration, as the student sees
+    it. It goes to all backends of the visualizer under the name ``pseudo_labels``. The teacher predicts once more for
+    it, which does not change the training. In a distributed run, rank 0 draws.
     """
 
     priority = 'LOW'
@@ -37,9 +33,7 @@ class PseudoLabelVisualizationHook(Hook):
                 'remove the hook from custom_hooks'
             )
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, *args: Any, **kwargs: Any) -> None:
         """Draw the first unlabelled image of every ``interval``-th batch."""
         if not self.every_n_train_iters(runner, self.interval) or not is_main_process():
             return

@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Sequence
+from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.device import get_device
@@ -22,12 +22,7 @@ class ThroughputTimerHook(IterTimerHook):
     """
 
     def _after_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | Sequence | None = None,
-        mode: str = 'train',
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
     ) -> None:
         super()._after_iter(runner, batch_idx, data_batch, outputs, mode)
         if mode != 'train' or not isinstance(data_batch, dict) or 'data_samples' not in data_batch:

@@ -21,12 +21,9 @@ class ValidationLossHook(Hook):
 
     They are logged as ``val_loss`` and, for each loss, such as ``val_loss_mask``, means over images, and are among the
     metrics, so that ``save_best='val_loss', rule='less'`` and ``EarlyStoppingHook(monitor='val_loss', rule='less')``
-    work. Images are resized as in testing and annotations loaded as in training. Norms and dropouts are in evaluation
-    mode, and neither weights, statistics nor the training's random numbers move. EMA's weights are used if there are
-    any, and of a semi-supervised detector the teacher.
-
-    Raises:
-        InputError: The validation data set has no pipeline of its own.
+    work. Images are resized as in testing, by the pipeline that the validation data set must have, and annotations
+    loaded as in training. Norms and dropouts are in evaluation mode, and neither weights, statistics nor the training's
+    random numbers move. EMA's weights are used if there are any, and of a semi-supervised detector the teacher.
     """
 
     # After EMAHook, which puts its weights in before an epoch.

@@ -1,4 +1,3 @@
-from .reproducible_epoch_based_train_loop import ReproducibleEpochBasedTrainLoop
-from .reproducible_iter_based_train_loop import ReproducibleIterBasedTrainLoop
+from .loops import ReproducibleEpochBasedTrainLoop, ReproducibleIterBasedTrainLoop
 
 __all__ = ['ReproducibleEpochBasedTrainLoop', 'ReproducibleIterBasedTrainLoop']

@@ -30,22 +30,10 @@ FULL: dict[str, Any] = dict(conv_channels=(128, 160, 192, 224), out_channels=(25
 class OSABlock(BaseModule):
     """One-Shot Aggregation block with residual connection and effective squeeze-excitation.
 
-    The convs run in sequence; the block's input and all their outputs are concatenated once, projected by a 1x1 conv
-    and weighed per channel. Source: `VoVNet <https://arxiv.org/abs/1904.09730>`_ Section 3 and
-    `CenterMask <https://arxiv.org/abs/1911.06667>`_ Section 3.4 (identity mapping, eSE).
-
-    Args:
-        in_channels: Channels of the input.
-        conv_channels: Channels of each 3x3 conv.
-        out_channels: Channels of the output.
-        num_convs: Number of 3x3 convs.
-        identity: Whether the input is added to the output.
-        depthwise: Whether the 3x3 convs are depthwise separable; the input is then reduced first where its channels
-            differ from ``conv_channels``.
-        with_cp: Whether to trade compute for memory by checkpointing.
-        conv_cfg: Config of the 3x3 convs.
-        norm_cfg: Config of the norm layers.
-        init_cfg: Initialization config.
+    The ``num_convs`` 3x3 convs run in sequence; the block's input and all their outputs are concatenated once,
+    projected by a 1x1 conv and weighed per channel. Where depthwise separable convs change the number of channels, the
+    input is reduced first. Source: `VoVNet <https://arxiv.org/abs/1904.09730>`_ Section 3 and `CenterMask
+    <https://arxiv.org/abs/1911.06667>`_ Section 3.4 (identity mapping, eSE).
     """
 
     def __init__(

@@ -229,18 +229,14 @@ def place_rle(bitmap: np.ndarray, x: int, y: int, height: int, width: int) -> di
 def encode_changes(
     changes: np.ndarray, num_masks: int, height: int | np.ndarray, width: int | np.ndarray
 ) -> list[dict]:
-    """Encode masks by the pixels at which they begin and end.
+    """Encode masks by the pixels at which they begin and end, in COCO's compressed run-length encoding.
 
     Args:
         changes: Numbers of pixels in any order, int64: mask * (height * width + 1) + column * height + row, where the
             largest image counts in the first product. Numbers that occur an even number of times cancel. They are
             sorted in place.
         num_masks: Number of masks, 1 or more.
-        height: Height of the image, or of the image of each mask, shape (num_masks, ).
-        width: Width of the image, likewise.
-
-    Returns:
-        The masks in COCO's compressed run-length encoding: ``size`` and ``counts``, bytes.
+        height, width: Height and width of the image, or of the image of each mask, shape (num_masks, ).
     """
     changes.sort()
     new = np.ones(len(changes), bool)

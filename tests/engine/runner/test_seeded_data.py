@@ -46,7 +46,7 @@ def test_all_generators_are_seeded():
 
 def test_each_process_draws_random_numbers_of_its_own(tmp_path, monkeypatch):
     first = train(tmp_path / '0')
-    for module in ('seeded_data', 'reproducible_train_loop'):
+    for module in ('seeded_data', 'loops'):
         monkeypatch.setattr(f'mmdet_sag.engine.runner.{module}.get_rank', lambda: 1)
     second = train(tmp_path / '1')
     assert first.images == second.images
