@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mmdet_sag.apis import CocoPredictions
 from mmdet_sag.command_line import HelpFormatter, run_command
-from mmdet_sag.datasets.converters.image_header import IMAGE_SUFFIXES
+from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
 

@@ -74,12 +74,7 @@ class ImagePredictor:
         for option, value, is_valid, remedy in (
             ('--score-thr', score_thr, 0 <= score_thr <= 1, 'scores are between 0 and 1'),
             ('--batch-size', batch_size, batch_size >= 1, 'give 1 or more'),
-            (
-                '--tiles',
-                tile_size,
-                tile_size is None or tile_size >= 32,
-                'give the side of a tile, 32 or more pixels',
-            ),
+            ('--tiles', tile_size, tile_size is None or tile_size >= 32, 'give the side of a tile, 32 or more pixels'),
             ('--tile-overlap', tile_overlap, 0 <= tile_overlap < 0.9, 'give a share of a tile, 0 to 0.9'),
         ):
             if not is_valid:

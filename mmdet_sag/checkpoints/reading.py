@@ -22,10 +22,7 @@ _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 def read_weights(
-    path: Path,
-    mmap: bool = False,
-    read_pickle: Callable[[Path], Any] | None = None,
-    map_location: Any = 'cpu',
+    path: Path, mmap: bool = False, read_pickle: Callable[[Path], Any] | None = None, map_location: Any = 'cpu'
 ) -> Any:
     """Read a file of weights: of PyTorch, with ``torch.load(weights_only=True)``, or safetensors.
 

@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..datasets.converters.image_header import open_image
+from ..datasets.converters.source_files import open_image
 from .problem_kinds import PROBLEM_KINDS
 
 _EXIF_ORIENTATION = 0x0112

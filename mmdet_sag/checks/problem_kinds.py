@@ -164,10 +164,7 @@ PROBLEM_KINDS = {
         MASK, 'polygons of fewer than 3 points (training skips them)', EVALUATION, Fix.DROP_POLYGON
     ),
     'non-finite-polygon': Problem(
-        MASK,
-        'polygons with NaN, infinite or absurdly large numbers (rasterising never ends)',
-        BOTH,
-        Fix.DROP_POLYGON,
+        MASK, 'polygons with NaN, infinite or absurdly large numbers (rasterising never ends)', BOTH, Fix.DROP_POLYGON
     ),
     'polygon-outside-image': Problem(MASK, 'polygons entirely outside their image', fix=Fix.DROP_POLYGON),
     'rle-size-mismatch': Problem(MASK, 'RLE masks of another size than their image', BOTH, Fix.DROP_ANNOTATION),

@@ -126,9 +126,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
         for i, (results, preds) in enumerate(zip(results_list, mask_preds)):
             preds = of_class(torch.as_tensor(preds), results.labels)
             found[i] = InstanceData(
-                bboxes=results.bboxes,
-                labels=results.labels,
-                mask_probs=preds if activate_map else preds.sigmoid(),
+                bboxes=results.bboxes, labels=results.labels, mask_probs=preds if activate_map else preds.sigmoid()
             )
         return results_list
 

@@ -113,7 +113,5 @@ def _resize(pipeline: list[dict]) -> dict:
     scale = step['scale']
     mode = 'short_side' if transform is ShortSideResize else 'keep_ratio' if step.get('keep_ratio') else 'exact'
     return dict(
-        mode=mode,
-        scale=[scale, scale] if isinstance(scale, int) else list(scale),
-        backend=step.get('backend', 'cv2'),
+        mode=mode, scale=[scale, scale] if isinstance(scale, int) else list(scale), backend=step.get('backend', 'cv2')
     )

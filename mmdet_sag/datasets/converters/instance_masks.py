@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import connected, encoded, read_values
-from .source_files import files_below, image_beside, images_below, split_of, split_of_folders, without_split
+from .source_files import (
+    IMAGE_SUFFIXES,
+    files_below,
+    image_beside,
+    images_below,
+    split_of,
+    split_of_folders,
+    without_split,
+)
 from .tool_labels import ToolLabels
 
 _CITYSCAPES_ENDING = '_instanceIds'

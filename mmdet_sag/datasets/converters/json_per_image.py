@@ -12,10 +12,9 @@ import shapely
 from PIL import Image
 
 from ...errors import InputError
-from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, ReadOptions
 from .masks import parts_without_holes, placed
-from .source_files import read_json
+from .source_files import READ_ERRORS, read_json
 from .tool_labels import (
     ToolLabels,
     WithoutArea,

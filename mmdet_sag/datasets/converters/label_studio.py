@@ -8,11 +8,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from ...errors import InputError
-from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .left_out import NOT_LEARNT
 from .masks import encoded
-from .source_files import read_json_value
+from .source_files import IMAGE_SUFFIXES, read_json_value
 from .tool_labels import (
     ToolLabels,
     WithoutArea,

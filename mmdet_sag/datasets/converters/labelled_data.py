@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InputError
-from .image_header import read_header
 from .left_out import EntryError, LeftOut
+from .source_files import read_header
 
 
 @dataclass(frozen=True)

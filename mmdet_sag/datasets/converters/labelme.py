@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .image_header import READ_ERRORS
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped, placed, union
 from .source_files import (
+    READ_ERRORS,
     files_below,
     image_beside,
     images_below,

@@ -10,8 +10,8 @@ from pycocotools import mask as mask_api
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .image_header import READ_ERRORS, open_image
 from .left_out import EntryError
+from .source_files import READ_ERRORS, open_image
 
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:

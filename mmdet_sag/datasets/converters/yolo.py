@@ -6,11 +6,11 @@ from pathlib import Path, PureWindowsPath
 
 from ...errors import InputError
 from ..coco_file import has_yolo_labels
-from .image_header import IMAGE_SUFFIXES
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped
 from .source_files import (
+    IMAGE_SUFFIXES,
     files_below,
     image_beside,
     images_below,

@@ -23,13 +23,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import InputError
-from ..checkpoint_files import (
-    AtomicFileBackend,
-    apply_settings,
-    check_checkpoint_fits,
-    enter_folder,
-    training_state,
-)
+from ..checkpoint_files import AtomicFileBackend, apply_settings, check_checkpoint_fits, enter_folder, training_state
 from ..launch import in_all_processes
 
 # Seconds. A write to a remote storage may take long.

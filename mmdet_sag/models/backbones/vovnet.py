@@ -226,12 +226,7 @@ class VoVNet(BaseModule):
 
 
 def _conv3x3(
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    depthwise: bool,
-    conv_cfg: ConfigType | None,
-    norm_cfg: ConfigType,
+    in_channels: int, out_channels: int, stride: int, depthwise: bool, conv_cfg: ConfigType | None, norm_cfg: ConfigType
 ) -> nn.Module:
     if depthwise:
         return DepthwiseSeparableConvModule(

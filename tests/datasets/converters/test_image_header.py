@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mmdet_sag.checks.images import header_problem
-from mmdet_sag.datasets.converters import LabelConversion, ReadOptions, image_header, label_conversion
-from mmdet_sag.datasets.converters.image_header import read_header
+from mmdet_sag.datasets.converters import LabelConversion, ReadOptions, label_conversion, source_files
 from mmdet_sag.datasets.converters.masks import read_values
+from mmdet_sag.datasets.converters.source_files import read_header
 from mmdet_sag.errors import InputError
 
 
@@ -120,6 +120,6 @@ def test_images_beyond_the_limit_of_pillow_are_read_up_to_that_of_opencv(tmp_pat
     assert header_problem(str(tmp_path / '1.png'), (30, 20)) is None
     assert read_values(tmp_path / '1.png').shape == (20, 30)
     assert Image.MAX_IMAGE_PIXELS == 100
-    monkeypatch.setattr(image_header, 'MAX_PIXELS', 500)
+    monkeypatch.setattr(source_files, 'MAX_PIXELS', 500)
     with pytest.raises(InputError, match='600 pixels.* limit .*: cut it into tiles'):
         read_header(tmp_path / '1.png')
