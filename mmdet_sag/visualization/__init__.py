@@ -1,6 +1,5 @@
 from .attention_recorder import AttentionRecorder, paste_attention
-from .draw_instances import beside, draw_instances, panoptic_instances
-from .instance_local_visualizer import InstanceLocalVisualizer
+from .local_visualizer import InstanceLocalVisualizer, beside, draw_instances, panoptic_instances
 
 __all__ = [
     'AttentionRecorder',

@@ -5,7 +5,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmdet_sag.apis.tiles import Tile, make_tiles, merge_tiles
+from mmdet_sag.apis.image_predictor import Tile, make_tiles, merge_tiles
 
 
 @pytest.mark.parametrize('size, overlap', [(64, 0.25), (100, 0.0), (50, 0.5), (400, 0.2)])

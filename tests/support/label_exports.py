@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmdet_sag.datasets.converters.labelled_data import LabelledData
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 
 
 class DemoParts(NamedTuple):

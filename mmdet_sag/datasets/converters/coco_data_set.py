@@ -14,9 +14,8 @@ from ...fileio import atomic_folder
 from ..annotation_problems import box_problems, category_problems, is_usable_image, mask_problems, polygon_problem
 from ..coco_file import load_coco
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import EntryError, LeftOut
 from .masks import box_and_area
-from .source_files import files_below, located, read_if_possible, read_json, split_of, without_exif
+from .source_files import EntryError, LeftOut, files_below, located, read_if_possible, read_json, split_of, without_exif
 
 SPLITS = ('train', 'val', 'test')
 _REMEDY = 'correct or delete it'

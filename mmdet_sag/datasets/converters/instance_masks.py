@@ -8,10 +8,12 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import connected, encoded, read_values
 from .source_files import (
     IMAGE_SUFFIXES,
+    NOT_LEARNT,
+    EntryError,
+    LeftOut,
     files_below,
     image_beside,
     images_below,

@@ -32,8 +32,8 @@ from .json_per_image import (
 from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
-from .left_out import NOT_LEARNT, LeftOut
 from .pascal_voc import is_pascal_voc, read_pascal_voc
+from .source_files import NOT_LEARNT, LeftOut
 from .tool_labels import hint
 from .via import is_via, read_via
 from .yolo import is_yolo, read_yolo

@@ -9,9 +9,8 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
-from .left_out import NOT_LEARNT
 from .masks import encoded
-from .source_files import IMAGE_SUFFIXES, read_json_value
+from .source_files import IMAGE_SUFFIXES, NOT_LEARNT, read_json_value
 from .tool_labels import (
     ToolLabels,
     WithoutArea,

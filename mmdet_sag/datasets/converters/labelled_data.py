@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InputError
-from .left_out import EntryError, LeftOut
-from .source_files import read_header
+from .source_files import EntryError, LeftOut, read_header
 
 
 @dataclass(frozen=True)

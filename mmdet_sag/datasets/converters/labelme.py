@@ -12,10 +12,12 @@ import numpy as np
 from PIL import Image
 
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped, placed, union
 from .source_files import (
+    NOT_LEARNT,
     READ_ERRORS,
+    EntryError,
+    LeftOut,
     files_below,
     image_beside,
     images_below,

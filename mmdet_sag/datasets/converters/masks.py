@@ -10,8 +10,7 @@ from pycocotools import mask as mask_api
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .left_out import EntryError
-from .source_files import READ_ERRORS, open_image
+from .source_files import READ_ERRORS, EntryError, open_image
 
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:

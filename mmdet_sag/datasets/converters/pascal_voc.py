@@ -6,9 +6,8 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import EntryError
 from .masks import encoded, read_values
-from .source_files import files_below, image_beside, read_lines, split_of
+from .source_files import EntryError, files_below, image_beside, read_lines, split_of
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',

@@ -1,4 +1,4 @@
-"""Finding and reading the files of a source."""
+"""Finding and reading the files of a source, and what of them cannot be used while the rest is converted."""
 
 import io
 import itertools
@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -16,8 +17,8 @@ import yaml
 from PIL import Image
 
 from ...errors import InputError
-from .left_out import EntryError
 
+NOT_LEARNT = 'not learnt'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.avif', '.ppm', '.pgm')
 # OpenCV, with which training reads, takes no more.
 MAX_PIXELS = 2**30
@@ -35,6 +36,41 @@ _SPLITS = dict(
 )  # fmt: skip
 # Data sets name thousands of classes and files.
 _LARGEST_YAML = 1_000_000
+
+
+class EntryError(InputError):
+    """One image or object of a source cannot be used. A reader leaves it out and goes on.
+
+    Args:
+        place: Where it is: a file, or a line or entry of one.
+        reason: What is wrong, equal for equal mistakes.
+        remedy: What the user can do.
+        detail: What differs between equal mistakes.
+    """
+
+    def __init__(self, place: str, reason: str, remedy: str, detail: str = '') -> None:
+        super().__init__(f'{place}: {reason}{f" ({detail})" if detail else ""}: {remedy}')
+        self.place, self.reason = place, reason
+
+
+class LeftOut(dict[str, list[EntryError]]):
+    """What a reader left out: errors by kind.
+
+    Broken are ``'images'``, ``'objects'`` and ``'polygons'`` of objects that keep others. :data:`NOT_LEARNT` is what
+    may be meant so: images without labels, and shapes without area.
+    """
+
+    def add(self, kind: str, place: str, reason: str, remedy: str = 'correct or delete it') -> None:
+        """Count something; the arguments are those of :class:`EntryError`."""
+        self.setdefault(kind, []).append(EntryError(place, reason, remedy))
+
+    @contextmanager
+    def collect(self, kind: str) -> Iterator[None]:
+        """Keep an :class:`EntryError` of the block, and go on after it."""
+        try:
+            yield
+        except EntryError as error:
+            self.setdefault(kind, []).append(error)
 
 
 def split_of(name: str) -> str | None:

@@ -15,9 +15,8 @@ from pycocotools import mask as mask_api
 from ...errors import InputError
 from ..annotation_problems import mask_problems
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import NOT_LEARNT, LeftOut
 from .masks import clipped, encoded, union
-from .source_files import files_below, images_below, split_of_folders, without_split
+from .source_files import NOT_LEARNT, LeftOut, files_below, images_below, split_of_folders, without_split
 
 _CORNERS_OF_AN_ELLIPSE = 64
 _LARGEST_COORDINATE = 1e6

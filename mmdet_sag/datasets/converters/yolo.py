@@ -7,10 +7,12 @@ from pathlib import Path, PureWindowsPath
 from ...errors import InputError
 from ..coco_file import has_yolo_labels
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .left_out import NOT_LEARNT, EntryError, LeftOut
 from .masks import clipped
 from .source_files import (
     IMAGE_SUFFIXES,
+    NOT_LEARNT,
+    EntryError,
+    LeftOut,
     files_below,
     image_beside,
     images_below,

@@ -1,4 +1,3 @@
-from .centermask_tta import CenterMaskTTAModel, PanopticCenterMaskTTAModel
-from .mask_tta import MaskTTAModel, TwoStageMaskTTAModel
+from .mask_tta import CenterMaskTTAModel, MaskTTAModel, PanopticCenterMaskTTAModel, TwoStageMaskTTAModel
 
 __all__ = ['CenterMaskTTAModel', 'MaskTTAModel', 'PanopticCenterMaskTTAModel', 'TwoStageMaskTTAModel']

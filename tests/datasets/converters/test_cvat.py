@@ -8,7 +8,7 @@ from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.cvat import is_cvat, read_cvat
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 # As CVAT 2 writes it; the mask is that of its own encoder, for a rectangle with a hole.

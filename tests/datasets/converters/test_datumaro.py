@@ -11,8 +11,8 @@ from test_instance_masks import two_regions
 
 from mmdet_sag.datasets.converters.datumaro import is_datumaro, read_datumaro
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
 from mmdet_sag.datasets.converters.masks import encoded
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 
 MASK = two_regions(1, 1)
 

@@ -30,7 +30,7 @@ from test_instance_masks import two_regions
 
 from mmdet_sag.checks import DataSetReport, check_files
 from mmdet_sag.datasets.converters import FORMATS, LabelConversion, ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 NUM_INPUTS = int(os.environ.get('MMDET_SAG_FUZZED_LABELS', '250'))

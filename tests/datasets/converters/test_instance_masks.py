@@ -13,7 +13,7 @@ from mmdet_sag.datasets.converters.instance_masks import (
     read_instance_masks,
 )
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 

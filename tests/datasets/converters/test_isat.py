@@ -7,7 +7,7 @@ from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.json_per_image import is_isat, read_isat
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 
 
 def item(points, category='cat', group=1):

@@ -10,7 +10,7 @@ from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.label_studio import is_label_studio, read_label_studio
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 # What the tool's own encoder gives for an image of 30x20 pixels and a rectangle with a hole.

@@ -14,7 +14,7 @@ from support.label_exports import left_out, sound
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.labelme import is_labelme, read_labelme
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 SQUARE = [[2, 3], [12, 3], [12, 13], [2, 13]]

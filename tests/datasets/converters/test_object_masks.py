@@ -7,7 +7,7 @@ from pycocotools import mask as mask_api
 
 from mmdet_sag.datasets.converters import LabelConversion, ReadOptions
 from mmdet_sag.datasets.converters.instance_masks import is_object_masks, read_object_masks
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.errors import InputError
 
 

@@ -14,7 +14,7 @@ from test_instance_masks import two_regions
 
 from mmdet_sag.datasets.converters.json_per_image import is_supervisely, read_supervisely
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 
 MASK = two_regions(1, 1)[2:18, 2:25]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from support.label_exports import left_out
 
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
-from mmdet_sag.datasets.converters.left_out import NOT_LEARNT
+from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
 from mmdet_sag.datasets.converters.via import is_via, read_via
 from mmdet_sag.errors import InputError
 
