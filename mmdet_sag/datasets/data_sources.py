@@ -41,6 +41,8 @@ class CocoSource:
         poly2mask: Place in the config of the option that makes bitmaps of polygons; None if the pipeline loads no
             masks.
         polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
+        boxes_suffice: Whether the pipeline takes objects that have a box and no mask.
+        boxes_only: Whether it leaves all masks out.
         labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
     """
 
@@ -54,6 +56,8 @@ class CocoSource:
     loads_masks: bool | None = None
     poly2mask: str | None = None
     polygons_only: bool = False
+    boxes_suffice: bool = False
+    boxes_only: bool = False
     labelled: bool = True
 
     @property
@@ -238,12 +242,14 @@ def _mask_loading(pipeline: list | None, option: str) -> dict:
         name = type_name(transform)
         if name == 'LoadEmptyAnnotations':
             return dict(labelled=False)
-        if name in ('LoadAnnotations', 'LoadInstancesAndPanopticSeg'):
+        if name in ('LoadAnnotations', 'LoadInstancesAndPanopticSeg', 'LoadMaskOrBoxAnnotations'):
             if not transform.get('with_mask', False):
                 return dict(loads_masks=False)
             return dict(
                 loads_masks=True,
                 poly2mask=f'{option}.pipeline.{index}.poly2mask',
                 polygons_only=not transform.get('poly2mask', True),
+                boxes_suffice=name == 'LoadMaskOrBoxAnnotations',
+                boxes_only=transform.get('boxes_only', False),
             )
     return {}

@@ -22,6 +22,7 @@ class ReadOptions:
         crowds_are_objects: Whether a region that COCO's format marks as a crowd is one object.
         skip: Annotation files not to read.
         class_attribute: Which of several attributes of a region is its class.
+        boxes: Whether objects are kept that have a box and no outline.
     """
 
     class_names: list[str] | None = None
@@ -31,6 +32,7 @@ class ReadOptions:
     crowds_are_objects: bool = False
     skip: Sequence[Path] = ()
     class_attribute: str | None = None
+    boxes: bool = False
 
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
@@ -44,7 +46,8 @@ class LabelledObject:
 
     Args:
         name: Class name.
-        segmentation: Polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE.
+        segmentation: Polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE. A reader gives a box its
+            corners; :class:`LabelConversion` makes it an empty list.
         is_crowd: Whether it is a region of many objects.
         bbox: Box (x, y, width, height) in pixels; None: the mask's.
         area: Area in pixels; None: the mask's.

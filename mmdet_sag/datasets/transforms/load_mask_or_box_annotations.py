@@ -13,9 +13,17 @@ class LoadMaskOrBoxAnnotations(LoadAnnotations):
     box, as it does for an object whose mask a crop has cut off.
 
     Args:
+        boxes_only: Whether no mask is read: all objects then have a box alone.
         **kwargs: As in ``LoadAnnotations``.
     """
 
+    def __init__(self, boxes_only: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.boxes_only = boxes_only
+
     def _process_masks(self, results: dict) -> list:
-        results['instances'] = [{'mask': _NO_MASK, **instance} for instance in results.get('instances', [])]
+        results['instances'] = [
+            {**instance, 'mask': _NO_MASK} if self.boxes_only or not instance.get('mask') else instance
+            for instance in results.get('instances', [])
+        ]
         return super()._process_masks(results)

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from mmdet.models.dense_heads import BoxInstMaskHead
 from mmdet.models.losses import DiceLoss
 from mmdet.models.utils.misc import unfold_wo_center
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 class BoxInstLoss(nn.Module):
     """Losses of BoxInst for masks that are predicted in RoIs, and whose objects have a box alone.
 
-    The *projections* of a mask to the axes shall be those of the box. *Pairs* of neighbouring positions of similar
-    colour, one of them in the box, shall both be object or both be background.
-    Source: `BoxInst <https://arxiv.org/abs/2012.02310>`_, Sections 3.1 and 3.2. There a mask covers the image; here,
-    neighbours are those of the RoI's grid, and colours are averaged over its cells. An RoI has to reach beyond the box:
-    in the box alone, a mask that fills it has no loss.
+    ``loss_mask_project``: the projections of a mask to the axes shall be those of the box, by dice losses.
+    ``loss_mask_pairwise``: pairs of neighbouring positions of similar colour, one of them in the box, shall both be
+    object or both be background.
+    Source: `BoxInst <https://arxiv.org/abs/2012.02310>`_, Sections 3.1 and 3.2.
+
+    Three things differ, since there a mask covers the image, and here an RoI: neighbours are those of the RoI's grid,
+    colours are averaged over its cells, and there is ``loss_mask_outside``, the cross-entropy of the positions outside
+    of the box. A box covers most of an RoI, so that a mask that fills the RoI has small projection losses and no
+    pairwise loss. The RoI must reach beyond the box: see ``roi_margin`` of :class:`CenterMaskRoIHead`.
 
     Args:
         pairwise_size: Side of the neighbourhood of a position, odd.
@@ -24,6 +29,7 @@ class BoxInstLoss(nn.Module):
         pairwise_color_thresh: Similarity from which a pair counts: exp(-d / 2) for a distance d of CIELAB colours.
         warmup_iters: Iterations in which the weight of the pairs grows from 0. A resumed training continues them.
         project_weight: Weight of the loss of the projections.
+        outside_weight: Weight of the loss outside of the box; BoxInst has none.
         pairwise_weight: Weight of the loss of the pairs.
     """
 
@@ -34,6 +40,7 @@ class BoxInstLoss(nn.Module):
         pairwise_color_thresh: float = 0.3,
         warmup_iters: int = 10000,
         project_weight: float = 1.0,
+        outside_weight: float = 1.0,
         pairwise_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -41,10 +48,11 @@ class BoxInstLoss(nn.Module):
         self.pairwise_dilation = pairwise_dilation
         self.pairwise_color_thresh = pairwise_color_thresh
         self.warmup_iters = warmup_iters
+        self.outside_weight = outside_weight
         self.pairwise_weight = pairwise_weight
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
-    def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
         """Compute the losses.
 
         Args:
@@ -54,13 +62,17 @@ class BoxInstLoss(nn.Module):
             lab_crops: CIELAB colours of the cells of the RoIs, shape (n, 3, h, w).
 
         Returns:
-            The loss of the projections, a mean of the RoIs, and that of the pairs, a mean of the pairs.
+            ``loss_mask_project``, a mean of the RoIs, ``loss_mask_outside``, of the positions, and
+            ``loss_mask_pairwise``, of the pairs.
         """
         columns = _coverage(rois[:, 0::2], bboxes[:, 0::2], mask_preds.shape[2])
         rows = _coverage(rois[:, 1::2], bboxes[:, 1::2], mask_preds.shape[1])
         loss_project = self.loss_project(mask_preds.amax(1), columns) + self.loss_project(mask_preds.amax(2), rows)
 
-        in_box = rows[:, :, None] * columns[:, None] >= 0.5
+        coverage = rows[:, :, None] * columns[:, None]
+        outside, in_box = coverage == 0, coverage >= 0.5
+        # -log(1 - p).
+        loss_outside = (F.softplus(mask_preds) * outside).sum() / outside.sum().clamp(min=1)
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
@@ -68,7 +80,11 @@ class BoxInstLoss(nn.Module):
         # Without a training, such as in a test, the weight is the full one.
         iteration = MessageHub.get_current_instance().get_info('iter', self.warmup_iters)
         warmup = min(iteration / max(self.warmup_iters, 1), 1.0)
-        return loss_project, self.pairwise_weight * warmup * loss_pairwise
+        return dict(
+            loss_mask_project=loss_project,
+            loss_mask_outside=self.outside_weight * loss_outside,
+            loss_mask_pairwise=self.pairwise_weight * warmup * loss_pairwise,
+        )
 
     def similar_pairs(self, lab_crops: Tensor) -> Tensor:
         """Whether the colours of each position and its neighbours inside the RoI are similar.

@@ -67,6 +67,7 @@ def test_it_equals_the_losses_of_boxinst_where_a_roi_is_the_image(iteration, ste
     expected = mmdet_losses(logits, masks, lab_map + 10, warmup_iters=100)
     rois = torch.tensor([[0.0, 0, STRIDE * SIZE, STRIDE * SIZE]]).repeat(2, 1)
     ours = BoxInstLoss(pairwise_dilation=2, warmup_iters=100)(logits, rois, boxes, (lab_map + 10).repeat(2, 1, 1, 1))
+    ours = ours['loss_mask_project'], ours['loss_mask_pairwise']
     torch.testing.assert_close(ours, expected)
     gradients = [torch.autograd.grad(sum(losses), logits, retain_graph=True)[0] for losses in (ours, expected)]
     torch.testing.assert_close(*gradients)
@@ -79,9 +80,13 @@ def test_projections_are_compared_with_the_box_in_the_frame_of_the_roi():
     logits = torch.full((1, 4, 4), -50.0)
     logits[0, 1:3, 1] = 0.0
     crops = torch.zeros(1, 3, 4, 4)
-    project, _ = loss(logits, rois, boxes, crops)
+    losses = loss(logits, rois, boxes, crops)
     # Columns are equal; rows are 0.5 where the box has 1: 1 - 2 (0.5 + 0.5) / (0.25 + 0.25 + 1 + 1).
-    assert project.item() == pytest.approx(1 - 2 / 2.5, abs=1e-4)
+    assert losses['loss_mask_project'].item() == pytest.approx(1 - 2 / 2.5, abs=1e-4)
+    # All but the two cells are outside, and are background.
+    assert losses['loss_mask_outside'].item() == pytest.approx(0, abs=1e-6)
+    outside = BoxInstLoss(outside_weight=2.0)(torch.zeros_like(logits), rois, boxes, crops)['loss_mask_outside']
+    assert outside.item() == pytest.approx(2 * math.log(2), abs=1e-6)
 
 
 def test_pairs_of_similar_colours_shall_agree_and_others_need_not():
@@ -90,9 +95,9 @@ def test_pairs_of_similar_colours_shall_agree_and_others_need_not():
     logits = torch.tensor([[[math.log(3), -math.log(4)]]])
     crops = torch.zeros(1, 3, 1, 2)
     # Probabilities 3/4 and 1/5: the chance to agree is 3/4 1/5 + 1/4 4/5.
-    assert loss(logits, rois, boxes, crops)[1].item() == pytest.approx(-math.log(0.35), abs=1e-5)
+    assert loss(logits, rois, boxes, crops)['loss_mask_pairwise'].item() == pytest.approx(-math.log(0.35), abs=1e-5)
     # exp(-d / 2) = 0.3 at a distance of 2.408.
     for distance, similar in ((2.40, True), (2.41, False)):
         crops[0, 1, 0, 1] = distance
         assert loss.similar_pairs(crops).sum() == (2 if similar else 0)
-        assert (loss(logits, rois, boxes, crops)[1] > 0) == similar
+        assert (loss(logits, rois, boxes, crops)['loss_mask_pairwise'] > 0) == similar

@@ -17,6 +17,8 @@ from ....errors import InputError
 from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
 
+_LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise')
+
 
 class MaskTargetMixin(FCNMaskHead):
     """Training of CenterMask's FCN mask head: RoIs that are not clipped, weights of pseudo-masks, objects without mask.
@@ -78,7 +80,7 @@ class MaskTargetMixin(FCNMaskHead):
         Ground truth may have ``mask_weights``, one per object, as pseudo-labels do: they weight the pixels of the
         object's RoIs. The sum is divided by the number of all pixels, including those of weight 0. With ``loss_boxes``,
         ground truth of other images has ``has_mask``, which is such a weight; objects without mask have the losses
-        ``loss_mask_project`` and ``loss_mask_pairwise`` instead, in proportion to their share of the RoIs.
+        of ``loss_boxes`` instead, in proportion to their share of the RoIs.
         Arguments and results are those of ``FCNMaskHead``.
 
         Raises:
@@ -90,8 +92,7 @@ class MaskTargetMixin(FCNMaskHead):
         if len(mask_preds) == 0 or not (pseudo or boxes_learnt):
             results = super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
             if boxes_learnt:
-                nothing = mask_preds.sum()
-                results['loss_mask'].update(loss_mask_project=nothing, loss_mask_pairwise=nothing)
+                results['loss_mask'].update(dict.fromkeys(_LOSSES_OF_BOXES, mask_preds.sum()))
             return results
         if not getattr(self.loss_mask, 'use_mask', False):
             raise InputError(
@@ -131,9 +132,8 @@ class MaskTargetMixin(FCNMaskHead):
         batch_gt_instances: InstanceList,
     ) -> dict:
         """The losses of the RoIs ``without_mask``, indices (n, ), whose logits are ``mask_preds`` (n, h, w)."""
-        names = ('loss_mask_project', 'loss_mask_pairwise')
         if len(mask_preds) == 0:
-            return dict.fromkeys(names, mask_preds.sum())
+            return dict.fromkeys(_LOSSES_OF_BOXES, mask_preds.sum())
         rois, bboxes = (
             to_device(torch.cat([getattr(result, name) for result in sampling_results]), mask_preds.device)
             for name in ('pos_priors', 'pos_gt_bboxes')
@@ -156,7 +156,7 @@ class MaskTargetMixin(FCNMaskHead):
         ]
         share = len(mask_preds) / sum(num_per_img)
         losses = self.loss_boxes(mask_preds, rois, bboxes, torch.cat(crops))
-        return {name: share * loss for name, loss in zip(names, losses)}
+        return {name: share * loss for name, loss in losses.items()}
 
 
 def positives_on_host(sampling_results: list[SamplingResult]) -> list[tuple[np.ndarray, np.ndarray]]:
