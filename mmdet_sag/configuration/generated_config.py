@@ -388,9 +388,10 @@ class GeneratedConfig:
                 eta_min_ratio=0.05,
             )
         checkpoint = dict(interval=interval)
-        measured = 'bbox' if self.data.num_without_mask['val'] else 'segm'
         if by_epoch:
-            checkpoint.update(max_keep_ckpts=3, save_best=f'coco/{measured}_mAP', rule='greater')
+            checkpoint.update(max_keep_ckpts=3, save_best='coco/segm_mAP', rule='greater')
+        if self.data.num_without_mask['val']:
+            checkpoint['save_best'] = 'coco/bbox_mAP'
         logger = dict(interval=max(1, min(50, self.max_iters // 50)))
         statements = dict(
             train_cfg=loop,
