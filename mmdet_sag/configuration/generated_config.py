@@ -294,21 +294,20 @@ class GeneratedConfig:
     def _tta_lines(self) -> list[str]:
         """Scale the sizes of test-time augmentation like the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        views = '*_base_.tta_views'
-        if self._evaluated_without_masks():
-            loading = "[dict(_base_.load_annotations[0], type='LoadMaskOrBoxAnnotations')]"
-            views = f'_base_.tta_views[0], {loading}, _base_.tta_views[-1]'
-        elif self.short_side == zoo_short:
+        boxes = self._evaluated_without_masks()
+        if 'tta_resize' not in self.zoo or (self.short_side == zoo_short and not boxes):
             return []
-        if 'tta_resize' not in self.zoo:
-            return []
+        loading = "[dict(_base_.load_annotations[0], type='LoadMaskOrBoxAnnotations')]"
+        views = [f'tta_views = [_base_.tta_views[0], {loading}, _base_.tta_views[-1]]'] if boxes else []
         ratio = self.short_side / zoo_short
         resize = self.zoo.tta_resize[0]
         scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
         return [
+            *views,
             f'tta_scales = {scales}',
             f'tta_resize = [{_source({**resize, "scale": _Code("scale")})} for scale in tta_scales]',
-            f"tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, {views}])]",
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, "
+            f'*{"" if boxes else "_base_."}tta_views])]',
         ]
 
     def _evaluated_without_masks(self) -> bool:
