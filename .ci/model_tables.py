@@ -37,7 +37,7 @@ def metafiles() -> list[dict]:
 
 def label(model: dict) -> str:
     """What tells a model from the others of its collection, e.g. ``V-39-DCN``."""
-    detector, backbone = model['Name'].split('_')[:2]
+    detector, backbone = model['Name'].removeprefix('box-supervised_').split('_')[:2]
     if backbone[0].isdigit():
         # MMDetection's names, such as rtmdet-s_8xb32-300e_coco, leave out a detector's own backbone.
         return DETECTORS[detector]

@@ -17,7 +17,10 @@ FRAMEWORKS = ('mmcv', 'mmdet', 'mmengine', 'torch')
 DECLARED = {
     'mmcv.transforms.processing.Resize': {'_resize_img': 'self results'},
     'mmdet.datasets.samplers.multi_source_sampler.GroupMultiSourceSampler': {'_get_source_group_info': 'self'},
-    'mmdet.datasets.transforms.loading.LoadAnnotations': {'_load_seg_map': 'self results'},
+    'mmdet.datasets.transforms.loading.LoadAnnotations': {
+        '_load_seg_map': 'self results',
+        '_process_masks': 'self results',
+    },
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {'_coco_api': None},
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'self results cfg rescale with_nms img_meta',

@@ -67,7 +67,7 @@ def checked_annotations(
 
 
 def check_data(
-    source: CocoSource, content: dict, evaluated: bool, masks_needed: bool, labels_needed: bool
+    source: CocoSource, content: dict, evaluated: bool, masks_needed: bool, labels_needed: bool, boxes_suffice: bool
 ) -> list[dict]:
     """Check a data set in COCO's format before a run, and return the image entries that it uses.
 
@@ -79,6 +79,7 @@ def check_data(
         evaluated: Whether the run measures on it; else it learns from it.
         masks_needed: Whether the run reads masks.
         labels_needed: Whether there must be objects.
+        boxes_suffice: Whether the run takes objects that have a box and no mask.
     """
     tally = ProblemTally()
     file, options = f"annotation file '{source.ann_file}'", f'{source.option}.ann_file=FILE'
@@ -95,7 +96,11 @@ def check_data(
     polygons_only = source.polygons_only and not evaluated
     annotations = checked_annotations(content, images, tally, masks_needed, polygons_only, _SAMPLED_MASKS)
     class_ids = {category['id'] for category in content['categories'] if category['name'] in source.classes}
+    if boxes_suffice:
+        annotations = ((item, [kind for kind in problems if kind != 'missing-mask']) for item, problems in annotations)
     with_class, with_object = _count_annotations(annotations, class_ids, tally, evaluated, masks_needed)
+    if 'missing-mask' in tally.counts:
+        raise InputError(f'{file}: {tally.describe("missing-mask")}: {_remedy_for_missing_masks(source, evaluated)}')
     refuse()
     used = _used_images(source, list(images.values()), with_class)
     if labels_needed and with_object.isdisjoint(image['id'] for image in used):
@@ -107,6 +112,17 @@ def check_data(
     _check_image_files(source, used, tally)
     tally.log(source.option)
     return used
+
+
+def _remedy_for_missing_masks(source: CocoSource, evaluated: bool) -> str:
+    loading = f'{source.poly2mask.rpartition(".")[0]}.type=LoadMaskOrBoxAnnotations' if source.poly2mask else ''
+    if evaluated:
+        options = f'{source.option.partition("_")[0]}_evaluator.metric=bbox {loading}'.strip()
+        return f'measure the boxes alone with --cfg-options {options}'
+    return (
+        "run 'mmdet-sag make-config', whose config learns these masks from the boxes, as configs/box_supervised does, "
+        f"or '{FULL_CHECK} CONFIG --fix OUT.json', which leaves the objects out in a copy"
+    )
 
 
 def _check_categories(source: CocoSource, categories: list, tally: ProblemTally) -> None:
@@ -162,7 +178,7 @@ def _count_annotations(
 
 def _has_usable_mask(annotation: dict, problems: Sequence[str]) -> bool:
     mask = annotation.get('segmentation')
-    if isinstance(mask, list):
+    if isinstance(mask, list) and mask:
         return any(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask)
     return _MASK_KINDS.isdisjoint(problems)
 

@@ -70,17 +70,44 @@ def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[Coc
                     f'the model has a semantic head, but the pipeline of {option} loads no semantic segmentation: use '
                     'LoadInstancesAndPanopticSeg'
                 )
-    has_mask_head = any(
-        name == 'mask_head' and '.roi_head.' in place for place, name, _ in config_parts(model, 'model')
-    )
+    mask_heads = {
+        place: head
+        for place, name, head in config_parts(model, 'model')
+        if name == 'mask_head' and '.roi_head.' in place
+    }
+    masks_only = next((place for place, head in mask_heads.items() if not head.get('loss_boxes')), None)
     for source in sources:
         if 'semantic_head' in model and not isinstance(source, PanopticSource):
             raise InputError(
                 f'the model has a semantic head, but {source.option} has no panoptic annotations: set its type to '
                 'CocoInstancePanopticDataset, with panoptic_ann_file'
             )
-        if has_mask_head and source.loads_masks is False:
+        if mask_heads and source.loads_masks is False:
             raise InputError(
                 f'the model has a mask head, but the pipeline of {source.option} loads no masks: set '
                 'with_mask=True in its LoadAnnotations'
+            )
+        if masks_only and source.boxes_suffice:
+            raise InputError(
+                f'the pipeline of {source.option} loads objects without mask, and {masks_only} has no loss_boxes to '
+                'learn from boxes: inherit configs/_base_/models/box_supervision.py, as configs/box_supervised does'
+            )
+
+
+def check_mask_iou_head(model: dict, data_sets: Iterable[tuple[CocoSource, dict]]) -> None:
+    """Check that a MaskIoU head has a mask to learn from; without one, it would rank masks at random.
+
+    ``data_sets`` are the training data sets with the content of their annotation files.
+    """
+    labelled = [(source, content) for source, content in data_sets if source.labelled]
+    if not labelled or any(
+        not source.boxes_suffice or (not source.boxes_only and any(item.get('segmentation') for item in items))
+        for source, items in ((source, content['annotations']) for source, content in labelled)
+    ):
+        return
+    for place, name, _ in config_parts(model, 'model'):
+        if name == 'mask_iou_head':
+            raise InputError(
+                f'{place} learns from masks, and no training data have any: set --cfg-options {place}=None, so that '
+                'masks are ranked by the scores of their boxes'
             )

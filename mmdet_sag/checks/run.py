@@ -13,7 +13,7 @@ from .checkpoint import check_checkpoint_file, check_pretrained
 from .data import check_data
 from .evaluator import MetricConfig, check_annotation_ids, check_metric, check_save_best, coco_metrics
 from .loader import check_full_batch, check_loader, check_transforms
-from .model import check_class_counts, check_constructor, check_targets, check_types
+from .model import check_class_counts, check_constructor, check_mask_iou_head, check_targets, check_types
 from .packages import check_packages
 from .panoptic import check_panoptic_data
 
@@ -58,15 +58,18 @@ def _check_data_sets(
     images = {}
     for source in sources:
         labels_needed = any(metric.measures_instances for metric in metrics) if evaluated else source.labelled
-        masks_needed = bool(source.loads_masks) or any(metric.measures_masks for metric in metrics)
+        masks_measured = any(metric.measures_masks for metric in metrics)
+        masks_needed = bool(source.loads_masks) or masks_measured
+        boxes_suffice = source.boxes_suffice and not masks_measured
         content = load(source.ann_file, labels_needed)
-        used = check_data(source, content, evaluated, masks_needed, labels_needed)
+        used = check_data(source, content, evaluated, masks_needed, labels_needed, boxes_suffice)
         for metric in metrics if len(sources) == 1 else ():
             check_annotation_ids(metric, content)
         if isinstance(source, PanopticSource):
             check_panoptic_data(source, load(source.panoptic_ann_file, True), used, evaluated)
         images[source.option] = source.of_indices(used)
     if not evaluated:
+        check_mask_iou_head(cfg.model, [(source, load(source.ann_file)) for source in sources])
         check_full_batch(cfg.train_dataloader, 'train_dataloader', images, cfg.get('launcher', 'none'))
 
 

@@ -26,6 +26,8 @@ _DETECTIONS_PER_OBJECT, _COUNTED = 1.5, 1000
 _FEW_IMAGES, _MOST_EPOCHS, _LEAST_EPOCHS = 100, 150, 24
 # Learning rate of AdamW from random weights, at this batch size.
 _RANDOM_LR, _RANDOM_BATCH = 5e-4, 4
+# Share of a training in which the loss of neighbouring pixels of objects without mask grows.
+_PAIRWISE_WARMUP = 1 / 4
 # The zoo lowers its learning rate after 210,000 and 250,000 of 270,000 iterations.
 _MILESTONES = 7 / 9, 25 / 27
 
@@ -96,6 +98,7 @@ class GeneratedConfig:
         self.epochs, self.steps_of_epoch = self._choose_schedule(epochs)
         self.optim_wrapper = self._choose_optimizer()
         self._note_data()
+        self._note_boxes()
 
     def _with_timm_backbone(self, name: str) -> dict:
         """The parts of the model that a backbone of timm changes."""
@@ -213,6 +216,31 @@ class GeneratedConfig:
             if (count := data.num_objects.get(name, 0)) < 10:
                 self._note('note', f"class '{name}' has {count} objects", 'too few to learn: label more, or merge it')
 
+    def _note_boxes(self) -> None:
+        boxes, objects = self.data.num_without_mask, sum(self.data.num_objects.values())
+        if boxes['train']:
+            if not isinstance(self.zoo.model.roi_head.mask_head, dict):
+                raise InputError(
+                    f'--model {self.base.stem}: {boxes["train"]} of {objects} objects have a box and no mask, which '
+                    'models with several mask heads do not learn: choose another, such as centermask-lite_v39'
+                )
+            why = 'masks are learnt from boxes (docs/semi_supervised.md)'
+            self._note('masks', f'{objects - boxes["train"]} of {objects} objects have one', why)
+        for split, count in boxes.items():
+            if count and split != 'train':
+                self._note('note', f'{split} measures boxes alone', f'{count} of its objects have no mask')
+
+    def _box_supervision(self, model: dict) -> None:
+        """Let a model learn objects without mask from their boxes; see ``configs/_base_/models/box_supervision.py``."""
+        warmup = max(1, min(10000, round(self.max_iters * _PAIRWISE_WARMUP)))
+        model['data_preprocessor'] = dict(model.get('data_preprocessor', {}), type='BoxSupervisedDataPreprocessor')
+        model['roi_head']['mask_head']['loss_boxes'] = dict(type='BoxInstLoss', warmup_iters=warmup)
+        if self.zoo.model.roi_head.type == 'CenterMaskRoIHead':
+            set_option(model, 'train_cfg.rcnn.roi_margin', (-0.1, 0.15))
+        no_masks = self.data.num_without_mask['train'] == sum(self.data.num_objects.values())
+        if no_masks and self.zoo.model.roi_head.get('mask_iou_head') is not None:
+            model['roi_head']['mask_iou_head'] = None
+
     def _base_from(self, path: Path) -> str:
         base, folder = self.base.resolve(), path.resolve().parent
         # A relative path inside the clone stays right if the clone is moved.
@@ -251,6 +279,8 @@ class GeneratedConfig:
         roi_head = self.zoo.model.roi_head
         if roi_head.get('semantic_head') is not None:
             model['roi_head'].update(semantic_roi_extractor=None, semantic_head=None)
+        if self.data.num_without_mask['train']:
+            self._box_supervision(model)
         return model
 
     def _pipelines(self) -> str:
@@ -264,22 +294,32 @@ class GeneratedConfig:
     def _tta_lines(self) -> list[str]:
         """Scale the sizes of test-time augmentation like the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        if 'tta_resize' not in self.zoo or self.short_side == zoo_short:
+        boxes = self._evaluated_without_masks()
+        if 'tta_resize' not in self.zoo or (self.short_side == zoo_short and not boxes):
             return []
+        loading = "[dict(_base_.load_annotations[0], type='LoadMaskOrBoxAnnotations')]"
+        views = [f'tta_views = [_base_.tta_views[0], {loading}, _base_.tta_views[-1]]'] if boxes else []
         ratio = self.short_side / zoo_short
         resize = self.zoo.tta_resize[0]
         scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
         return [
+            *views,
             f'tta_scales = {scales}',
             f'tta_resize = [{_source({**resize, "scale": _Code("scale")})} for scale in tta_scales]',
-            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]",
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, "
+            f'*{"" if boxes else "_base_."}tta_views])]',
         ]
+
+    def _evaluated_without_masks(self) -> bool:
+        return any(count for split, count in self.data.num_without_mask.items() if split != 'train')
 
     def _changes(self, transform: dict, train: bool) -> dict:
         kind = transform['type']
         if kind == 'LoadAnnotations':
             bitmaps = dict(poly2mask=True) if self.data.has_rle and not transform.get('poly2mask', True) else {}
-            return bitmaps | (dict(with_seg=False) if transform.get('with_seg') else {})
+            without_masks = self.data.num_without_mask['train'] if train else self._evaluated_without_masks()
+            boxes = dict(type='LoadMaskOrBoxAnnotations') if without_masks else {}
+            return boxes | bitmaps | (dict(with_seg=False) if transform.get('with_seg') else {})
         scale = (self.long_side, self.short_side)
         # Multi-scale training covers the same range as in the zoo.
         if kind == 'RandomChoiceResize':
@@ -316,7 +356,8 @@ class GeneratedConfig:
             statements.append('test_dataloader = val_dataloader')
         for split in ('val', 'test'):
             counted = f', proposal_nums=(100, 300, {self.max_per_img})' if self.max_per_img > _COUNTED else ''
-            own = f'dict(ann_file=data_root + {data.ann_files.get(split)!r}{counted})'
+            measured = ", metric='bbox'" if data.num_without_mask.get(split) else ''
+            own = f'dict(ann_file=data_root + {data.ann_files.get(split)!r}{measured}{counted})'
             statements.append(f'{split}_evaluator = {own if split in data.ann_files else "val_evaluator"}')
         return '\n'.join(statements)
 
@@ -348,6 +389,8 @@ class GeneratedConfig:
         checkpoint = dict(interval=interval)
         if by_epoch:
             checkpoint.update(max_keep_ckpts=3, save_best='coco/segm_mAP', rule='greater')
+        if self.data.num_without_mask['val']:
+            checkpoint['save_best'] = 'coco/bbox_mAP'
         logger = dict(interval=max(1, min(50, self.max_iters // 50)))
         statements = dict(
             train_cfg=loop,

@@ -25,6 +25,7 @@ class TrainingDataSummary:
         sizes: Width and height of the training images, shape (N, 2).
         object_sizes: Median square root of the area of the objects of each class, in pixels.
         has_rle: Whether some masks are run-length encoded.
+        num_without_mask: Number of objects of each split that have a box and no mask.
     """
 
     root: Path
@@ -38,6 +39,7 @@ class TrainingDataSummary:
     sizes: np.ndarray
     object_sizes: dict[str, float]
     has_rle: bool
+    num_without_mask: dict[str, int]
 
     @classmethod
     def of_folder(cls, root: Path) -> 'TrainingDataSummary':
@@ -53,7 +55,11 @@ class TrainingDataSummary:
         paths = {split: path for split, path in paths.items() if path is not None}
         ann_files = {split: path.relative_to(root).as_posix() for split, path in paths.items()}
         folders = {split: f'{_image_folder(root, path).relative_to(root).as_posix()}/' for split, path in paths.items()}
-        train, val = (load_coco(str(paths[split])) for split in ('train', 'val'))
+        contents = {split: load_coco(str(path)) for split, path in paths.items()}
+        train, val = contents['train'], contents['val']
+        without_mask = {
+            split: sum(_lacks_mask(a) for a in content['annotations']) for split, content in contents.items()
+        }
         classes, others = (
             [category.get('name') for category in content['categories'] if isinstance(category, dict)]
             for content in (train, val)
@@ -63,7 +69,8 @@ class TrainingDataSummary:
                 f"'{paths['train']}' and '{paths['val']}' have different categories: make both with one run of "
                 "'mmdet-sag convert-data'"
             )
-        return cls(root, ann_files, folders, tuple(classes), **_of_training(train, paths['train']))
+        of_training = _of_training(train, paths['train'])
+        return cls(root, ann_files, folders, tuple(classes), num_without_mask=without_mask, **of_training)
 
 
 def _annotation_file(root: Path, split: str) -> Path | None:
@@ -85,6 +92,10 @@ def _image_folder(root: Path, ann_file: Path) -> Path:
         if folder.is_dir():
             return folder
     raise InputError(f"'{root}' has no folder '{name}' for the images of '{ann_file}': put them or a link there")
+
+
+def _lacks_mask(annotation: object) -> bool:
+    return isinstance(annotation, dict) and annotation.get('iscrowd') != 1 and not annotation.get('segmentation')
 
 
 def _of_training(content: dict, path: Path) -> dict:

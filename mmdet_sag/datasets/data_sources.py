@@ -40,6 +40,8 @@ class CocoSource:
         loads_masks: Whether the pipeline loads masks; None if it loads annotations in a way of its own.
         poly2mask: Place in the config of the option that makes bitmaps of polygons, if the pipeline loads masks.
         polygons_only: Whether the pipeline keeps polygons, and ignores objects whose mask is an RLE.
+        boxes_suffice: Whether the pipeline takes objects that have a box and no mask.
+        boxes_only: Whether it leaves all masks out.
         labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
     """
 
@@ -53,6 +55,8 @@ class CocoSource:
     loads_masks: bool | None = None
     poly2mask: str | None = None
     polygons_only: bool = False
+    boxes_suffice: bool = False
+    boxes_only: bool = False
     labelled: bool = True
 
     @property
@@ -245,12 +249,14 @@ def _mask_loading(pipeline: list | None, option: str) -> dict:
         name = type_name(transform)
         if name == 'LoadEmptyAnnotations':
             return dict(labelled=False)
-        if name in ('LoadAnnotations', 'LoadInstancesAndPanopticSeg'):
+        if name in ('LoadAnnotations', 'LoadInstancesAndPanopticSeg', 'LoadMaskOrBoxAnnotations'):
             if not transform.get('with_mask', False):
                 return dict(loads_masks=False)
             return dict(
                 loads_masks=True,
                 poly2mask=f'{option}.pipeline.{index}.poly2mask',
                 polygons_only=not transform.get('poly2mask', True),
+                boxes_suffice=name == 'LoadMaskOrBoxAnnotations',
+                boxes_only=transform.get('boxes_only', False),
             )
     return {}

@@ -1,4 +1,5 @@
 from .backbones import *
+from .data_preprocessors import *
 from .dense_heads import *
 from .detectors import *
 from .layers import *

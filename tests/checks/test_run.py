@@ -238,6 +238,23 @@ def _pipeline_without_masks(data):
     data.train_set.pipeline[1].with_mask = False
 
 
+def _learns_boxes(data, **loading):
+    """Makes the model one that learns masks from boxes, of data whose first object has no mask."""
+    data.train_set.pipeline[1].update(type='LoadMaskOrBoxAnnotations', **loading)
+    data.config.model.roi_head.mask_head.loss_boxes = dict(type='BoxInstLoss')
+    data.config.val_cfg = data.config.val_dataloader = data.config.val_evaluator = None
+    del data.annotation['segmentation']
+
+
+def _no_loss_of_boxes(data):
+    _learns_boxes(data)
+    del data.config.model.roi_head.mask_head.loss_boxes
+
+
+def _mask_iou_head_without_masks(data):
+    _learns_boxes(data, boxes_only=True)
+
+
 def _evaluator_of_other_images(data):
     other = copy.deepcopy(data.content)
     other['images'].pop()
@@ -352,6 +369,14 @@ BROKEN = {
     'workers that persist but do not exist': (
         _config(train_dataloader__num_workers=0),
         r'persistent_workers=True needs workers: set --cfg-options train_dataloader\.persistent_workers=False',
+    ),
+    'objects without mask for a head of masks': (
+        _no_loss_of_boxes,
+        r'roi_head\.mask_head has no loss_boxes to .*: inherit',
+    ),
+    'MaskIoU head without masks': (
+        _mask_iou_head_without_masks,
+        r'mask_iou_head learns from masks, and no .* any: set --cfg-options model\.roi_head\.mask_iou_head=None',
     ),
     'pipeline without masks': (_pipeline_without_masks, r'loads no masks: set with_mask=True'),
     'missing pretrained weights': (
@@ -587,6 +612,32 @@ def test_labels_of_yolo_are_recognised_and_the_converter_named(data, tmp_path, n
     data.train_set.update(data_root=f'{root}/', ann_file=name or str(root))
     with pytest.raises(InputError, match=rf"labels of YOLO.*mmdet-sag convert-data {root}\S* --out DIR'"):
         check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize('missing', [1, 7], ids=['one', 'all'])
+def test_objects_without_mask_pass_where_they_are_learnt_from_boxes(data, missing):
+    _learns_boxes(data)
+    for annotation in data.content['annotations'][:missing]:
+        annotation['segmentation'] = []
+    if missing > 1:
+        data.config.model.roi_head.mask_iou_head = None
+    data.write()
+    check_inputs(data.config, 'train')
+    # A mask that is there is checked.
+    data.annotation['segmentation'] = 'nothing'
+    data.write()
+    with pytest.raises(InputError, match='1 masks that are neither'):
+        check_inputs(data.config, 'train')
+
+
+def test_the_remedy_for_validation_data_without_masks_works(data):
+    del data.annotation['segmentation']
+    data.write()
+    with pytest.raises(InputError, match=r'1 annotations without a mask.*: measure the boxes alone') as refusal:
+        check_inputs(data.config, 'test')
+    options = str(refusal.value).partition('--cfg-options ')[2].split()
+    data.config.merge_from_dict(dict(option.split('=') for option in options))
+    check_inputs(data.config, 'test')
 
 
 def test_the_mask_of_a_skipped_annotation_does_no_harm_in_training(data):

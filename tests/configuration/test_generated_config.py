@@ -13,6 +13,7 @@ from support.tiny_training import write_rectangles
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdet_sag.checkpoints.zoo import find_zoo_config
+from mmdet_sag.checks import check_inputs
 from mmdet_sag.checks.checkpoint import check_pretrained
 from mmdet_sag.checks.model import check_class_counts
 from mmdet_sag.configuration.generated_config import GeneratedConfig
@@ -240,6 +241,41 @@ def test_objects_given_as_rle_are_learnt_as_bitmaps(data):
     config, made, _ = generate(data, 'centermask-lite_v39')
     assert config.train_dataloader.dataset.pipeline[1].poly2mask
     assert choice(made, 'masks').value == 'bitmaps'
+
+
+@pytest.mark.parametrize(
+    ('model', 'kept'),
+    [('centermask-lite_v39', 0), ('centermask-lite_v39', 3), ('centermask-rtmdet-s', 0), ('mask-rcnn_r50', 0)],
+)
+def test_objects_without_mask_are_learnt_from_their_boxes(model, kept, data):
+    """Where some or all masks are missing, also in the validation data, the config passes the checks and trains."""
+    for split in ('train', 'val'):
+        path = data / f'annotations/instances_{split}.json'
+        content = json.loads(path.read_text())
+        for annotation in content['annotations'][kept:]:
+            annotation['segmentation'] = []
+        path.write_text(json.dumps(content))
+    config, made, _ = generate(data, model)
+    assert choice(made, 'masks').value == f'{kept} of 8 objects have one'
+    config.model.backbone.init_cfg = None
+    check_inputs(config, 'train')
+    check_inputs(config, 'test')
+    init_default_scope('mmdet')
+    built = MODELS.build(config.model)
+    assert built.roi_head.mask_head.loss_boxes.warmup_iters == max(1, made.max_iters // 4)
+    if 'centermask' in model:
+        assert (built.roi_head.mask_iou_head is None) == (kept == 0)
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    batch = {key: [dataset[i][key] for i in range(2)] for key in ('inputs', 'data_samples')}
+    truth = built.data_preprocessor(batch, True)['data_samples'][0].gt_instances
+    assert truth.has_mask.sum() == min(kept, 2)
+    assert len(DATASETS.build(config.val_dataloader.dataset)[0]['data_samples'].gt_instances) == 2
+
+
+def test_models_with_several_mask_heads_are_refused_for_objects_without_mask(data):
+    change_training(data, lambda content: content['annotations'][0].pop('segmentation'))
+    with pytest.raises(InputError, match='htc_r50.*: 1 of 8 objects have a box and no mask, .*: choose another'):
+        generate(data, 'htc_r50')
 
 
 def test_rare_classes_and_images_without_objects_are_mentioned(data):

@@ -1,8 +1,8 @@
 """Convert labels of any common format to a data set in COCO's format, on which every config of this package can train.
 
 SRC is a folder or file of YOLO segmentation, LabelMe, CVAT, VGG Image Annotator, Label Studio, ISAT, Supervisely,
-Datumaro, SA-1B, Pascal VOC masks, Cityscapes instance ids, instance-mask pictures, a picture for each object, or COCO;
-several are merged. DIR gets annotations/instances_{train,val}.json, train/ and val/.
+Datumaro, SA-1B, Pascal VOC masks or boxes, Cityscapes instance ids, instance-mask pictures, a picture for each object,
+or COCO; several are merged. DIR gets annotations/instances_{train,val}.json, train/ and val/.
 """
 
 import argparse
@@ -60,6 +60,11 @@ def parse_args() -> argparse.Namespace:
     )
     group.add_argument('--crowds-are-objects', action='store_true', help='take crowd regions of COCO files as objects')
     group.add_argument(
+        '--boxes',
+        action='store_true',
+        help='keep objects that have a box and no outline, and take rectangles for boxes: masks are learnt from them',
+    )
+    group.add_argument(
         '--skip', nargs='+', type=Path, default=[], metavar='FILE', help='annotation files that are not read'
     )
     group.add_argument(
@@ -101,6 +106,7 @@ def main() -> None:
         crowds_are_objects=args.crowds_are_objects,
         skip=args.skip,
         class_attribute=args.class_attribute,
+        boxes=args.boxes,
     )
     conversion = LabelConversion(args.sources, options, args.format, args.max_left_out, args.merge)
     conversion.check_target(args.out, args.overwrite)

@@ -14,8 +14,9 @@ from ...fileio import atomic_folder
 from ..annotation_problems import box_problems, category_problems, is_usable_image, mask_problems, polygon_problem
 from ..coco_file import load_coco
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .masks import box_and_area
+from .masks import box_and_area, clipped
 from .source_files import EntryError, LeftOut, files_below, located, read_if_possible, read_json, split_of, without_exif
+from .tool_labels import rectangle
 
 SPLITS = ('train', 'val', 'test')
 _REMEDY = 'correct or delete it'
@@ -170,8 +171,14 @@ def _object(
     if isinstance(mask, list) and mask and not isinstance(mask[0], list):
         mask = [mask]
     size = dict(width=image.size[0], height=image.size[1])
+    if not mask and not options.boxes:
+        raise EntryError(place, 'has no mask', 'export it with segmentation, or learn masks from boxes with --boxes')
+    if not mask and {'missing-box', 'malformed-box', 'non-finite-box', 'empty-box'} & {*box_problems(annotation, None)}:
+        raise EntryError(place, 'has neither mask nor box', _REMEDY)
     if not mask:
-        raise EntryError(place, 'has no mask, and masks cannot be learnt from boxes', 'export it with segmentation')
+        mask = clipped(rectangle(*annotation['bbox'], 0, (0, 0)).ravel(), image.size)
+        if not mask:
+            raise EntryError(place, 'has a box outside the image', _REMEDY)
     problems = mask_problems(dict(segmentation=mask), size, decode=True)
     parts = [part for part in mask if not polygon_problem(part, size)] if isinstance(mask, list) else []
     if problems and not parts:

@@ -32,7 +32,8 @@ from .json_per_image import (
 from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .labelme import is_labelme, read_labelme
-from .pascal_voc import is_pascal_voc, read_pascal_voc
+from .masks import box_and_area
+from .pascal_voc import is_pascal_voc, is_voc_boxes, read_pascal_voc, read_voc_boxes
 from .source_files import NOT_LEARNT, LeftOut
 from .tool_labels import hint
 from .via import is_via, read_via
@@ -40,6 +41,8 @@ from .yolo import is_yolo, read_yolo
 
 # Beyond it Pillow, without being told, takes images for an attack.
 _LARGE = 178_956_970
+# Share of outlines that are rectangles from which they may be boxes.
+_MANY_BOXES = 0.5
 # Roboflow names what it made of one image NAME.rf.HASH.jpg.
 _ROBOFLOW_COPY = re.compile(r'(.+)\.rf\.\w+\.\w+')
 
@@ -61,6 +64,7 @@ class LabelFormat(NamedTuple):
 # They are tried in this order: the most distinctive first.
 FORMATS = {
     'voc': LabelFormat('Pascal VOC masks', is_pascal_voc, read_pascal_voc),
+    'voc-boxes': LabelFormat('Pascal VOC boxes', is_voc_boxes, read_voc_boxes),
     'cityscapes': LabelFormat('Cityscapes instance ids', is_cityscapes, read_cityscapes),
     'yolo': LabelFormat('YOLO segmentation', is_yolo, read_yolo),
     'labelme': LabelFormat('LabelMe', is_labelme, read_labelme),
@@ -163,12 +167,28 @@ class LabelConversion:
                     image.name = f'{source.stem}/{image.name}'
                 names.add((image.split, image.name))
         self.images = list(images.values())
+        self._find_boxes()
         large = [image.path for image in self.images if math.prod(image.size) > _LARGE]
         if large:
             self.notes.append(
                 f"warning: {len(large)} images have more than {_LARGE // 10**6} megapixels, e.g. '{large[0]}': "
                 'training needs gigabytes of memory for each; cut them into tiles'
             )
+
+    def _find_boxes(self) -> None:
+        """Take outlines that are upright rectangles for boxes if that is asked for, and else say how many there are."""
+        objects = [(image, i) for image in self.images for i in range(len(image.objects))]
+        boxes = [(image, i) for image, i in objects if _is_box(image.objects[i].segmentation)]
+        if not self.options.boxes and len(boxes) > _MANY_BOXES * len(objects):
+            self.notes.append(
+                f'{len(boxes)} of {len(objects)} outlines are upright rectangles: if they are boxes, give --boxes, '
+                'and masks are learnt from them'
+            )
+        if self.options.boxes:
+            for image, i in boxes:
+                box, area = box_and_area(image.objects[i].segmentation)
+                image.objects[i] = replace(image.objects[i], segmentation=[], bbox=box, area=area)
+            self.notes.append(f'{len(boxes)} of {len(objects)} objects have a box and no mask')
 
     def _check_left_out(self, source: Path, data: LabelledData) -> None:
         sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))
@@ -294,7 +314,7 @@ class LabelConversion:
             InputError: The training part has no object, or the folder cannot be written.
         """
         for image in self.images:
-            kept = [item for item in image.objects if item.segmentation]
+            kept = [item for item in image.objects if item.segmentation or item.bbox]
             for _ in range(len(image.objects) - len(kept)):
                 self.left_out.add(NOT_LEARNT, f"'{image.path}'", 'objects outside their image, or without area')
             image.objects = kept
@@ -311,6 +331,9 @@ class LabelConversion:
         splits = [split for split in SPLITS if images[split]]
         rows = [['', *splits], ['images', *(images[split] for split in splits)]]
         rows += [[name, *(objects[name, split] for split in splits)] for name in self.classes]
+        boxes = Counter(split for item, split in items if not item.segmentation)
+        if boxes:
+            rows.append(['(of them boxes without mask)', *(boxes[split] for split in splits)])
         return rows + ([['(crowds: not learnt)', *(crowds[split] for split in splits)]] if crowds else [])
 
     def left_out_counts(self) -> list[list]:
@@ -416,7 +439,15 @@ def _key(item: LabelledObject) -> str:
     mask = item.segmentation
     # Two exports of the same labels may round differently.
     rounded = mask if isinstance(mask, dict) else [[round(float(value), 2) for value in part] for part in mask]
-    return json.dumps([item.name, item.is_crowd, rounded])
+    return json.dumps([item.name, item.is_crowd, rounded or item.bbox])
+
+
+def _is_box(mask: list | dict) -> bool:
+    """Whether a mask is one polygon of the four corners of an upright rectangle."""
+    if not isinstance(mask, list) or len(mask) != 1 or len(mask[0]) not in (8, 10):
+        return False
+    xs, ys = mask[0][0::2], mask[0][1::2]
+    return len(set(xs)) == len(set(ys)) == 2 and len(set(zip(xs, ys))) == 4
 
 
 def _group(name: str, pattern: str | None) -> str:

@@ -21,6 +21,7 @@ class ReadOptions:
         crowds_are_objects: Whether a region that COCO's format marks as a crowd is one object.
         skip: Annotation files not to read.
         class_attribute: Which of several attributes of a region is its class.
+        boxes: Whether objects are kept that have a box and no outline.
     """
 
     class_names: list[str] | None = None
@@ -30,6 +31,7 @@ class ReadOptions:
     crowds_are_objects: bool = False
     skip: Sequence[Path] = ()
     class_attribute: str | None = None
+    boxes: bool = False
 
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
@@ -41,8 +43,9 @@ class ReadOptions:
 class LabelledObject:
     """An object of an image.
 
-    ``segmentation`` is a list of polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE. ``bbox`` (x,
-    y, width, height) and ``area``, in pixels, are the mask's if they are None. A crowd is a region of many objects.
+    ``segmentation`` is a list of polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE. A reader gives
+    a box its corners, which :class:`LabelConversion` makes an empty list. ``bbox`` (x, y, width, height) and ``area``,
+    in pixels, are the mask's if they are None. A crowd is a region of many objects.
     """
 
     name: str

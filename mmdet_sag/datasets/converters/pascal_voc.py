@@ -1,6 +1,8 @@
-"""Pascal VOC masks: for each image a picture of its objects and one of their classes."""
+"""Pascal VOC: for each image a picture of its objects and one of their classes, or an XML file of boxes."""
 
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -8,11 +10,13 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
 from .source_files import EntryError, files_below, image_beside, read_lines, split_of
+from .tool_labels import ToolLabels, files_that_begin, numbers, polygon, rectangle, text
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 )  # fmt: skip
+_BOXES = re.compile(r'<annotation>.*<bndbox>', re.DOTALL)
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
 
@@ -67,6 +71,50 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
                 image.objects.append(LabelledObject(label, encoded(region)))
             data.images.append(image)
     return data
+
+
+def is_voc_boxes(source: Path) -> bool:
+    """Whether a file, or one below a folder, is an XML file of Pascal VOC, which has boxes."""
+    return any(files_that_begin(source, '.xml', _BOXES))
+
+
+def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
+    """Read the boxes of XML files. ``ImageSets/Main/train.txt`` and ``val.txt`` are the split.
+
+    Args:
+        source: An XML file, or a folder of them, with the images.
+        options: ``image_folder``, if the images are elsewhere.
+
+    Raises:
+        InputError: Boxes are not asked for, a file is damaged, or the images are missing.
+    """
+    if not options.boxes:
+        raise InputError(
+            f"'{source}' is of Pascal VOC's boxes, which are no masks: export 'Segmentation mask' or COCO, or learn "
+            'masks from boxes with --boxes'
+        )
+    options.refuse_class_names(source)
+    splits = _splits(source / 'ImageSets/Main')
+    labels = ToolLabels(source, options)
+    for path in files_that_begin(source, '.xml', _BOXES):
+        if splits and path.stem not in splits:
+            continue
+        with labels.left_out.collect('images'):
+            try:
+                root = ElementTree.parse(path).getroot()
+            except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
+                raise EntryError(f"'{path}'", 'is not valid XML', 'export it again', str(error)) from error
+            size = (root.findtext('size/width'), root.findtext('size/height'))
+            image = labels.image(root.findtext('filename'), path, size, split=splits.get(path.stem))
+            labels.read_objects(image, root.iterfind('object'), f"object {{}} of '{path}'", _box)
+    return labels.data()
+
+
+def _box(index: int, item: ElementTree.Element, size: tuple[int, int]) -> tuple[tuple, list]:
+    # Pixels are counted from 1, and the last one belongs to the box.
+    x1, y1, x2, y2 = numbers(*(item.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax'))).tolist()
+    shape = rectangle(x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1, 0, (0, 0))
+    return (text(item.findtext('name'), 'boxes without a name'), index), polygon(shape, size)
 
 
 def _labelmap(path: Path) -> dict[int, str]:

@@ -29,7 +29,6 @@ _UNREAD = (
     ('.ndjson', r'"data_row"', 'Labelbox', 'convert it to COCO'),
     ('.json', r'"lastAction"\s*:', 'SuperAnnotate', 'convert it to COCO with its SDK'),
     ('.json', r'darwin_json', 'V7 Darwin', "export 'COCO'"),
-    ('.xml', r'<annotation>.*<bndbox>', "Pascal VOC's boxes", "they have no masks: export 'Segmentation mask' or COCO"),
 )  # fmt: skip
 
 

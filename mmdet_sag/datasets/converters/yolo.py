@@ -24,6 +24,7 @@ from .source_files import (
     split_of_folders,
     without_split,
 )
+from .tool_labels import rectangle
 
 # Fractions a little beyond the border are rounding; larger numbers are pixels.
 _LARGEST_FRACTION = 1.5
@@ -73,7 +74,7 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
         with data.left_out.collect('images'):
             image = LabelledImage.open(path, without_split(place, 'images'), None, options, 'turned', split)
             if label_file:
-                image.objects = list(_objects(label_file, classes, image.size, data.left_out))
+                image.objects = list(_objects(label_file, classes, image.size, data.left_out, options.boxes))
             data.images.append(image)
     if not label_files:
         raise InputError(
@@ -169,21 +170,26 @@ def _label_file(image: Path, places: list[Path]) -> Path | None:
     return next(filter(Path.is_file, (path.with_suffix('.txt') for path in candidates)), None)
 
 
-def _objects(path: Path, classes: list[str], size: tuple[int, int], left_out: LeftOut) -> Iterator[LabelledObject]:
+def _objects(
+    path: Path, classes: list[str], size: tuple[int, int], left_out: LeftOut, boxes: bool
+) -> Iterator[LabelledObject]:
     for number, line in enumerate(read_lines(path), 1):
         with left_out.collect('objects'):
-            yield _object(line, f"'{path}', line {number}", classes, size)
+            yield _object(line, f"'{path}', line {number}", classes, size, boxes)
 
 
-def _object(line: str, place: str, classes: list[str], size: tuple[int, int]) -> LabelledObject:
+def _object(line: str, place: str, classes: list[str], size: tuple[int, int], boxes: bool) -> LabelledObject:
     try:
         class_number, *fractions = map(float, line.split())
     except ValueError as error:
         raise EntryError(place, 'has a word that is not a number', 'write CLASS X1 Y1 X2 Y2 ...') from error
     count = len(fractions)
+    if count == 4 and boxes:
+        x, y, width, height = fractions
+        fractions, count = rectangle(x - width / 2, y - height / 2, width, height, 0, (0, 0)).ravel(), 8
     if count == 4:
-        reason = 'is a box, and masks cannot be learnt from boxes'
-        raise EntryError(place, reason, 'export the labels as segmentation (polygons)')
+        remedy = 'export the labels as segmentation (polygons), or learn masks from boxes with --boxes'
+        raise EntryError(place, 'is a box', remedy)
     if count < 6 or count % 2:
         raise EntryError(place, f'has {count} coordinates', 'a polygon has three or more pairs of x and y')
     if not all(map(math.isfinite, [class_number, *fractions])):

@@ -110,8 +110,8 @@ class CenterMask(SingleStageDetector):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            The losses of the box head, such as ``loss_cls``, ``loss_bbox`` and ``loss_centerness``, ``loss_mask`` and,
-            with a MaskIoU head, ``loss_mask_iou``.
+            The losses of the box head, such as ``loss_cls``, ``loss_bbox`` and ``loss_centerness``, those of the mask
+            head, such as ``loss_mask``, and, with a MaskIoU head, ``loss_mask_iou``.
         """
         return self.loss_by_feat(self.extract_feat(batch_inputs), batch_data_samples)
 

@@ -34,7 +34,9 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         mask_head: Config of the mask head.
         mask_iou_head: Config of the MaskIoU head; None: none, masks are ranked by the box scores.
         inclusive_boxes: As in :class:`CenterMask`, which sets it.
-        train_cfg: ``assigner``, ``sampler``, and the options of the heads.
+        train_cfg: ``assigner``, ``sampler``, the options of the heads, and ``roi_margin``, for objects that have a box
+            alone: in training, each side of an RoI moves outward by a random share of its width or height, between
+            these two (inward if negative), so that masks are also predicted outside of the boxes.
         test_cfg: Options of the mask head: ``mask_thr_binary``, a threshold of probabilities, and ``rle_masks``.
         init_cfg: Initialization config.
     """
@@ -88,7 +90,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             batch_data_samples: Data samples with ``gt_instances``.
 
         Returns:
-            ``loss_mask`` and, with a MaskIoU head, ``loss_mask_iou``.
+            The losses of the mask head, such as ``loss_mask``, and, with a MaskIoU head, ``loss_mask_iou``.
         """
         batch_gt_instances, batch_gt_instances_ignore, batch_img_metas = unpack_gt_instances(batch_data_samples)
         sampling_results = self._sample(results_list, batch_gt_instances, batch_gt_instances_ignore)
@@ -140,6 +142,11 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             proposals, gt_instances = InstanceData(priors=priors), InstanceData(bboxes=bboxes, labels=labels)
             assign_result = self.bbox_assigner.assign(proposals, gt_instances, InstanceData(bboxes=ignored_bboxes))
             sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
+        if margin := self.train_cfg.get('roi_margin'):
+            for result in sampling_results:
+                lengths = (result.pos_priors[:, 2:] - result.pos_priors[:, :2]).repeat(1, 2)
+                outward = lengths * lengths.new_tensor([-1, -1, 1, 1])
+                result.pos_priors = result.pos_priors + outward * torch.empty_like(lengths).uniform_(*margin)
         return sampling_results
 
     def predict(

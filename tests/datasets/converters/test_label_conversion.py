@@ -284,3 +284,69 @@ def test_images_of_a_group_stay_together():
 def test_one_group_cannot_be_divided():
     with pytest.raises(InputError, match='1 group to split'):
         split(['a/1.jpg', 'a/2.jpg'], 0.5, group_by='^[^/]+')
+
+
+def _voc(folder, name):
+    (folder / f'{name}.xml').write_text(
+        f'<annotation><filename>{name}.png</filename><size><width>40</width><height>30</height><depth>3</depth></size>'
+        '<object><name>pole</name><bndbox><xmin>5</xmin><ymin>7</ymin><xmax>12</xmax><ymax>24</ymax></bndbox></object>'
+        '</annotation>'
+    )
+
+
+def _yolo(folder, name):
+    (folder / f'{name}.txt').write_text('0 0.2 0.5 0.2 0.6\n')
+    (folder / 'classes.txt').write_text('pole\n')
+
+
+def _labelme(folder, name):
+    shape = dict(label='pole', shape_type='rectangle', points=[[4, 6], [12, 24]])
+    content = dict(version='5', shapes=[shape], imagePath=f'{name}.png', imageWidth=40, imageHeight=30)
+    (folder / f'{name}.json').write_text(json.dumps(content))
+
+
+def _coco(folder, name):
+    path = folder / 'labels.json'
+    images = json.loads(path.read_text())['images'] if path.exists() else []
+    images.append(dict(id=len(images) + 1, file_name=f'{name}.png', width=40, height=30))
+    ids = [image['id'] for image in images]
+    annotations = [dict(id=i, image_id=i, category_id=1, bbox=[4, 6, 8, 18], area=100, iscrowd=0) for i in ids]
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=[dict(id=1, name='pole')])))
+
+
+@pytest.mark.parametrize(
+    ('write', 'without_option'),
+    [(_voc, '--boxes'), (_yolo, '--boxes'), (_coco, '--boxes'), (_labelme, None)],
+    ids=['Pascal VOC', 'YOLO', 'COCO', 'rectangles of LabelMe'],
+)
+def test_boxes_are_converted_where_they_are_asked_for(write, without_option, tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for i, name in enumerate('abcd'):
+        Image.new('RGB', (40, 30), (i, 0, 0)).save(folder / f'{name}.png')
+        write(folder, name)
+    made = convert(tmp_path / 'out', folder, options=ReadOptions(boxes=True))
+    assert '4 of 4 objects have a box and no mask' in made.notes
+    assert ['(of them boxes without mask)', 3, 1] in made.counts()
+    for split in ('train', 'val'):
+        for (item,) in objects(content(tmp_path / 'out', split)).values():
+            assert item == ('pole', [4, 6, 8, 18], 144, [])
+    if without_option:
+        with pytest.raises(InputError, match=without_option):
+            convert(tmp_path / 'none', folder)
+    else:
+        made = convert(tmp_path / 'none', folder)
+        assert any('4 of 4 outlines are upright rectangles: if they are boxes, give --boxes' in n for n in made.notes)
+
+
+def test_masks_stay_masks_beside_boxes(tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    for i, name in enumerate('ab'):
+        Image.new('RGB', (40, 30), (i, 0, 0)).save(folder / f'{name}.png')
+    (folder / 'classes.txt').write_text('pole\n')
+    for name in 'ab':
+        (folder / f'{name}.txt').write_text('0 0.1 0.2 0.4 0.2 0.1 0.8\n0 0.2 0.5 0.2 0.6\n')
+    convert(tmp_path / 'out', folder, options=ReadOptions(boxes=True), val=0.5)
+    masks = [item['segmentation'] for item in content(tmp_path / 'out', 'train')['annotations']]
+    assert masks == [[[4, 6, 16, 6, 4, 24]], []]

@@ -16,7 +16,6 @@ from mmdet_sag.datasets.converters.tool_labels import hint
         ('a.json', dict(metadata=dict(name='a.png', lastAction=dict(email='')), instances=[]), 'SuperAnnotate'),
         ('a.json', dict(version='2.0', schema_ref='https://host/darwin_json/2.0/schema.json', item={}), 'V7 Darwin'),
         ('a.ndjson', dict(data_row=dict(id='x')), 'Labelbox'),
-        ('a.xml', '<annotation><object><bndbox></bndbox></object></annotation>', 'boxes'),
     ],
 )
 def test_the_tool_and_a_remedy_are_named(name, content, tool, tmp_path):

@@ -1,9 +1,14 @@
+from typing import Any
+
 import numpy as np
 import torch
+import torch.nn.functional as F
+from mmcv.ops import roi_align
 from mmdet.models.losses.cross_entropy_loss import mask_cross_entropy
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules import SamplingResult
-from mmdet.utils import InstanceList
+from mmdet.registry import MODELS
+from mmdet.utils import InstanceList, OptConfigType
 from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.utils import _pair
@@ -12,13 +17,25 @@ from ....errors import InputError
 from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
 
+_LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise')
+
 
 class MaskTargetMixin(FCNMaskHead):
-    """Training targets of CenterMask for an FCN mask head: RoIs that are not clipped, and weights of pseudo-masks.
+    """Training of CenterMask's FCN mask head: RoIs that are not clipped, weights of pseudo-masks, objects without mask.
 
     With ``train_cfg.rcnn.clip_mask_targets=False``, which CenterMask's configs set, an RoI beyond the image keeps its
     size when its target is cropped; MMDetection clips it to the image first.
+
+    Args:
+        *args: As in ``FCNMaskHead``.
+        loss_boxes: Config of the loss of objects that have a box and no mask, such as :class:`BoxInstLoss`. The model
+            then needs a :class:`BoxSupervisedDataPreprocessor`.
+        **kwargs: As in ``FCNMaskHead``.
     """
+
+    def __init__(self, *args, loss_boxes: OptConfigType = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_boxes: Any = None if loss_boxes is None else MODELS.build(loss_boxes)
 
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
@@ -58,38 +75,88 @@ class MaskTargetMixin(FCNMaskHead):
         batch_gt_instances: InstanceList,
         rcnn_train_cfg: ConfigDict,
     ) -> dict:
-        """Compute the mask loss, in float32 whatever the weights are, and its targets.
+        """Compute the mask losses, in float32 whatever the weights are, and the targets.
 
         Ground truth may have ``mask_weights``, one per object, as pseudo-labels do: they weight the pixels of the
-        object's RoIs. The sum is divided by the number of all pixels, including those of weight 0.
+        object's RoIs. The sum is divided by the number of all pixels, including those of weight 0. With ``loss_boxes``,
+        ground truth of other images has ``has_mask``, which is such a weight; objects without mask have the losses
+        of ``loss_boxes`` instead, in proportion to their share of the RoIs.
         Arguments and results are those of ``FCNMaskHead``.
 
         Raises:
-            InputError: There are weights, and the loss is not a cross-entropy of masks.
+            InputError: There are weights, and the loss is not a cross-entropy of masks, or there is no ``has_mask``.
         """
         mask_preds = mask_preds.float()
-        if len(mask_preds) == 0 or not all('mask_weights' in gt_instances for gt_instances in batch_gt_instances):
-            return super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+        pseudo = all('mask_weights' in gt_instances for gt_instances in batch_gt_instances)
+        boxes_learnt = self.loss_boxes is not None and not pseudo
+        if len(mask_preds) == 0 or not (pseudo or boxes_learnt):
+            results = super().loss_and_target(mask_preds, sampling_results, batch_gt_instances, rcnn_train_cfg)
+            if boxes_learnt:
+                results['loss_mask'].update(dict.fromkeys(_LOSSES_OF_BOXES, mask_preds.sum()))
+            return results
         if not getattr(self.loss_mask, 'use_mask', False):
             raise InputError(
-                f'mask_head.loss_mask: {type(self.loss_mask).__name__} cannot weight masks, as pseudo-labels require: '
-                "set it to dict(type='CrossEntropyLoss', use_mask=True)"
+                f'mask_head.loss_mask: {type(self.loss_mask).__name__} cannot weight masks, as pseudo-labels and '
+                "boxes require: set it to dict(type='CrossEntropyLoss', use_mask=True)"
+            )
+        if boxes_learnt and not all('has_mask' in gt_instances for gt_instances in batch_gt_instances):
+            raise InputError(
+                'mask_head.loss_boxes: the data do not say which objects have a mask: set '
+                "model.data_preprocessor.type='BoxSupervisedDataPreprocessor'"
             )
         mask_targets = self.get_targets(sampling_results, batch_gt_instances, rcnn_train_cfg)
         labels = torch.cat([result.pos_gt_labels for result in sampling_results])
+        if self.class_agnostic:
+            labels = torch.zeros_like(labels)
         weights = torch.cat(
             [
-                gt_instances.mask_weights[result.pos_assigned_gt_inds]
+                (gt_instances.mask_weights if pseudo else gt_instances.has_mask)[result.pos_assigned_gt_inds]
                 for result, gt_instances in zip(sampling_results, batch_gt_instances)
             ]
         )
         loss_mask = mask_cross_entropy(
-            mask_preds,
-            mask_targets,
-            torch.zeros_like(labels) if self.class_agnostic else labels,
-            class_weight=weights[:, None, None],
+            mask_preds, mask_targets, labels, class_weight=weights.to(mask_preds)[:, None, None]
         )
-        return dict(loss_mask=dict(loss_mask=self.loss_mask.loss_weight * loss_mask), mask_targets=mask_targets)
+        losses = dict(loss_mask=self.loss_mask.loss_weight * loss_mask)
+        if boxes_learnt:
+            without_mask = (~weights).nonzero().squeeze(1)
+            preds = mask_preds[without_mask, labels[without_mask]]
+            losses.update(self._loss_of_boxes(preds, without_mask, sampling_results, batch_gt_instances))
+        return dict(loss_mask=losses, mask_targets=mask_targets)
+
+    def _loss_of_boxes(
+        self,
+        mask_preds: Tensor,
+        without_mask: Tensor,
+        sampling_results: list[SamplingResult],
+        batch_gt_instances: InstanceList,
+    ) -> dict:
+        """The losses of the RoIs ``without_mask``, indices (n, ), whose logits are ``mask_preds`` (n, h, w)."""
+        if len(mask_preds) == 0:
+            return dict.fromkeys(_LOSSES_OF_BOXES, mask_preds.sum())
+        rois, bboxes = (
+            to_device(torch.cat([getattr(result, name) for result in sampling_results]), mask_preds.device)
+            for name in ('pos_priors', 'pos_gt_bboxes')
+        )
+        num_per_img = [len(result.pos_priors) for result in sampling_results]
+        images = torch.arange(len(num_per_img)).repeat_interleave(torch.tensor(num_per_img))[without_mask.cpu()]
+        rois, bboxes = rois[without_mask], bboxes[without_mask]
+        crops = [
+            roi_align(
+                gt_instances.lab_images[0][None],
+                F.pad(rois[images == image], (1, 0)),
+                mask_preds.shape[1:],
+                1.0,
+                0,
+                'avg',
+                True,
+            )
+            for image, gt_instances in enumerate(batch_gt_instances)
+            if (images == image).any()
+        ]
+        share = len(mask_preds) / sum(num_per_img)
+        losses = self.loss_boxes(mask_preds, rois, bboxes, torch.cat(crops))
+        return {name: share * loss for name, loss in losses.items()}
 
 
 def positives_on_host(sampling_results: list[SamplingResult]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -30,13 +30,13 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
     :class:`SAGHTCMaskHead` does.
     Source: `CenterMask <https://arxiv.org/abs/1911.06667>`_, Section 3.3.
 
-    Two mixins add options to MMDetection's configs: ``test_cfg.rcnn.rle_masks`` (:class:`RLEMaskMixin`) and
-    ``train_cfg.rcnn.clip_mask_targets`` (:class:`MaskTargetMixin`).
+    Two mixins add options to MMDetection's configs: ``test_cfg.rcnn.rle_masks`` (:class:`RLEMaskMixin`),
+    ``train_cfg.rcnn.clip_mask_targets`` and ``loss_boxes`` (:class:`MaskTargetMixin`).
 
     Args:
         *args: As in ``FCNMaskHead``.
         attention_kernel_size: Kernel size of the spatial attention, 3 or 7.
-        **kwargs: As in ``FCNMaskHead``.
+        **kwargs: As in :class:`MaskTargetMixin`.
 
     Raises:
         InputError: An option belongs to another mask head.

@@ -1,0 +1,3 @@
+from .box_supervised_data_preprocessor import BoxSupervisedDataPreprocessor
+
+__all__ = ['BoxSupervisedDataPreprocessor']

@@ -1,0 +1,112 @@
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import BoxInstMaskHead
+from mmdet.models.losses import DiceLoss
+from mmdet.models.utils.misc import unfold_wo_center
+from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class BoxInstLoss(nn.Module):
+    """Losses of BoxInst for masks that are predicted in RoIs, and whose objects have a box alone.
+
+    ``loss_mask_project``: the projections of a mask to the axes shall be those of the box, by dice losses.
+    ``loss_mask_pairwise``: pairs of neighbouring positions of similar colour, one of them in the box, shall both be
+    object or both be background.
+    Source: `BoxInst <https://arxiv.org/abs/2012.02310>`_, Sections 3.1 and 3.2.
+
+    Three things differ, since there a mask covers the image, and here an RoI: neighbours are those of the RoI's grid,
+    colours are averaged over its cells, and there is ``loss_mask_outside``, the cross-entropy of the positions outside
+    of the box. A box covers most of an RoI, so that a mask that fills the RoI has small projection losses and no
+    pairwise loss. The RoI must reach beyond the box: see ``roi_margin`` of :class:`CenterMaskRoIHead`.
+
+    Args:
+        pairwise_size: Side of the neighbourhood of a position, odd.
+        pairwise_dilation: Distance of its positions. BoxInst's 2 would pair each of the four outputs of a stride-2
+            deconvolution, the last layer of a mask head, only with its own kind: masks become grids.
+        pairwise_color_thresh: Similarity from which a pair counts: exp(-d / 2) for a distance d of CIELAB colours.
+        warmup_iters: Iterations in which the weight of the pairs grows from 0. A resumed training continues them.
+        project_weight: Weight of the loss of the projections.
+        outside_weight: Weight of the loss outside of the box; BoxInst has none.
+        pairwise_weight: Weight of the loss of the pairs.
+    """
+
+    def __init__(
+        self,
+        pairwise_size: int = 3,
+        pairwise_dilation: int = 1,
+        pairwise_color_thresh: float = 0.3,
+        warmup_iters: int = 10000,
+        project_weight: float = 1.0,
+        outside_weight: float = 1.0,
+        pairwise_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.pairwise_size = pairwise_size
+        self.pairwise_dilation = pairwise_dilation
+        self.pairwise_color_thresh = pairwise_color_thresh
+        self.warmup_iters = warmup_iters
+        self.outside_weight = outside_weight
+        self.pairwise_weight = pairwise_weight
+        self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
+
+    def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
+        """Compute the losses.
+
+        Args:
+            mask_preds: Mask logits of RoIs, shape (n, h, w), n at least 1.
+            rois: The RoIs, x1, y1, x2, y2 in pixels, shape (n, 4).
+            bboxes: Boxes of their objects, shape (n, 4).
+            lab_crops: CIELAB colours of the cells of the RoIs, shape (n, 3, h, w).
+
+        Returns:
+            ``loss_mask_project``, a mean of the RoIs, ``loss_mask_outside``, of the positions, and
+            ``loss_mask_pairwise``, of the pairs.
+        """
+        columns = _coverage(rois[:, 0::2], bboxes[:, 0::2], mask_preds.shape[2])
+        rows = _coverage(rois[:, 1::2], bboxes[:, 1::2], mask_preds.shape[1])
+        loss_project = self.loss_project(mask_preds.amax(1), columns) + self.loss_project(mask_preds.amax(2), rows)
+
+        coverage = rows[:, :, None] * columns[:, None]
+        outside, in_box = coverage == 0, coverage >= 0.5
+        # -log(1 - p).
+        loss_outside = (F.softplus(mask_preds) * outside).sum() / outside.sum().clamp(min=1)
+        pairs = self.similar_pairs(lab_crops) & in_box[:, None]
+        # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
+        disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
+        loss_pairwise = (disagreement * pairs).sum() / pairs.sum().clamp(min=1)
+        # Without a training, such as in a test, the weight is the full one.
+        iteration = MessageHub.get_current_instance().get_info('iter', self.warmup_iters)
+        warmup = min(iteration / max(self.warmup_iters, 1), 1.0)
+        return dict(
+            loss_mask_project=loss_project,
+            loss_mask_outside=self.outside_weight * loss_outside,
+            loss_mask_pairwise=self.pairwise_weight * warmup * loss_pairwise,
+        )
+
+    def similar_pairs(self, lab_crops: Tensor) -> Tensor:
+        """Whether the colours of each position and its neighbours inside the RoI are similar.
+
+        Args:
+            lab_crops: CIELAB colours, shape (n, 3, h, w).
+
+        Returns:
+            Bool, shape (n, pairwise_size ** 2 - 1, h, w).
+        """
+        neighbours, inside = (
+            unfold_wo_center(maps, self.pairwise_size, self.pairwise_dilation)
+            for maps in (lab_crops, torch.ones_like(lab_crops[:, :1]))
+        )
+        distances = torch.linalg.vector_norm(lab_crops[:, :, None] - neighbours, dim=1)
+        return (torch.exp(-0.5 * distances) >= self.pairwise_color_thresh) & (inside[:, 0] > 0)
+
+
+def _coverage(rois: Tensor, bboxes: Tensor, size: int) -> Tensor:
+    """Share of each of ``size`` cells of RoIs (n, 2) that boxes (n, 2) cover, along one axis, shape (n, size)."""
+    steps = torch.linspace(0, 1, size + 1, device=rois.device, dtype=rois.dtype)
+    borders = torch.lerp(rois[:, :1], rois[:, 1:], steps)
+    first, last = borders[:, :-1], borders[:, 1:]
+    covered = torch.minimum(last, bboxes[:, 1:]) - torch.maximum(first, bboxes[:, :1])
+    return covered.clamp(min=0) / (last - first).clamp(min=1e-6)
