@@ -71,7 +71,8 @@ def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[Coc
                     'LoadInstancesAndPanopticSeg'
                 )
     has_mask_head = any(
-        name == 'mask_head' and '.roi_head.' in place for place, name, _ in config_parts(model, 'model')
+        (name == 'mask_head' and '.roi_head.' in place) or type_name(part) == 'PointCenterMaskHead'
+        for place, name, part in config_parts(model, 'model')
     )
     for source in sources:
         if 'semantic_head' in model and not isinstance(source, PanopticSource):

@@ -32,9 +32,14 @@ def build_points(**head) -> torch.nn.Module:
 
 
 def make_lively(model: torch.nn.Module) -> None:
-    """Spread the scores, boxes and masks of a model's random weights."""
-    head = model.bbox_head
-    for name, std in dict(heatmap=0.3, wh=0.5, shape=0.5, saliency=1.0).items():
+    """Spread the features, scores, boxes and masks of a model's random weights."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train().extract_feat(torch.randn(4, 3, 64, 64))
+    head = model.eval().bbox_head
+    for name, std in dict(heatmap=0.3, wh=0.05, shape=0.5, saliency=1.0).items():
         torch.nn.init.normal_(getattr(head, f'{name}_head')[-1].weight, std=std)
     torch.nn.init.constant_(head.wh_head[-1].bias, 6.0)
 

@@ -127,7 +127,7 @@ class PointCenterMaskHead(CenterNetHead):
         # In float32, as the places of what is predicted in half precision have to be.
         peaks = get_local_maximum(heatmap.float(), self.test_cfg.get('local_maximum_kernel', 3)).flatten(1)
         # A small map has fewer locations.
-        scores, index = F.pad(peaks, (0, count)).topk(count)
+        scores, index = torch.cat([peaks, peaks.new_zeros(1, count).expand(peaks.shape[0], -1)], dim=1).topk(count)
         index = index * (scores > 0)
         label = index.div(height * width, rounding_mode='floor')
         cells = index - label * (height * width)
