@@ -5,6 +5,7 @@ A table stands between the lines ``<!-- models -->`` and ``<!-- /models -->``. W
 the exit status is 1 if a table differs from the metafiles.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ DETECTORS = {
     'centermask-vfnet': 'VFNet',
     'centermask-atss': 'ATSS',
 }
+BACKBONES = dict(mv2='MobileNetV2', dla34='DLA-34', hourglass104='Hourglass-104')
 METRICS = ('box AP', 'box AP S / M / L', 'mask AP', 'mask AP S / M / L', 'PQ')
 
 
@@ -42,7 +44,7 @@ def label(model: dict) -> str:
         # MMDetection's names, such as rtmdet-s_8xb32-300e_coco, leave out a detector's own backbone.
         return DETECTORS[detector]
     number = f'{backbone[0].upper()}-{backbone[1:]}'.replace('-dcn', '-DCN')
-    backbone = 'MobileNetV2' if backbone == 'mv2' else number
+    backbone = BACKBONES.get(backbone, number)
     parts = f'{DETECTORS.get(detector, "")} {backbone}'.strip()
     note = model['Metadata'].get('Note')
     return f'{parts}, {note}' if note else parts
@@ -51,7 +53,8 @@ def label(model: dict) -> str:
 def schedule(model: dict) -> str:
     """E.g. ``3x, multi-scale``, or ``300e`` for 300 epochs."""
     parts = model['Name'].split('_')
-    length = next(part for part in parts if part[-1] in 'xe' and part[-2].isdigit()).split('b32-')[-1]
+    length = next(part for part in parts if part[-1] in 'xe' and part[-2].isdigit())
+    length = re.sub(r'^\d+xb\d+-(crop512-)?', '', length)
     return f'{length[3:]}, multi-scale' if length.startswith('ms-') else length
 
 

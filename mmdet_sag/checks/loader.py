@@ -23,7 +23,7 @@ _WITHOUT_MASKS = dict(
     YOLOXMixUp='use CachedMixUp',
     RandomAffine='use Rotate, ShearX, ShearY, TranslateX and TranslateY',
     RandomShift='use TranslateX and TranslateY',
-    RandomCenterCropPad='use RandomCrop',
+    RandomCenterCropPad='use RandomCenterCropPadWithMasks',
 )
 
 

@@ -131,7 +131,9 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
         return results_list
 
     # The method that pastes the masks into the images is replaced.
-    if isinstance(detector.roi_head, CenterMaskRoIHead):
+    if not hasattr(detector, 'roi_head'):
+        pasting = [(detector.bbox_head, 'paste_masks')]
+    elif isinstance(detector.roi_head, CenterMaskRoIHead):
         pasting = [(detector.roi_head, 'paste_masks')]
     else:
         heads = detector.roi_head.mask_head

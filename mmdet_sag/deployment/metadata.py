@@ -35,11 +35,13 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         )
     # Teacher and student of a semi-supervised detector have the same config.
     model = cfg.model.get('detector', cfg.model)
-    rcnn = model.test_cfg.rcnn
+    # A model without RoI head has one test_cfg for all.
+    rcnn = model.test_cfg.get('rcnn', model.test_cfg)
     box_cfg = model.test_cfg.get('bbox_head', rcnn)
-    if rcnn.mask_thr_binary < 0:
+    mask_thr = rcnn.get('mask_thr_binary', 0.5)
+    if mask_thr < 0:
         raise InputError(
-            f'test_cfg.rcnn.mask_thr_binary is {rcnn.mask_thr_binary}, which asks for probabilities in place of masks: '
+            f'test_cfg.rcnn.mask_thr_binary is {mask_thr}, which asks for probabilities in place of masks: '
             'set it to 0.5'
         )
     return dict(
@@ -54,9 +56,9 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         preprocessing=_preprocessing(model, test_dataset(cfg).pipeline),
         score_thr=box_cfg.get('score_thr', 0),
         max_per_img=box_cfg.max_per_img,
-        mask_thr=rcnn.mask_thr_binary,
+        mask_thr=mask_thr,
         inclusive_boxes=bool(model.get('inclusive_boxes', False)),
-        has_mask_scores=bool(model.roi_head.get('mask_iou_head')),
+        has_mask_scores=bool(model.get('roi_head', {}).get('mask_iou_head')),
         versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
     )
 

@@ -84,7 +84,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         _limit_detections(cfg, settings.num_detections)
     detector = build_detector(cfg, checkpoint)
     graph = build_graph(detector, model_format.precisions[precision])
-    heads = detector.roi_head.mask_head
+    heads = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
     num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
     metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
     if model_format.name == 'onnx':
@@ -171,7 +171,7 @@ def _evaluate(cfg: Config, model: BaseModel) -> dict[str, Any]:
 def _limit_detections(cfg: Config, num_detections: int) -> None:
     model = cfg.model.get('detector', cfg.model)
     limits = model.get('test_cfg') or {}
-    limits = limits.get('bbox_head') or limits.get('rcnn') or {}
+    limits = limits.get('bbox_head') or limits.get('rcnn') or limits
     if 'max_per_img' in limits:
         limits.max_per_img = min(limits.max_per_img, num_detections)
 

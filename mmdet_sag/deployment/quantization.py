@@ -83,16 +83,20 @@ class _Inputs:
 def _kept_in_float(operators: Iterable[Operator]) -> list[str]:
     """Names of all operators after the last NMS, and of the last layers before each NMS and the boxes of each pooling.
 
-    Parents come first; a pooling's are its features, and then its boxes.
+    Parents come first; a pooling's are its features, and then its boxes. Without NMS, the first TopK takes its place,
+    and the last layers before all that comes after it are kept too.
     """
     operators = {operator.name: operator for operator in operators}
     all_nms = [operator.name for operator in operators.values() if operator.kind == 'NonMaxSuppression']
-    kept = {all_nms[-1]}
+    peaks = [operator.name for operator in operators.values() if operator.kind == 'TopK']
+    kept = {all_nms[-1] if all_nms else peaks[0]}
     for operator in operators.values():
         if kept.intersection(operator.parents):
             kept.add(operator.name)
     poolings = [operator for operator in operators.values() if operator.kind in _POOLINGS]
     above, seen = all_nms + [parent for pooling in poolings for parent in pooling.parents[1:]], set()
+    if not all_nms:
+        above = [peaks[0], *(parent for name in kept for parent in operators[name].parents if parent not in kept)]
     while above:
         operator = operators[above.pop()]
         if operator.name in seen:

@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets.data_sources import test_dataset
 from ..errors import InputError
-from ..models import CenterMask, PanopticCenterMask, TwoStageMaskTTAModel
+from ..models import CenterMask, PanopticCenterMask, PointCenterMask, TwoStageMaskTTAModel
 from ..models.model_config import class_of
 
 
@@ -44,6 +44,8 @@ def use_tta(cfg: Config) -> None:
 
 def _own_tta_model(detector: ConfigDict) -> dict:
     kind = class_of(detector)
+    if issubclass(kind, PointCenterMask):
+        raise InputError('--tta: the masks of PointCenterMask cannot be merged: test without --tta')
     if not issubclass(kind, CenterMask):
         return dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     name = 'PanopticCenterMaskTTAModel' if issubclass(kind, PanopticCenterMask) else 'CenterMaskTTAModel'

@@ -32,7 +32,7 @@ def test_config_has_a_graph_and_metadata(path, tmp_path):
         if isinstance(detector, SemiBaseDetector):
             detector = detector.teacher
         build_graph(detector)
-    head = detector.roi_head.mask_head
+    head = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
     num_classes = (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
     metadata = describe(config, str(checkpoint), 'onnx', 'fp32', num_classes)
     assert len(metadata['classes']) == len(metadata['palette']) == num_classes

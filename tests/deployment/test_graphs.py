@@ -7,6 +7,7 @@ import torch
 from mmdet.structures import DetDataSample
 from support.tiny_export import lively_tiny, lively_two_stage
 from support.tiny_panoptic import build_tiny
+from support.tiny_points import build_points, make_lively
 
 from mmdet_sag.deployment.comparison import detect_with_pytorch
 from mmdet_sag.deployment.graphs import build_graph
@@ -81,6 +82,13 @@ def test_no_detection_at_all():
 @pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn', 'htc', 'scnet', 'groie', 'ms-rcnn'])
 def test_two_stage_detectors_with_spatial_attention(name):
     assert check(lively_two_stage(name), images(std=1.0)) > 2
+
+
+@pytest.mark.parametrize('options', [{}, dict(saliency='class-agnostic')], ids=['class-specific', 'class-agnostic'])
+def test_centermask_by_points(options):
+    detector = build_points(**options).eval()
+    make_lively(detector)
+    assert check(detector, images(std=1.0)) > 20
 
 
 def test_a_panoptic_model_is_refused():

@@ -4,9 +4,10 @@ from torch import nn
 
 from ...errors import InputError
 from ...models.dense_heads import CenterMaskFCOSHead
-from ...models.detectors import CenterMask, PanopticCenterMask
+from ...models.detectors import CenterMask, PanopticCenterMask, PointCenterMask
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph
+from .point_centermask_graph import PointCenterMaskGraph
 from .two_stage_graph import TwoStageGraph
 
 
@@ -22,6 +23,8 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
     """
     if isinstance(detector, PanopticCenterMask):
         raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
+    if isinstance(detector, PointCenterMask):
+        return PointCenterMaskGraph(detector, dtype)
     if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
         if isinstance(detector, CenterMask):
             if not isinstance(detector.bbox_head, CenterMaskFCOSHead):
@@ -33,6 +36,6 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
         if isinstance(detector, TwoStageDetector) and detector.with_rpn:
             return TwoStageGraph(detector, dtype)
     raise InputError(
-        f'{type(detector).__name__} cannot be exported: only CenterMask and two-stage detectors with a mask head can, '
-        'such as Mask R-CNN'
+        f'{type(detector).__name__} cannot be exported: only CenterMask, PointCenterMask and two-stage detectors '
+        'with a mask head can, such as Mask R-CNN'
     )

@@ -47,6 +47,8 @@ class PaddedGraph(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedOutputs:
         """Detect objects; arguments are those of :class:`DetectionGraph`."""
+        if hasattr(self.unpadded, 'padded'):
+            return self.unpadded.padded(images, image_sizes, self.num_detections)
         outputs = self.unpadded(images, image_sizes)
         image = outputs.image_indices
         counts = (image[:, None] == torch.arange(images.shape[0], device=image.device)).long().sum(dim=0)

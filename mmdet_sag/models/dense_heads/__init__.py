@@ -1,3 +1,4 @@
 from .centermask_fcos_head import CenterMaskFCOSHead
+from .point_centermask_head import PointCenterMaskHead
 
-__all__ = ['CenterMaskFCOSHead']
+__all__ = ['CenterMaskFCOSHead', 'PointCenterMaskHead']

@@ -1,0 +1,99 @@
+"""CenterMask by points is exported to plain operators, and finds the same as PyTorch's model in every runtime."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from support.tiny_points import write_points
+from support.tool import run_tool
+
+from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.deployment.comparison import BOUNDS
+from mmdet_sag.deployment.exported_detector import ExportedDetector
+from mmdet_sag.deployment.formats import FORMATS, OnnxFormat
+from mmdet_sag.deployment.graphs import build_graph
+from mmdet_sag.deployment.graphs.padded_graph import PaddedGraph
+from mmdet_sag.deployment.model_export import build_detector
+from mmdet_sag.deployment.quantization import Operator, _kept_in_float
+
+for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
+    pytest.importorskip(package, reason=f'exports need {package}')
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('points')
+    config, checkpoint = write_points(folder)
+    options = ('--images', 4, '--runs', 0, '--opset', 16, '--detections', 10)
+    process = run_tool(
+        ROOT / 'tools/deployment/export.py', config, checkpoint, '--out', folder / 'onnx', *options, timeout=600
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder
+
+
+def test_the_file_has_plain_operators_and_outputs_of_fixed_size(folder):
+    import onnx
+
+    model = onnx.load(folder / 'onnx/model.onnx')
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {'RoiAlign', 'NonMaxSuppression', 'NonZero', 'DeformConv', 'Loop', 'If'}
+    assert {'GridSample', 'MaxPool', 'TopK', 'Resize'} <= operators
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [16]
+    shapes = {o.name: [d.dim_value or d.dim_param for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
+    assert shapes['mask_probs'] == ['batch', 10, 32, 32]
+
+
+def test_it_is_as_close_as_other_models(folder):
+    report = json.loads((folder / 'onnx/report.json').read_text())
+    agreement = report['agreement']
+    assert agreement['num_found'] == agreement['num_detections'] > 20
+    assert all(agreement[name] <= bound for name, bound in BOUNDS.items())
+    assert report['metadata']['model'] == 'PointCenterMask'
+    assert not report['metadata']['has_mask_scores']
+
+
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'torchscript'])
+def test_every_runtime_finds_the_masks_of_the_detector(folder, name, tmp_path, monkeypatch):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model.test_cfg.max_per_img = 10
+    detector = build_detector(config, str(folder / 'tiny.pth'))
+    path = folder / 'onnx/model.onnx'
+    if name != 'onnx':
+        # The same export is not run twice.
+        onnx_path = path
+        monkeypatch.setattr(OnnxFormat, 'write', lambda self, graph, path, *_: shutil.copy(onnx_path, path))
+        metadata = dict(json.loads((folder / 'onnx/report.json').read_text())['metadata'], format=name)
+        path = tmp_path / f'model{FORMATS[name].suffix}'
+        FORMATS[name].write(PaddedGraph(build_graph(detector), 10), path, metadata)
+    exported = ExportedDetector(str(path), config.model.data_preprocessor, num_threads=1)
+    for batch in config_images(config, 4):
+        with torch.inference_mode():
+            expected = detector.test_step(batch)[0].pred_instances
+        found = exported.test_step(batch)[0].pred_instances
+        assert len(found) == len(expected) > 3
+        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=BOUNDS['boxes'], rtol=0)
+        torch.testing.assert_close(found.scores, expected.scores, atol=BOUNDS['scores'], rtol=0)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.masks.to_ndarray() != expected.masks.to_ndarray()).mean() < 1e-3
+
+
+def test_int8_leaves_the_last_layers_and_the_masks_in_float():
+    operators = [
+        Operator('images', 'Parameter', []),
+        Operator('backbone', 'Conv', ['images']),
+        Operator('heatmap hidden', 'Conv', ['backbone']),
+        Operator('heatmap', 'Conv', ['heatmap hidden']),
+        Operator('sigmoid', 'Sigmoid', ['heatmap']),
+        Operator('wh hidden', 'Conv', ['backbone']),
+        Operator('wh', 'Conv', ['wh hidden']),
+        Operator('peaks', 'TopK', ['sigmoid']),
+        Operator('sizes', 'GatherElements', ['wh', 'peaks']),
+        Operator('again', 'TopK', ['peaks']),
+    ]
+    assert _kept_in_float(operators) == ['again', 'heatmap', 'peaks', 'sigmoid', 'sizes', 'wh']
