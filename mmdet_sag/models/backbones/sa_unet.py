@@ -21,7 +21,7 @@ class SAUNet(BaseModule):
         in_channels: Channels of the images.
         base_channels: Channels at full resolution; each level below has twice as many.
         num_stages: Number of levels, that of the bottleneck included.
-        drop_prob: Share of the elements that DropBlock drops in training: 0.18 for DRIVE and 0.13 for CHASE_DB1. 0: none.
+        drop_prob: Share of the elements that DropBlock drops in training: 0.18 for DRIVE, 0.13 for CHASE_DB1; 0: none.
         block_size: Side of the square regions that it drops, odd. The features of the bottleneck must be that large.
         attention: Whether there is attention in the bottleneck. Without it, the network is the paper's baseline.
         init_cfg: Initialization config. Defaults to He-normal.
