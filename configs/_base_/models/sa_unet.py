@@ -25,6 +25,8 @@ model = dict(
         num_classes=2,
         out_channels=1,
         threshold=0.5,
+        # MMSegmentation's start near 0 lets all weights become negative together, so that no probability reaches 0.5.
+        init_cfg=dict(type='Xavier', layer='Conv2d', distribution='uniform'),
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
     ),
     train_cfg=dict(),
