@@ -17,7 +17,6 @@ train_dataloader = dict(
                 rotate,
                 dict(type='RandomCrop', crop_size=(128, 128)),
                 *flips,
-                dict(type='PhotoMetricDistortion'),
                 pack,
             ]
         )
