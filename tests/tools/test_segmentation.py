@@ -1,6 +1,7 @@
 """SA-UNet through the commands: MMSegmentation's configs, data sets and hooks with those of this package."""
 
 import os
+import pickle
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -88,9 +89,12 @@ def test_a_training_resumes_as_if_it_had_never_stopped_and_is_tested_and_drawn(f
         torch.load(folder / name / 'epoch_3.pth', weights_only=False)['state_dict'] for name in ('whole', 'parts')
     )
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
-    status, output = run('test.py', folder, 'whole/epoch_3.pth', '--show-dir', 'drawn', work_dir='test')
+    status, output = run(
+        'test.py', folder, 'whole/epoch_3.pth', '--show-dir', 'drawn', '--out', 'out.pkl', work_dir='test'
+    )
     assert status == 0, output[-3000:]
     assert 'vessel/F1' in output
+    assert len(pickle.loads((folder / 'out.pkl').read_bytes())) == 2
     assert len(list((folder / 'drawn').rglob('test_validation_*.png'))) == 2
 
 

@@ -22,7 +22,7 @@ class SAUNet(BaseModule):
         base_channels: Channels at full resolution; each level below has twice as many.
         num_stages: Number of levels, that of the bottleneck included.
         drop_prob: Share of the elements that DropBlock drops in training: 0.18 for DRIVE, 0.13 for CHASE_DB1; 0: none.
-        block_size: Side of the square regions that it drops, odd. The features of the bottleneck must be that large.
+        block_size: Side of the square regions that it drops, odd.
         attention: Whether there is attention in the bottleneck. Without it, the network is the paper's baseline.
         init_cfg: Initialization config. Defaults to He-normal.
     """
@@ -38,6 +38,7 @@ class SAUNet(BaseModule):
         init_cfg: OptMultiConfig = dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d']),
     ) -> None:
         super().__init__(init_cfg)
+        self.block_size = block_size if drop_prob else 0
 
         def conv(inputs: int, outputs: int) -> nn.Sequential:
             layers = [nn.Conv2d(inputs, outputs, 3, padding=1), DropBlock2d(drop_prob, block_size)]
@@ -57,7 +58,7 @@ class SAUNet(BaseModule):
         """Compute the features (N, base_channels, H, W) of images (N, in_channels, H, W).
 
         Raises:
-            InputError: H or W is no multiple of the bottleneck's stride.
+            InputError: H or W is no multiple of the bottleneck's stride, or too small for DropBlock.
         """
         stride = 2 ** len(self.encoder)
         if x.shape[-2] % stride or x.shape[-1] % stride:
@@ -65,6 +66,13 @@ class SAUNet(BaseModule):
                 f'model.backbone: SAUNet got images of {x.shape[-2]}x{x.shape[-1]} pixels, and needs multiples of '
                 f'{stride}: set model.data_preprocessor.size_divisor={stride} and '
                 f'model.data_preprocessor.test_cfg.size_divisor={stride}'
+            )
+        smallest = min(x.shape[-2:]) // stride
+        if self.training and smallest < self.block_size:
+            raise InputError(
+                f'model.backbone: DropBlock drops blocks of {self.block_size}x{self.block_size} features, and the '
+                f'bottleneck has {x.shape[-2] // stride}x{x.shape[-1] // stride}: train on images of at least '
+                f'{self.block_size * stride} pixels a side, or set model.backbone.drop_prob=0'
             )
         skips = []
         for block in self.encoder:

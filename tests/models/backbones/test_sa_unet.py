@@ -75,6 +75,9 @@ def test_each_conv_drops_blocks_in_training_only():
     assert torch.equal(drop.eval()(torch.ones(1, 1, 9, 9)), torch.ones(1, 1, 9, 9))
 
 
-def test_a_size_that_the_levels_do_not_halve_is_refused():
+def test_images_that_do_not_fit_the_levels_or_the_blocks_are_refused():
     with pytest.raises(InputError, match='64x60 pixels, and needs multiples of 8: set model.data_preprocessor.size_d'):
         build()(torch.zeros(1, 3, 64, 60))
+    with pytest.raises(InputError, match='blocks of 7x7 features, and the bottleneck has 8x6: .* at least 56 pixels'):
+        build()(torch.zeros(1, 3, 64, 48))
+    assert build(drop_prob=0)(torch.zeros(1, 3, 64, 48))[0].shape == (1, 16, 64, 48)
