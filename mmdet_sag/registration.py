@@ -96,7 +96,13 @@ def _know_configs(module: ModuleType) -> None:
 
     @wraps(find)
     def find_in_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        path, scope = find(cfg_path, filename)
+        try:
+            path, scope = find(cfg_path, filename)
+        except ModuleNotFoundError:
+            from .checks.packages import check_scope
+
+            check_scope(cfg_path.partition('::')[0])
+            raise
         # Our classes are in MMDetection's registries.
         return path, 'mmdet' if scope == 'mmdet_sag' else scope
 

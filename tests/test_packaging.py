@@ -16,7 +16,8 @@ from mmdet_sag.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SET_UP = ROOT / 'tools/setup_env.sh'
-EXTRAS = dict(cpu='cpu.txt', deploy='deploy.txt', dev='tests.txt', timm='timm.txt', video='video.txt', web='web.txt')
+EXTRAS = dict(cpu='cpu.txt', deploy='deploy.txt', dev='tests.txt', segmentation='segmentation.txt', timm='timm.txt')
+EXTRAS |= dict(video='video.txt', web='web.txt')
 ONLY_IN_A_CLONE = {'run.sh', 'run_demo.py', 'result_pictures.py', 'serving', 'setup_env.sh'}
 SOURCES = ('configs', 'demo', 'mmdet_sag', 'requirements', 'tools')
 SOURCES += ('mmdet_sag_operators.py', 'mmdet_sag_operators.pth')

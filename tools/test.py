@@ -72,13 +72,20 @@ def main() -> None:
         if args.amp:
             cfg.test_cfg.fp16 = True
         options = {name: getattr(args, name) for name in ('fuse_conv_bn', 'channels_last', 'winograd', 'compile')}
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='FastInferenceHook', **options)]
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='mmdet.FastInferenceHook', **options)]
         checkpoint = load_checkpoint_file(args.checkpoint)
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-        cfg.default_hooks.visualization.setdefault('score_thr', 0.5)
-        if cfg.default_hooks.visualization.type == 'DetVisualizationHook':
-            cfg.default_hooks.visualization.type = 'FolderVisualizationHook'
+        visualization = cfg.default_hooks.visualization
+        if visualization.type == 'SegVisualizationHook':
+            # MMSegmentation's draws every 50th image by default, into a folder of its visualizer.
+            visualization.interval = 1
+            if visualization.pop('test_out_dir', None):
+                cfg.visualizer.save_dir = args.show_dir
+        else:
+            visualization.setdefault('score_thr', 0.5)
+        if visualization.type == 'DetVisualizationHook':
+            visualization.type = 'FolderVisualizationHook'
 
     contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}
     if exported:

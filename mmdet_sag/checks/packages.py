@@ -1,13 +1,16 @@
 """Checks of the packages that parts of a config need and that may not be installed."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from mmcv.image import io as image_io
+from mmengine.config import Config
 
 from ..errors import InputError
+from ..fileio import is_remote
 from ..models.model_config import config_parts, type_name
 
 # By class: the module that it imports, how to install it, and what does without.
@@ -25,6 +28,9 @@ _NEEDED = {
     },
 }
 
+# By scope: what to install where it is called otherwise. MMSegmentation does not say that it imports the other two.
+_SCOPES = {'mmseg': 'mmsegmentation ftfy regex'}
+
 
 def check_packages(cfg: Any, option: str) -> None:
     """Check that packages are installed that the config of a data set, an evaluator or a visualizer needs."""
@@ -39,6 +45,33 @@ def check_packages(cfg: Any, option: str) -> None:
             _check_lvis(place, name)
         if 'imdecode_backend' in part:
             _check_decoder(f'{place}.imdecode_backend', part['imdecode_backend'])
+
+
+def check_scope(scope: str) -> None:
+    """Check that the package is installed whose classes or configs a config names, such as ``mmseg``."""
+    if importlib.util.find_spec(scope) is None:
+        package = _SCOPES.get(scope, scope)
+        raise InputError(f"the config needs {package.split()[0]}: run 'pip install {package}'")
+
+
+def check_other_package(cfg: Config, mode: str) -> None:
+    """Check what a run of another package's config needs before it starts: the package, and the folders of its data.
+
+    Args:
+        cfg: Config of a run whose ``default_scope`` is another package, such as ``mmseg``.
+        mode: ``'train'`` or ``'test'``.
+    """
+    check_scope(cfg.default_scope)
+    for phase in ('train', 'val') if mode == 'train' else ('test',):
+        option = f'{phase}_dataloader.dataset'
+        for place, _, part in config_parts((cfg.get(f'{phase}_dataloader') or {}).get('dataset'), option):
+            for folder in (part.get('data_prefix') or {}).values():
+                path = os.path.join(part.get('data_root') or '', folder)
+                if not is_remote(path, part.get('backend_args')) and not os.path.isdir(path):
+                    raise InputError(
+                        f"folder '{path}' ({place}.data_prefix) does not exist: put it or a link there, or set "
+                        f'--cfg-options {place}.data_root=DIR'
+                    )
 
 
 def _check_lvis(place: str, name: str) -> None:

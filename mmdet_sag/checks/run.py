@@ -14,7 +14,7 @@ from .data import check_data
 from .evaluator import MetricConfig, check_annotation_ids, check_metric, check_save_best, coco_metrics
 from .loader import check_full_batch, check_loader, check_transforms
 from .model import check_class_counts, check_constructor, check_mask_iou_head, check_targets, check_types
-from .packages import check_packages
+from .packages import check_other_package, check_packages
 from .panoptic import check_panoptic_data
 
 
@@ -93,6 +93,9 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
     """
     if mode not in ('train', 'test'):
         raise ValueError(f"mode is 'train' or 'test', not '{mode}'")
+    if cfg.get('default_scope', 'mmdet') != 'mmdet':
+        check_other_package(cfg, mode)
+        return {}
     for key in ('model', f'{mode}_dataloader', f'{mode}_cfg', *(['test_evaluator'] if mode == 'test' else [])):
         if cfg.get(key) is None:
             raise InputError(f'the config has no {key}: add it, or inherit one from configs/_base_')

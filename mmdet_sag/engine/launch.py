@@ -121,6 +121,8 @@ def load_config(args: argparse.Namespace) -> Config:
         raise InputError(f'config {args.config} does not exist, check the path')
     try:
         cfg = Config.fromfile(args.config)
+    except InputError:
+        raise
     # A config is a program, and may raise anything.
     except Exception as e:
         raise InputError(f'config {args.config} cannot be read, {_one_line(e)}') from e

@@ -16,7 +16,7 @@ from mmdet_sag.deployment.runtime import resized_size
 from mmdet_sag.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-NOT_EXPORTED = '_base_', 'panoptic_centermask', 'centermask_any'
+NOT_EXPORTED = '_base_', 'panoptic_centermask', 'centermask_any', 'sa_unet'
 PATHS = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in NOT_EXPORTED)
 
 

@@ -44,8 +44,8 @@ class LabelledObject:
     """An object of an image.
 
     ``segmentation`` is a list of polygons, each ``[x1, y1, x2, y2, ...]`` in pixels, or a compressed RLE. A reader
-    gives a box its corners, which :class:`LabelConversion` makes an empty list. ``bbox`` (x, y, width, height) and ``area``,
-    in pixels, are the mask's if they are None. A crowd is a region of many objects.
+    gives a box its corners, which :class:`LabelConversion` makes an empty list. ``bbox`` (x, y, width, height) and
+    ``area``, in pixels, are the mask's if they are None. A crowd is a region of many objects.
     """
 
     name: str
