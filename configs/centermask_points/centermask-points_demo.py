@@ -1,6 +1,8 @@
-# A small model for the demo data set, with the data and the recipe of CenterMask-Lite's.
+# A small model for the demo data set, with the data and the recipe of CenterMask-Lite's. A step takes about 0.7 times
+# as long on one CPU core, so there are more of them in the same time.
 _base_ = '../centermask_lite/centermask-lite_demo.py'
 
+max_iters = 2200
 model = dict(
     _delete_=True,
     type='PointCenterMask',
@@ -19,3 +21,6 @@ model = dict(
     ),
     test_cfg=dict(max_per_img=100, local_maximum_kernel=3),
 )
+train_cfg = dict(max_iters=max_iters, val_interval=550)
+param_scheduler = [_base_.warmup, dict(_base_.cosine, end=max_iters, T_max=max_iters - 50)]
+default_hooks = dict(checkpoint=dict(interval=550))
