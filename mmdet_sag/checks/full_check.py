@@ -129,7 +129,8 @@ def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetRepor
     polygons_only = any(each.polygons_only and not each.test_mode for each in sources)
     annotations = checked_annotations(content, images, tally, masks_needed, polygons_only)
     for annotation, problems in tqdm(annotations, 'annotations', total=total, unit='', disable=not total):
-        tally.add_all((kind, f'annotation {annotation["id"]}') for kind in problems)
+        found = (kind for kind in problems if kind != 'missing-mask' or not source.boxes_suffice)
+        tally.add_all((kind, f'annotation {annotation["id"]}') for kind in found)
 
     source.require_image_folder()
     checked = _file_problems(source.image_folder, images.values(), workers)

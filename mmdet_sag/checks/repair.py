@@ -21,7 +21,9 @@ from ..fileio import atomic_write
 from .problem_kinds import PROBLEM_KINDS, Fix
 
 
-def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> tuple[dict, dict[str, int]]:
+def repair_coco(
+    content: dict, bad_images: Mapping, with_masks: bool = True, boxes_suffice: bool = False
+) -> tuple[dict, dict[str, int]]:
     """Remove or repair the problems of an annotation file, as ``PROBLEM_KINDS`` says for each kind.
 
     Categories are left as they are: only a person knows what a double name means. ``content`` is not changed.
@@ -30,6 +32,7 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
         content: Content of an annotation file.
         bad_images: Kind of problem by image id, of images whose file cannot be used.
         with_masks: Whether masks count; without them broken boxes cannot be repaired and are removed.
+        boxes_suffice: Whether objects stay that have a box and no mask.
 
     Returns:
         The repaired content, and the number of repairs by description.
@@ -50,7 +53,8 @@ def repair_coco(content: dict, bad_images: Mapping, with_masks: bool = True) -> 
         max([0, *(a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int)]) + 1
     )
     for original in content['annotations']:
-        annotation = _repaired(original, images, category_ids, with_masks, done)
+        no_mask = boxes_suffice and isinstance(original, dict) and not original.get('segmentation')
+        annotation = _repaired(original, images, category_ids, with_masks and not no_mask, done)
         if annotation is None:
             continue
         known = first.setdefault(annotation['id'], annotation)

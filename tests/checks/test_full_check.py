@@ -262,6 +262,19 @@ def test_a_box_over_the_border_is_clipped(data):
     assert content['annotations'][0]['bbox'] == [0, 6, 64, 16]
 
 
+def test_objects_without_mask_stay_where_they_are_learnt_from_boxes(data):
+    data.train_set.pipeline[1].type = 'LoadMaskOrBoxAnnotations'
+    for annotation in data.content['annotations'][:2]:
+        del annotation['segmentation']
+    data.content['annotations'][1]['bbox'] = [5, 5, 0, 8]
+    report = _report(data)
+    assert report.tally.counts == {'empty-box': 1}
+    content, done = repair_coco(report.content, report.bad_images, boxes_suffice=report.source.boxes_suffice)
+    # Neither a box nor a mask: nothing to learn from.
+    assert done == {'annotations removed: empty-box': 1}
+    assert content['annotations'][0] == data.annotation
+
+
 def test_only_the_broken_polygons_of_a_mask_are_removed(data):
     data.annotation['segmentation'] = [[1, 2], SQUARE, [1, 2, 3, 4, 5, 6, 7], [100, 100, 120, 100, 120, 120]]
     content, done = _repaired(data)
