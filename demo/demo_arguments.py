@@ -5,8 +5,13 @@ from mmdet_sag.apis import ImagePredictor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that the demos of images and videos have in common."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'config',
+        nargs='?',
+        default='centermask-lite_demo-14k',
+        help='config file, or name of a model; default: the model that comes with mmdet_sag, for images of the demo',
+    )
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file; default: the weights of the named model')
     parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
     parser.add_argument('--score-thr', '--pred-score-thr', type=float, default=0.5, help='lowest score that is shown')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')

@@ -23,7 +23,12 @@ _MAX_NAMED = 5
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument('img', help="image file, folder, or pattern such as 'photos/*.jpg' in quotes")
+    parser.add_argument(
+        'img',
+        nargs='?',
+        default=Path(__file__).with_name('demo.jpg'),
+        help="image file, folder, or pattern such as 'photos/*.jpg' in quotes; default: an image of the demo",
+    )
     add_arguments(parser)
     parser.add_argument(
         '--out', '--out-dir', default='outputs', help='folder that gets pictures (vis/) and results.json'

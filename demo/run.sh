@@ -18,6 +18,8 @@ esac
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 python="$("$root/tools/setup_env.sh")"
+# Images of containers set this: each step of the demo would compile the packages again.
+unset PYTHONDONTWRITEBYTECODE
 # Of the packages beneath, which warn each other of what they will change.
 export PYTHONWARNINGS="${PYTHONWARNINGS-ignore}"
 exec "$python" "$root/demo/run_demo.py" "$@"

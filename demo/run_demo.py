@@ -4,10 +4,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from demo_shapes import make_demo_shapes
 from mmengine.config import Config
 from result_pictures import draw_panoptic_grid, draw_result_grid, draw_training_curve, training_minutes
 from terminaltables import AsciiTable
+from tqdm import tqdm
 
 from mmdet_sag.analysis import read_scalars
 from mmdet_sag.command_line import HelpFormatter, run_command
@@ -24,6 +27,11 @@ from mmdet_sag.engine.checkpoint_files import AtomicFileBackend
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+# In the log of a tool: the step, how many there are, and the loss.
+STEP = {
+    'train.py': r'Iter\(train\) \[ *(\d+)/(\d+)\].* (loss: [\d.]+)',
+    'test.py': r'Iter\(test\) \[ *(\d+)/(\d+)\]()',
+}
 METRICS = (
     ('mask AP', 'coco/segm_mAP'),
     ('mask AP50', 'coco/segm_mAP_50'),
@@ -168,12 +176,31 @@ def path_option(path: Path) -> str:
 
 
 def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None:
+    """Run a tool: its steps become a progress bar, its log stays in its work folder."""
     command = [sys.executable, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
     # On a busy machine, threads that spin while they wait slow each other down up to ten times.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
-    status = subprocess.run([str(part) for part in command], env=env, cwd=ROOT).returncode
-    if status != 0:
-        raise InputError(f'tools/{name} stopped with status {status}: see its message above')
+    last_lines: deque[str] = deque(maxlen=40)
+    process = subprocess.Popen(
+        [str(part) for part in command], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with process, tqdm(unit='step', delay=1) as progress:
+        try:
+            for line in process.stdout or ():
+                last_lines.append(line)
+                if step := re.search(STEP[name], line):
+                    if progress.total is None:
+                        # The start takes longer than a step.
+                        progress.reset(int(step[2]))
+                    progress.set_postfix_str(step[3], refresh=False)
+                    progress.update(int(step[1]) - progress.n)
+        except KeyboardInterrupt:
+            # It was interrupted too, and may have a checkpoint to write.
+            process.communicate()
+            raise
+    if process.returncode != 0:
+        print(*last_lines, sep='', file=sys.stderr)
+        raise InputError(f'tools/{name} stopped with status {process.returncode}: see its message above')
 
 
 def print_table(demo: Demo, metrics: dict, minutes: float) -> None:

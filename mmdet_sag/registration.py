@@ -121,6 +121,7 @@ def _know_models(module: ModuleType) -> None:
             own = inferencer._get_repo_or_mim_dir('mmdet_sag')
             for model in models_of(own):
                 # Without weights, MMDetection warns and initializes the model.
-                yield {'Weights': None, **model, 'Config': os.path.join(own, model['Config'])}
+                weights = os.path.join(own, model['Weights']) if 'Weights' in model else None
+                yield {**model, 'Config': os.path.join(own, model['Config']), 'Weights': weights}
 
     inferencer._get_models_from_metafile = staticmethod(models_of_both)

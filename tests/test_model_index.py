@@ -29,7 +29,9 @@ def test_a_metafile_describes_its_collection(path):
 def test_results_say_whose_they_are(model):
     assert model['Name'] == Path(model['Config']).stem
     source = model['Metadata']['Results Source']
-    if 'Results' in model:
+    if 'Weights' in model:
+        assert source == 'trained here' and (ROOT / model['Weights']).is_file()
+    elif 'Results' in model:
         assert 'published by the authors' in source
         assert 'not retrained here' in source
         metrics = {key: value for result in model['Results'] for key, value in result['Metrics'].items()}

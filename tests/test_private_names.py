@@ -65,7 +65,11 @@ DECLARED = {
     'mmengine.hooks.iter_timer_hook.IterTimerHook': {
         '_after_iter': 'self runner batch_idx data_batch outputs mode',
     },
-    'mmengine.infer.BaseInferencer': {'_get_models_from_metafile': 'dir', '_get_repo_or_mim_dir': 'scope'},
+    'mmengine.infer.BaseInferencer': {
+        '_get_models_from_metafile': 'dir',
+        '_get_repo_or_mim_dir': 'scope',
+        '_load_model_from_metafile': 'self model',
+    },
     'mmengine.logging.history_buffer.HistoryBuffer': {
         '_count_history': None,
         '_log_history': None,

@@ -80,6 +80,7 @@ def test_an_inferencer_knows_our_models_and_those_of_mmdetection(monkeypatch):
     ours = DetInferencer('centermask-lite_v39_fpn_ms-4x_coco', 'mine.pth').model
     assert ours.cfg.model.type == 'CenterMask' and ours.weights == 'mine.pth'
     assert DetInferencer('centermask-lite_v39_fpn_ms-4x_coco').model.weights is None
+    assert Path(DetInferencer('centermask-lite_demo-14k').model.weights).is_file()
     assert DetInferencer('rtmdet-s').model.weights.startswith('https://download.openmmlab.com/')
     with pytest.raises(ValueError, match='Cannot find model: unet in mmdet'):
         DetInferencer('unet')

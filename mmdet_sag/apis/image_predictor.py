@@ -1,5 +1,6 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import mmcv
@@ -10,6 +11,7 @@ from mmdet.apis import DetInferencer
 from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 
 from ..datasets.coco_instance_panoptic import id_to_rgb
@@ -24,6 +26,10 @@ _MAX_COVERED = 0.5
 
 class PanopticInferencer(DetInferencer):
     """``DetInferencer`` that also saves panoptic results, without the package ``panopticapi``."""
+
+    def _init_collate(self, cfg: Config) -> Callable:
+        # MMEngine's own looks for a registry of MMDetection's functions, and warns that there is none.
+        return FUNCTIONS.get(cfg.test_dataloader.get('collate_fn', 'pseudo_collate'))
 
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
         """Convert a prediction to a dict and, with ``pred_out_dir``, save ``preds/<image>.json``.
@@ -50,11 +56,31 @@ class PanopticInferencer(DetInferencer):
         return result
 
 
+def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:
+    weights = None
+    if Path(config).is_file():
+        try:
+            cfg = Config.fromfile(config)
+        # A config is a program: it can raise any exception.
+        except Exception as e:
+            raise InputError(f'config {config} cannot be read, {type(e).__name__}: {" ".join(str(e).split())}') from e
+    else:
+        try:
+            cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), config)
+        except ValueError as e:
+            raise InputError(f'config {config} does not exist, and no model has this name: check the path') from e
+    checkpoint = checkpoint or weights
+    if checkpoint is None:
+        raise InputError(f'model {config} comes without weights: give a checkpoint after it (docs/checkpoints.md)')
+    return cfg, checkpoint
+
+
 class ImagePredictor:
     """Predicts images, also in tiles, and draws the predictions.
 
     Args:
-        config, checkpoint: Config file, and checkpoint file with all weights of the model.
+        config: Config file, or the name of a model in the metafiles of MMDetection or of this package.
+        checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names.
         device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
         score_thr: Lowest score of a detection that is drawn.
         classes: Names of the classes to keep; None: all.
@@ -69,7 +95,7 @@ class ImagePredictor:
     def __init__(
         self,
         config: str,
-        checkpoint: str,
+        checkpoint: str | None = None,
         device: str | None = None,
         score_thr: float = 0.5,
         classes: Sequence[str] | None = None,
@@ -87,13 +113,7 @@ class ImagePredictor:
                 raise InputError(f'{option} {value}: {remedy}')
         self.score_thr, self.batch_size = score_thr, batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
-        if not Path(config).is_file():
-            raise InputError(f'config {config} does not exist, check the path')
-        try:
-            cfg = Config.fromfile(config)
-        # A config is a program: it can raise any exception.
-        except Exception as e:
-            raise InputError(f'config {config} cannot be read, {type(e).__name__}: {" ".join(str(e).split())}') from e
+        cfg, checkpoint = _find_model(config, checkpoint)
         weights = load_checkpoint_file(checkpoint)
         self._check_device(device)
         self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)

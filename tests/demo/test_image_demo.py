@@ -58,6 +58,14 @@ def test_each_image_of_a_folder_gets_a_picture_and_results_in_the_format_of_coco
         assert np.abs(enlarged.astype(int) - picture[: len(enlarged)]).max() > 50
 
 
+def test_without_arguments_the_model_that_comes_along_finds_the_shapes_of_an_image_that_comes_along(demo, tmp_path):
+    assert '6 detections in 1 images' in demo('--out', tmp_path)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    names = {category['id']: category['name'] for category in results['categories']}
+    found = sorted(names[annotation['category_id']] for annotation in results['annotations'])
+    assert found == ['crescent', 'cross', 'cross', 'gear', 'ring', 'star']
+
+
 def test_only_the_chosen_classes_are_shown(demo, tmp_path):
     demo('data/images/*.png', 'config.py', 'model.pth', '--out', tmp_path, '--classes', 'blue', '--score-thr', 0.1)
     results = json.loads((tmp_path / 'results.json').read_text())
@@ -104,6 +112,8 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--out', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
+        (('data/images/1.png', 'nothing'), 'no model has this name'),
+        (('data/images/1.png', 'centermask-lite_v39_fpn_ms-4x_coco'), 'comes without weights'),
     ],
 )
 def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, message):
