@@ -70,6 +70,7 @@ DECLARED = {
         '_get_repo_or_mim_dir': 'scope',
         '_load_model_from_metafile': 'self model',
     },
+    'mmengine.infer.infer.BaseInferencer': {'_init_collate': 'self cfg'},
     'mmengine.logging.history_buffer.HistoryBuffer': {
         '_count_history': None,
         '_log_history': None,

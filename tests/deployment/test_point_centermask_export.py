@@ -10,7 +10,7 @@ from mmengine.config import Config
 from support.tiny_points import write_points
 from support.tool import run_tool
 
-from mmdet_sag.datasets.config_datasets import config_images
+from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import ExportedDetector
 from mmdet_sag.deployment.formats import FORMATS, OnnxFormat

@@ -157,7 +157,7 @@ class PointCenterMaskHead(CenterNetHead):
             templates = self.shape_head[2](_at(shape, cells)[..., None])[..., 0].transpose(1, 2).float()
             templates = templates.unflatten(2, (self.shape_size, self.shape_size))
             logits.append(F.interpolate(templates, (size, size), mode='bilinear', align_corners=False))
-        if saliency is not None:
+        if saliency is not None and self.saliency_head is not None:
             height, width = saliency.shape[2:]
             # Middles of the points, as shares of the box.
             points = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5) / size
