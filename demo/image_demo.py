@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'img',
         nargs='?',
-        default=Path(__file__).with_name('demo.jpg'),
+        default=str(Path(__file__).with_name('demo.jpg')),
         help="image file, folder, or pattern such as 'photos/*.jpg' in quotes; default: an image of the demo",
     )
     add_arguments(parser)
