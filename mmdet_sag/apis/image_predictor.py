@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 
 from ..datasets.coco_instance_panoptic import id_to_rgb
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
+from ..engine.launch import read_config
 from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
 from ..visualization import draw_instances, panoptic_instances
@@ -59,11 +60,7 @@ class PanopticInferencer(DetInferencer):
 def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:
     weights = None
     if Path(config).is_file():
-        try:
-            cfg = Config.fromfile(config)
-        # A config is a program: it can raise any exception.
-        except Exception as e:
-            raise InputError(f'config {config} cannot be read, {type(e).__name__}: {" ".join(str(e).split())}') from e
+        cfg = read_config(config)
     else:
         try:
             cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), config)

@@ -101,8 +101,9 @@ def check_mask_iou_head(model: dict, data_sets: Iterable[tuple[CocoSource, dict]
     """
     labelled = [(source, content) for source, content in data_sets if source.labelled]
     if not labelled or any(
-        not source.boxes_suffice or (not source.boxes_only and any(item.get('segmentation') for item in items))
-        for source, items in ((source, content['annotations']) for source, content in labelled)
+        not source.boxes_suffice
+        or (not source.boxes_only and any(item.get('segmentation') for item in content['annotations']))
+        for source, content in labelled
     ):
         return
     for place, name, _ in config_parts(model, 'model'):

@@ -232,11 +232,13 @@ class GeneratedConfig:
 
     def _box_supervision(self, model: dict) -> None:
         """Let a model learn objects without mask from their boxes; see ``configs/_base_/models/box_supervision.py``."""
-        warmup = max(1, min(10000, round(self.max_iters * _PAIRWISE_WARMUP)))
-        model['data_preprocessor'] = dict(model.get('data_preprocessor', {}), type='BoxSupervisedDataPreprocessor')
-        model['roi_head']['mask_head']['loss_boxes'] = dict(type='BoxInstLoss', warmup_iters=warmup)
+        options = Config.fromfile(config_root() / '_base_/models/box_supervision.py').box_supervision.to_dict()
+        loss = options['roi_head']['mask_head']['loss_boxes']
+        loss['warmup_iters'] = max(1, min(loss['warmup_iters'], round(self.max_iters * _PAIRWISE_WARMUP)))
+        model['data_preprocessor'] = {**model.get('data_preprocessor', {}), **options['data_preprocessor']}
+        model['roi_head']['mask_head']['loss_boxes'] = loss
         if self.zoo.model.roi_head.type == 'CenterMaskRoIHead':
-            set_option(model, 'train_cfg.rcnn.roi_margin', (-0.1, 0.15))
+            set_option(model, 'train_cfg.rcnn.roi_margin', options['train_cfg']['rcnn']['roi_margin'])
         no_masks = self.data.num_without_mask['train'] == sum(self.data.num_objects.values())
         if no_masks and self.zoo.model.roi_head.get('mask_iou_head') is not None:
             model['roi_head']['mask_iou_head'] = None

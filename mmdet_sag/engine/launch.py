@@ -114,18 +114,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the flags of :func:`add_arguments`."""
-    _set_local_rank(args)
-    if not Path(args.config).is_file():
-        raise InputError(f'config {args.config} does not exist, check the path')
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    Raises:
+        InputError: It does not exist, or cannot be read.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'config {path} does not exist, check the path')
     try:
-        cfg = Config.fromfile(args.config)
+        return Config.fromfile(path)
     except InputError:
         raise
     # A config is a program, and may raise anything.
     except Exception as e:
-        raise InputError(f'config {args.config} cannot be read, {_one_line(e)}') from e
+        raise InputError(f'config {path} cannot be read, {_one_line(e)}') from e
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config file and apply the flags of :func:`add_arguments`."""
+    _set_local_rank(args)
+    cfg = read_config(args.config)
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except Exception as e:

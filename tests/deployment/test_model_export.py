@@ -17,7 +17,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from support.tiny_export import write_tiny
+from support.tiny_export import assert_same_detections, write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
@@ -108,15 +108,7 @@ def test_the_exported_detector_predicts_the_masks_of_the_detector(folder, openvi
     path = openvino if runtime == 'openvino' else folder / 'onnx/model.onnx'
     config = Config.fromfile(folder / 'tiny.py')
     exported = ExportedDetector(str(path), config.model.data_preprocessor, CLASSES, num_threads=1)
-    for batch in config_images(config, 4):
-        with torch.inference_mode():
-            expected = detector.test_step(batch)[0].pred_instances
-        found = exported.test_step(batch)[0].pred_instances
-        assert len(found) == len(expected) > 3
-        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=BOUNDS['boxes'], rtol=0)
-        torch.testing.assert_close(found.mask_scores, expected.mask_scores, atol=BOUNDS['scores'], rtol=0)
-        assert found.labels.tolist() == expected.labels.tolist()
-        assert (found.masks.to_ndarray() != expected.masks.to_ndarray()).mean() < 1e-3
+    assert_same_detections(detector, exported, config, 'mask_scores')
 
 
 @pytest.mark.parametrize('runtime', ['onnx', 'openvino'])

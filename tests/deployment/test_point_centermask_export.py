@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
+from support.tiny_export import assert_same_detections
 from support.tiny_points import write_points
 from support.tool import run_tool
 
-from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import ExportedDetector
 from mmdet_sag.deployment.formats import FORMATS, OnnxFormat
@@ -72,15 +71,7 @@ def test_every_runtime_finds_the_masks_of_the_detector(folder, name, tmp_path, m
         path = tmp_path / f'model{FORMATS[name].suffix}'
         FORMATS[name].write(PaddedGraph(build_graph(detector), 10), path, metadata)
     exported = ExportedDetector(str(path), config.model.data_preprocessor, num_threads=1)
-    for batch in config_images(config, 4):
-        with torch.inference_mode():
-            expected = detector.test_step(batch)[0].pred_instances
-        found = exported.test_step(batch)[0].pred_instances
-        assert len(found) == len(expected) > 3
-        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=BOUNDS['boxes'], rtol=0)
-        torch.testing.assert_close(found.scores, expected.scores, atol=BOUNDS['scores'], rtol=0)
-        assert found.labels.tolist() == expected.labels.tolist()
-        assert (found.masks.to_ndarray() != expected.masks.to_ndarray()).mean() < 1e-3
+    assert_same_detections(detector, exported, config, 'scores')
 
 
 def test_int8_leaves_the_last_layers_and_the_masks_in_float():

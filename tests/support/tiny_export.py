@@ -8,6 +8,9 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
+from mmdet_sag.datasets.data_sources import config_images
+from mmdet_sag.deployment.comparison import BOUNDS
+
 from .tiny import CONFIG, tiny_config
 from .tiny_training import rectangles_config, write_rectangles
 
@@ -31,6 +34,19 @@ def write_tiny(folder: Path) -> tuple[Path, Path]:
     torch.save(dict(state_dict=model.state_dict()), folder / 'tiny.pth')
     config.dump(folder / 'tiny.py')
     return folder / 'tiny.py', folder / 'tiny.pth'
+
+
+def assert_same_detections(detector: torch.nn.Module, exported: torch.nn.Module, config: Config, scores: str) -> None:
+    """Compare an exported model with its detector on four images, by the attribute ``scores`` that ranks the masks."""
+    for batch in config_images(config, 4):
+        with torch.inference_mode():
+            expected = detector.test_step(batch)[0].pred_instances
+        found = exported.test_step(batch)[0].pred_instances
+        assert len(found) == len(expected) > 3
+        torch.testing.assert_close(found.bboxes, expected.bboxes, atol=BOUNDS['boxes'], rtol=0)
+        torch.testing.assert_close(found[scores], expected[scores], atol=BOUNDS['scores'], rtol=0)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.masks.to_ndarray() != expected.masks.to_ndarray()).mean() < 1e-3
 
 
 def lively_tiny(path: Path = CONFIG, **options) -> torch.nn.Module:

@@ -104,6 +104,21 @@ def build_runner(config: Config, work_dir: Path, **options) -> Runner:
     return Runner.from_cfg(Config({**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': uuid.uuid4().hex}))
 
 
+def assert_resumes_bit_by_bit(config: Config, folder: Path) -> None:
+    """Train four iterations at once, and two of them in another run that is resumed."""
+    whole = build_runner(config, folder / 'whole', **{'train_cfg.max_iters': 4})
+    whole.train()
+    build_runner(config, folder / 'first', **{'train_cfg.max_iters': 2}).train()
+    resumed = build_runner(
+        config,
+        folder / 'second',
+        **{'train_cfg.max_iters': 4, 'load_from': str(folder / 'first/iter_2.pth'), 'resume': True},
+    )
+    resumed.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
 class NumberedImages(Dataset):
     """Twelve samples of numbers; each names the image file that it stands for."""
 

@@ -16,12 +16,12 @@ from mmdet.models.dense_heads import base_dense_head, rpn_head, rtmdet_ins_head
 from mmdet.models.layers import bbox_nms
 from mmdet.registry import MODELS
 from mmdet.structures.mask import encode_mask_results
-from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import load_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_sag.cpu import prepare_for_inference, prepare_for_training
+from mmdet_sag.engine.launch import read_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.models.dense_heads import centermask_fcos_head
 from mmdet_sag.models.detectors import CenterMask
@@ -68,7 +68,7 @@ def make_candidate(spec: str, checkpoint: str | None, args: argparse.Namespace) 
     path, *options = spec.split('+')
     if unknown := set(options) - set(OPTIONS):
         raise InputError(f'{spec}: unknown option {sorted(unknown)[0]}, choose from {", ".join(OPTIONS)}')
-    cfg = read_config(path)
+    cfg = get_config(path) if path.startswith('mmdet::') else read_config(path)
     device = torch.device(args.device)
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None
@@ -194,14 +194,6 @@ def watch_stages(model: torch.nn.Module, timer: StageTimer) -> None:
         (centermask_fcos_head, 'class_by_class_nms'),
     ):
         timer.watch(module, name, 'NMS')
-
-
-def read_config(path: str) -> Config:
-    if path.startswith('mmdet::'):
-        return get_config(path)
-    if not Path(path).is_file():
-        raise InputError(f'config {path} does not exist, check the path')
-    return Config.fromfile(path)
 
 
 def read_image(args: argparse.Namespace) -> np.ndarray:

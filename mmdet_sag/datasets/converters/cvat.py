@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
-from .source_files import split_of
+from .source_files import read_xml, split_of
 from .tool_labels import ToolLabels, WithoutArea, begins, ellipse, files_that_begin, numbers, polygon, rectangle
 
 _HEAD = re.compile(r'<annotations>')
@@ -30,22 +30,13 @@ def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
     labels = ToolLabels(source, options)
     classes: list[str] = []
     for path in files_that_begin(source, '.xml', _HEAD):
-        root = _parsed(path)
+        root = read_xml(path)
+        if root.find('track') is not None:
+            raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")
         classes += [name.text or '' for name in root.iterfind('meta//label/name')]
         for element in root.iterfind('image'):
             _read_image(element, path, labels)
     return labels.data(classes)
-
-
-def _parsed(path: Path) -> ElementTree.Element:
-    try:
-        root = ElementTree.parse(path).getroot()
-    # An unknown encoding is a LookupError.
-    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-        raise InputError(f"'{path}' is not valid XML ({error}): it may be truncated; export it again") from error
-    if root.find('track') is not None:
-        raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")
-    return root
 
 
 def _read_image(element: ElementTree.Element, path: Path, labels: ToolLabels) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
-from .source_files import EntryError, files_below, image_beside, read_lines, split_of
-from .tool_labels import ToolLabels, files_that_begin, numbers, polygon, rectangle, text
+from .source_files import EntryError, files_below, image_beside, read_lines, read_xml, split_of
+from .tool_labels import ToolLabels, begins, files_that_begin, numbers, polygon, rectangle, text
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
@@ -19,6 +19,8 @@ _CLASSES = (
 _BOXES = re.compile(r'<annotation>.*<bndbox>', re.DOTALL)
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
+
+is_voc_boxes = begins('.xml', _BOXES)
 
 
 def is_pascal_voc(source: Path) -> bool:
@@ -73,11 +75,6 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
     return data
 
 
-def is_voc_boxes(source: Path) -> bool:
-    """Whether a file, or one below a folder, is an XML file of Pascal VOC, which has boxes."""
-    return any(files_that_begin(source, '.xml', _BOXES))
-
-
 def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     """Read the boxes of XML files. ``ImageSets/Main/train.txt`` and ``val.txt`` are the split.
 
@@ -100,10 +97,7 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
         if splits and path.stem not in splits:
             continue
         with labels.left_out.collect('images'):
-            try:
-                root = ElementTree.parse(path).getroot()
-            except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-                raise EntryError(f"'{path}'", 'is not valid XML', 'export it again', str(error)) from error
+            root = read_xml(path)
             size = (root.findtext('size/width'), root.findtext('size/height'))
             image = labels.image(root.findtext('filename'), path, size, split=splits.get(path.stem))
             labels.read_objects(image, root.iterfind('object'), f"object {{}} of '{path}'", _box)

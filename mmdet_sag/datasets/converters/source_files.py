@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -146,6 +147,15 @@ def read_json(path: Path) -> dict:
 def read_json_value(path: Path) -> object:
     """Read a JSON file."""
     return _parsed(path, json.loads, 'JSON', 'it may be truncated; export it again')
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """Read the root of an XML file."""
+    try:
+        return ElementTree.parse(path).getroot()
+    # An unknown encoding is a LookupError.
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
+        raise EntryError(f"'{path}'", 'is not valid XML', 'it may be truncated; export it again', str(error)) from error
 
 
 def read_yaml(path: Path) -> dict:

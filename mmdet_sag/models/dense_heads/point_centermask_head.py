@@ -260,8 +260,7 @@ class PointCenterMaskHead(CenterNetHead):
         """
         self._check_stride(heatmaps[0], batch_img_metas)
         peaks = self.find_peaks(heatmaps[0], whs[0], offsets[0])
-        borders = [meta.get('border', (0, meta['img_shape'][0], 0, meta['img_shape'][1])) for meta in batch_img_metas]
-        top, bottom, left, right = filled(peaks.boxes, borders)[:, None].unbind(2)
+        top, bottom, left, right = filled(peaks.boxes, list(map(_border, batch_img_metas)))[:, None].unbind(2)
         shift, image_sizes = torch.stack([left, top] * 2, dim=2), torch.stack([bottom - top, right - left], dim=2)
         boxes = clip_boxes(peaks.boxes - shift, image_sizes)
         probs = self.mask_probs(shapes[0], saliencies[0], boxes + shift, peaks.labels, peaks.cells)
@@ -299,7 +298,7 @@ class PointCenterMaskHead(CenterNetHead):
                 results.bboxes /= results.bboxes.new_tensor(meta.get('scale_factor', (1, 1))).repeat(2)
                 image_sizes.append(meta['ori_shape'][:2])
             else:
-                top, bottom, left, right = meta.get('border', (0, meta['img_shape'][0], 0, meta['img_shape'][1]))
+                top, bottom, left, right = _border(meta)
                 image_sizes.append((int(bottom - top), int(right - left)))
         counts = [len(results) for results in results_list]
         boxes = torch.cat([results.bboxes for results in results_list])
@@ -317,6 +316,12 @@ class PointCenterMaskHead(CenterNetHead):
                 f'{self.stride}: set --cfg-options model.data_preprocessor.pad_size_divisor=32 (HourglassNet: 128), or '
                 'correct model.bbox_head.stride'
             )
+
+
+def _border(meta: dict) -> tuple[float, ...]:
+    """Top, bottom, left and right of the image in the network's input, without its padding."""
+    height, width = meta['img_shape'][:2]
+    return tuple(meta.get('border', (0, height, 0, width)))
 
 
 def _at(maps: Tensor, cells: Tensor) -> Tensor:

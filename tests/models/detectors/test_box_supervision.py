@@ -14,7 +14,7 @@ from support.cpu_autocast import cpu_autocast
 from support.reference import make_batch
 from support.tiny import build_tiny, ground_truth, images
 from support.tiny_semi import build_teacher, semi_rectangles_config
-from support.tiny_training import build_runner, rectangles_config, write_rectangles
+from support.tiny_training import assert_resumes_bit_by_bit, rectangles_config, write_rectangles
 from support.tool import run_tool
 
 ROOT = Path(__file__).parents[3]
@@ -144,17 +144,7 @@ def test_a_resumed_training_is_the_same_bit_by_bit(semi, tmp_path):
         config = box_supervised(config, 'model.detector')
     else:
         config = box_supervised(rectangles_config(tmp_path / 'data'))
-    whole = build_runner(config, tmp_path / 'whole', **{'train_cfg.max_iters': 4})
-    whole.train()
-    build_runner(config, tmp_path / 'first', **{'train_cfg.max_iters': 2}).train()
-    resumed = build_runner(
-        config,
-        tmp_path / 'second',
-        **{'train_cfg.max_iters': 4, 'load_from': str(tmp_path / 'first/iter_2.pth'), 'resume': True},
-    )
-    resumed.train()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert_resumes_bit_by_bit(config, tmp_path)
 
 
 def test_the_commands_train_two_processes_with_accumulated_gradients_and_test(tmp_path):

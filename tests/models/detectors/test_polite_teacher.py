@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import load_checkpoint
 from support.tiny import build_tiny
 from support.tiny_semi import SIZE, build_teacher, detections, samples, semi_rectangles_config, set_detections
-from support.tiny_training import build_runner, write_rectangles
+from support.tiny_training import assert_resumes_bit_by_bit, build_runner, write_rectangles
 from support.tool import run_tool
 
 from mmdet_sag.errors import InputError
@@ -265,17 +265,7 @@ def test_the_teacher_begins_as_the_student_and_keeps_0_9996_of_itself(tmp_path):
 def test_a_resumed_training_is_the_same_bit_by_bit(tmp_path):
     write_rectangles(tmp_path / 'data')
     config = semi_rectangles_config(tmp_path / 'data')
-    whole = build_runner(config, tmp_path / 'whole', **{'train_cfg.max_iters': 4})
-    whole.train()
-    build_runner(config, tmp_path / 'first', **{'train_cfg.max_iters': 2}).train()
-    resumed = build_runner(
-        config,
-        tmp_path / 'second',
-        **{'train_cfg.max_iters': 4, 'load_from': str(tmp_path / 'first/iter_2.pth'), 'resume': True},
-    )
-    resumed.train()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert_resumes_bit_by_bit(config, tmp_path)
 
 
 def test_two_processes_of_which_one_has_no_pseudo_label_make_a_step(tmp_path):
