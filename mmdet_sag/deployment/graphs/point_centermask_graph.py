@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 
 from ...models.detectors import PointCenterMask
-from ...structures.inclusive_boxes import clip_boxes, not_empty
+from ...structures.inclusive_boxes import clip_boxes
 from .detection_graph import DetectionGraph, Outputs, take
 from .padded_graph import PaddedOutputs
 
@@ -45,7 +45,7 @@ class PointCenterMaskGraph(DetectionGraph):
         heatmap, wh, offset, shape, saliency = (part[0] for part in maps)
         peaks = head.find_peaks(heatmap, wh, offset)
         boxes = clip_boxes(peaks.boxes, image_sizes[:, None])
-        kept = (peaks.scores > head.test_cfg.get('score_thr', 0)) & not_empty(boxes)
+        kept = head.detected(peaks.scores, boxes)
         # What is dropped comes last.
         scores, order = (peaks.scores * kept).topk(kept.shape[1], dim=1)
         boxes, valid = take(boxes, order), scores > 0

@@ -137,6 +137,10 @@ class PointCenterMaskHead(CenterNetHead):
         boxes = torch.cat([centres - half, centres + half], dim=1).transpose(1, 2) * self.stride
         return Peaks(boxes, scores, label, cells)
 
+    def detected(self, scores: Tensor, boxes: Tensor) -> Tensor:
+        """Whether peaks with scores (N, K) and boxes (N, K, 4), clipped to the image, are detections, shape (N, K)."""
+        return (scores > self.test_cfg.get('score_thr', 0)) & not_empty(boxes)
+
     def mask_logits(
         self, shape: Tensor | None, saliency: Tensor | None, boxes: Tensor, labels: Tensor, cells: Tensor
     ) -> list[Tensor]:
@@ -264,7 +268,7 @@ class PointCenterMaskHead(CenterNetHead):
         shift, image_sizes = torch.stack([left, top] * 2, dim=2), torch.stack([bottom - top, right - left], dim=2)
         boxes = clip_boxes(peaks.boxes - shift, image_sizes)
         probs = self.mask_probs(shapes[0], saliencies[0], boxes + shift, peaks.labels, peaks.cells)
-        chosen = (peaks.scores > self.test_cfg.get('score_thr', 0)) & not_empty(boxes)
+        chosen = self.detected(peaks.scores, boxes)
         results_list = [
             InstanceData(bboxes=boxes[i, kept], scores=peaks.scores[i, kept], labels=peaks.labels[i, kept])
             for i, kept in enumerate(chosen)
