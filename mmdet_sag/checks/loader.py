@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
-from mmdet.registry import DATA_SAMPLERS
+from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
 
 from ..datasets.data_sources import CocoSource, dataset_type
@@ -15,7 +15,7 @@ from ..models.model_config import config_parts, type_name
 # Where each launcher says how many processes it started.
 _NUM_PROCESSES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 # Transforms of MMDetection that change masks only if they are bitmaps.
-_NEED_BITMAPS = ('Albu', 'CopyPaste', 'Expand', 'RandomErasing')
+_NEED_BITMAPS = ('Albu', 'Expand', 'RandomErasing')
 # And those that leave masks of any kind as they are, or fail on them, with what does the like of it.
 _WITHOUT_MASKS = dict(
     Mosaic='use CachedMosaic',
@@ -25,6 +25,9 @@ _WITHOUT_MASKS = dict(
     RandomShift='use TranslateX and TranslateY',
     RandomCenterCropPad='use RandomCenterCropPadWithMasks',
 )
+# And those that take another image, which only MultiImageMixDataset gives them.
+_COPY_PASTE = ('CopyPaste', 'CopyPasteWithPolygons')
+_MIX = (*_COPY_PASTE, 'MixUp', 'Mosaic', 'YOLOXMixUp')
 
 
 def check_loader(loader: dict, option: str) -> None:
@@ -47,10 +50,28 @@ def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) 
     """Check that the pipelines of training data, at ``option``, change masks as they change images."""
     with_masks = [source for source in sources if source.loads_masks]
     polygons = [source.poly2mask for source in with_masks if source.polygons_only]
+    boxes_alone = [source.option for source in with_masks if source.boxes_suffice]
+    mixing: list[str] = []
     for place, _, part in config_parts(dataset, option):
         name = type_name(part)
         if name in _WITHOUT_MASKS and with_masks:
             raise InputError(f'{place}.type: {name} does not change masks: {_WITHOUT_MASKS[name]}')
+        if 'pipeline' in part and issubclass(DATASETS.get(name) or object, MultiImageMixDataset):
+            mixing.append(f'{place}.pipeline.')
+        if name in _MIX and not place.startswith(tuple(mixing)):
+            raise InputError(
+                f'{place}.type: {name} mixes images: put it into the pipeline of a MultiImageMixDataset around the '
+                'data set, as configs/centermask/centermask_r50-caffe_fpn_lsj-copy-paste.py does'
+            )
+        if name in _COPY_PASTE and boxes_alone:
+            raise InputError(
+                f'{place}.type: {name} drops objects that have a box and no mask, and {boxes_alone[0]} may have some: '
+                'leave the transform out'
+            )
+        if name == 'CopyPaste' and polygons:
+            raise InputError(
+                f'{place}.type: CopyPaste does not take polygons: set --cfg-options {place}.type=CopyPasteWithPolygons'
+            )
         if name in _NEED_BITMAPS and polygons:
             raise InputError(
                 f'{place}.type: {name} does not take polygons: set --cfg-options '

@@ -68,6 +68,18 @@ def _transform(name):
     return change
 
 
+def _copy_paste(data):
+    _transform('CopyPaste')(data)
+    step = data.train_set.pipeline.pop(2)
+    data.config.train_dataloader.dataset = dict(type='MultiImageMixDataset', dataset=data.train_set, pipeline=[step])
+
+
+def _copy_paste_of_boxes(data):
+    _copy_paste(data)
+    data.train_set.dataset.pipeline[1].type = 'LoadMaskOrBoxAnnotations'
+    data.config.model.roi_head.mask_head.loss_boxes = dict(type='BoxInstLoss')
+
+
 def _decoder(backend):
     def change(data):
         data.train_set.pipeline[0].imdecode_backend = backend
@@ -422,8 +434,14 @@ BROKEN = {
             _transform(name),
             rf'pipeline\.2\.type: {name} does not take polygons: set .*\.dataset\.pipeline\.1\.poly2mask=True',
         )
-        for name in ('CopyPaste', 'RandomErasing', 'Expand')
+        for name in ('RandomErasing', 'Expand')
     },
+    'CopyPaste on polygons': (
+        _copy_paste,
+        r'set --cfg-options train_dataloader\.dataset\.pipeline\.0\.type=CopyPasteWithPolygons$',
+    ),
+    'CopyPaste of one image': (_transform('CopyPaste'), r'pipeline\.2\.type: CopyPaste mixes images: .*MultiImageMix'),
+    'CopyPaste of boxes': (_copy_paste_of_boxes, 'drops objects .*dataset.dataset may have some: leave'),
     **{
         f'{name} with masks': (_transform(name), f'{name} does not change masks: use {other}')
         for name, other in (('Mosaic', 'CachedMosaic'), ('RandomAffine', 'Rotate'), ('RandomShift', 'TranslateX'))
@@ -699,6 +717,15 @@ def test_the_remedy_for_a_wrong_class_count_works(data):
     option = next(word for word in str(refusal.value).split() if word.startswith('model.') and '=' in word)
     key, value = option.rstrip(',').split('=')
     data.config.merge_from_dict({key: int(value)})
+    check_inputs(data.config, 'train')
+
+
+def test_the_remedy_for_pasting_polygons_works(data):
+    _copy_paste(data)
+    data.write()
+    with pytest.raises(InputError, match='CopyPasteWithPolygons') as error:
+        check_inputs(data.config, 'train')
+    _follow(data, error)
     check_inputs(data.config, 'train')
 
 
