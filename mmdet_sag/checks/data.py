@@ -67,7 +67,7 @@ def checked_annotations(
 
 
 def check_data(
-    source: CocoSource, content: dict, evaluated: bool, masks_needed: bool, labels_needed: bool, boxes_suffice: bool
+    source: CocoSource, content: dict, evaluated: bool, labels_needed: bool, mask_metrics: Sequence[str]
 ) -> list[dict]:
     """Check a data set in COCO's format before a run, and return the image entries that it uses.
 
@@ -77,10 +77,11 @@ def check_data(
         source: The data set.
         content: Content of its annotation file.
         evaluated: Whether the run measures on it; else it learns from it.
-        masks_needed: Whether the run reads masks.
         labels_needed: Whether there must be objects.
-        boxes_suffice: Whether the run takes objects that have a box and no mask.
+        mask_metrics: Places in the config of the metrics that measure masks.
     """
+    masks_needed = bool(source.loads_masks or mask_metrics)
+    boxes_suffice = source.boxes_suffice and not mask_metrics
     tally = ProblemTally()
     file, options = f"annotation file '{source.ann_file}'", f'{source.option}.ann_file=FILE'
     refuse = partial(tally.refuse, evaluated, file, options, source.poly2mask)
@@ -100,7 +101,9 @@ def check_data(
         annotations = ((item, [kind for kind in problems if kind != 'missing-mask']) for item, problems in annotations)
     with_class, with_object = _count_annotations(annotations, class_ids, tally, evaluated, masks_needed)
     if 'missing-mask' in tally.counts:
-        raise InputError(f'{file}: {tally.describe("missing-mask")}: {_remedy_for_missing_masks(source, evaluated)}')
+        raise InputError(
+            f'{file}: {tally.describe("missing-mask")}: {_remedy_for_missing_masks(source, evaluated, mask_metrics)}'
+        )
     refuse()
     used = _used_images(source, list(images.values()), with_class)
     if labels_needed and with_object.isdisjoint(image['id'] for image in used):
@@ -114,10 +117,10 @@ def check_data(
     return used
 
 
-def _remedy_for_missing_masks(source: CocoSource, evaluated: bool) -> str:
+def _remedy_for_missing_masks(source: CocoSource, evaluated: bool, mask_metrics: Sequence[str]) -> str:
     loading = f'{source.poly2mask.rpartition(".")[0]}.type=LoadMaskOrBoxAnnotations' if source.poly2mask else ''
     if evaluated:
-        options = f'{source.option.partition("_")[0]}_evaluator.metric=bbox {loading}'.strip()
+        options = ' '.join([*(f'{metric}.metric=bbox' for metric in mask_metrics), loading]).strip()
         return f'measure the boxes alone with --cfg-options {options}'
     return (
         "run 'mmdet-sag make-config', whose config learns these masks from the boxes, as configs/box_supervised does, "

@@ -1,30 +1,36 @@
 """Checks of evaluators against the data that they measure."""
 
 import inspect
+import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mmdet.datasets import ConcatDataset
 from mmdet.evaluation import CocoMetric, CocoPanopticMetric
-from mmdet.registry import METRICS
+from mmdet.evaluation.evaluator import MultiDatasetsEvaluator
+from mmdet.registry import DATASETS, EVALUATOR, METRICS
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 
 from ..datasets.annotation_problems import is_countable_id, is_usable_image
-from ..datasets.data_sources import CocoSource, PanopticSource
+from ..datasets.data_sources import CocoSource, PanopticSource, dataset_type
 from ..errors import InputError
 from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
-from ..models.model_config import config_parts
+from ..models.model_config import config_parts, type_name
 
 _PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
 
 
 class MetricConfig(NamedTuple):
-    """A metric in a config: its place, its config and its class."""
+    """A metric in a config: its place, its config, its class, what is put before its figures, and its data set."""
 
     option: str
     cfg: dict
     kind: type
+    prefix: str = ''
+    data_set: str | None = None
 
     @property
     def measures_instances(self) -> bool:
@@ -37,20 +43,77 @@ class MetricConfig(NamedTuple):
         metrics = self.cfg.get('metric', 'bbox')
         return self.measures_instances and ('segm' in metrics or 'boundary' in metrics)
 
+    @property
+    def figures(self) -> list[str]:
+        """What its figures begin with, such as ``coco/segm``."""
+        metrics = self.cfg.get('metric', 'bbox') if self.measures_instances else []
+        start = f'{self.prefix}{self.cfg.get("prefix") or "coco"}'
+        return [f'{start}/{name}' for name in ([metrics] if isinstance(metrics, str) else metrics)]
 
-def coco_metrics(evaluator: Any, option: str) -> list[MetricConfig]:
-    """Return the COCO metrics and panoptic metrics in an evaluator's config, which is of one metric or a list."""
+    def measures(self, source: CocoSource) -> bool:
+        """Whether it is given the images of a data set."""
+        return self.data_set is None or f'{source.option}.'.startswith(f'{self.data_set}.')
+
+
+def coco_metrics(evaluator: Any, option: str, dataset: dict, dataset_option: str) -> list[MetricConfig]:
+    """Return the COCO metrics and panoptic metrics in an evaluator's config, which measures ``dataset``.
+
+    The config is of one metric, a list of them, or an evaluator with ``metrics``.
+    """
+    # By metric: the prefix and the place of the data set.
+    parts: Iterable = itertools.repeat(('', None))
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        parts = _parts(evaluator, option, dataset, dataset_option) or parts
+        option, evaluator = f'{option}.metrics', evaluator['metrics']
     if isinstance(evaluator, dict):
         entries = [(option, evaluator)]
     else:
         entries = [(f'{option}.{index}', entry) for index, entry in enumerate(evaluator or [])]
     found = []
-    for place, entry in entries:
+    for (place, entry), (prefix, data_set) in zip(entries, parts):
         kind = entry.get('type')
         kind = METRICS.get(kind) if isinstance(kind, str) else kind
         if inspect.isclass(kind) and issubclass(kind, (CocoMetric, *_PANOPTIC)):
-            found.append(MetricConfig(place, entry, kind))
+            found.append(MetricConfig(place, entry, kind, prefix, data_set))
     return found
+
+
+def _parts(evaluator: dict, option: str, dataset: dict, dataset_option: str) -> list[tuple[str, str]]:
+    """Check an evaluator with ``metrics``; if each has a data set of its own, return their prefixes and places."""
+    kind = evaluator.get('type', 'Evaluator')
+    kind = EVALUATOR.get(kind) if isinstance(kind, str) else kind
+    if kind is None:
+        name = evaluator['type']
+        raise InputError(f"{option}.type: no evaluator '{name}' is registered; is a custom_imports missing?")
+    try:
+        inspect.signature(kind).bind(**{key: value for key, value in evaluator.items() if key != 'type'})
+    except TypeError as error:
+        raise InputError(
+            f'{option} is not a valid config of {kind.__name__}: {error}: write {option}=dict(_delete_=True, ...) to '
+            'inherit nothing'
+        ) from error
+    if not issubclass(kind, MultiDatasetsEvaluator):
+        return []
+    metrics, prefixes, data_sets = evaluator['metrics'], evaluator['dataset_prefixes'], dataset.get('datasets') or ()
+    counts = len(data_sets), 1 if isinstance(metrics, dict) else len(metrics), len(set(prefixes)), len(prefixes)
+    if not issubclass(dataset_type(dataset, dataset_option), ConcatDataset) or len(set(counts)) > 1:
+        raise InputError(
+            f'{option} measures each data set of a ConcatDataset with a metric of its own, and there are {counts[0]} '
+            f'datasets in {dataset_option}, {counts[1]} metrics and {counts[2]} different dataset_prefixes: give as '
+            'many of each'
+        )
+    return [(f'{prefix}/', f'{dataset_option}.datasets.{index}') for index, prefix in enumerate(prefixes)]
+
+
+def check_images_once(dataset: dict, option: str) -> None:
+    """Check that evaluation data do not repeat images, whose detections would count again, as false ones."""
+    for place, _, part in config_parts(dataset, option):
+        for kind, key, value in ((RepeatDataset, 'times', 1), (ClassBalancedDataset, 'oversample_thr', 0)):
+            if part.get(key, value) != value and issubclass(DATASETS.get(type_name(part)) or object, kind):
+                raise InputError(
+                    f'{place} repeats images, and detections of an image count once: set --cfg-options '
+                    f'{place}.{key}={value}'
+                )
 
 
 def check_metric(
@@ -82,14 +145,17 @@ def check_metric(
         )
 
 
-def check_annotation_ids(metric: MetricConfig, content: dict) -> None:
-    """Check that a metric counts all annotations of the content of its annotation file."""
+def check_annotation_ids(metric: MetricConfig, load: Callable[[str], dict]) -> None:
+    """Check that a metric counts all annotations of its annotation file."""
+    path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
-    if not metric.measures_instances or not metric.cfg.get('ann_file') or issubclass(metric.kind, UnroundedCocoMetric):
+    if not metric.measures_instances or not path or issubclass(metric.kind, UnroundedCocoMetric):
         return
-    if not all(is_countable_id(annotation.get('id')) for annotation in content['annotations']):
+    if is_remote(path, metric.cfg.get('backend_args')):
+        return
+    if not all(isinstance(item, dict) and is_countable_id(item.get('id')) for item in load(path)['annotations']):
         raise InputError(
-            f"annotation file '{metric.cfg['ann_file']}' has annotation ids that are not positive numbers, which "
+            f"annotation file '{path}' has annotation ids that are not positive numbers, which "
             f'{metric.kind.__name__} counts wrong: set --cfg-options {metric.option}.type=UnroundedCocoMetric'
         )
 
@@ -98,13 +164,15 @@ def check_save_best(cfg: Mapping, metrics: Sequence[MetricConfig]) -> None:
     """Check that the checkpoint hook chooses the best checkpoint by a figure that validation computes."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     chosen = hook.get('save_best') or ()
+    figures = [figure for metric in metrics for figure in metric.figures]
     for key in [chosen] if isinstance(chosen, str) else chosen:
-        found = re.match('coco/([a-z]+)_mAP', key)
-        if found and metrics and not any(found[1] in metric.cfg.get('metric', 'bbox') for metric in metrics):
+        found = re.match('(?:.*/)?coco/([a-z]+)(?=_mAP)', key)
+        if found and metrics and found[0] not in figures:
+            other = [figure for figure in figures if figure.endswith(f'/{found[1]}')]
+            remedy = f'{other[0]}_mAP' if other else f"auto, or add '{found[1]}' to {metrics[0].option}.metric"
             raise InputError(
                 f"default_hooks.checkpoint.save_best is '{key}', which {metrics[0].option} does not compute: set "
-                f"--cfg-options default_hooks.checkpoint.save_best=auto, or add '{found[1]}' to "
-                f'{metrics[0].option}.metric'
+                f'--cfg-options default_hooks.checkpoint.save_best={remedy}'
             )
 
 
@@ -120,8 +188,9 @@ def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Ca
     if len(set(ids)) < len(ids) or not set(ids) <= set(known):
         raise InputError(
             f'{metric.option} cannot measure {len(sources)} data sets, whose images have the same ids or are not all '
-            "in its ann_file: use type='MultiDatasetsEvaluator' with metrics=[...], one with the ann_file of each "
-            "data set, and dataset_prefixes=['a', 'b']; or join the data sets to one file"
+            "in its ann_file: use dict(_delete_=True, type='MultiDatasetsEvaluator', metrics=[...], "
+            "dataset_prefixes=['a', 'b']), where each metric has the ann_file of a data set, or join the data sets to "
+            'one file'
         )
 
 

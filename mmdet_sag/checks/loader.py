@@ -79,6 +79,33 @@ def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) 
             )
 
 
+def check_same_metainfo(dataset: dict, option: str, sources: Sequence[CocoSource]) -> None:
+    """Check that data sets that a ``ConcatDataset`` joins agree about classes and whatever else they say.
+
+    If they do not, the joined one has a list of what they say, which MMDetection's hooks and metrics fail on.
+    """
+    for place, _, part in config_parts(dataset, option):
+        joined = [source for source in sources if source.option.startswith(f'{place}.datasets.')]
+        ignored = part.get('ignore_keys') or ()
+        for other in joined[1:]:
+            for key, value in joined[0].metainfo.items():
+                if key not in ([ignored] if isinstance(ignored, str) else ignored) and other.metainfo.get(key) != value:
+                    raise InputError(
+                        f'{joined[0].option} and {other.option} differ in metainfo.{key}: set the same in both'
+                    )
+
+
+def check_class_order(sources: Sequence[CocoSource]) -> None:
+    """Check that data sets of a run that have the same classes number them alike."""
+    for source in sources[1:]:
+        first = sources[0]
+        if sorted(source.classes) == sorted(first.classes) and source.classes != first.classes:
+            raise InputError(
+                f'{first.option} and {source.option} have the same metainfo.classes in another order, by which a model '
+                'numbers them: list categories and classes in the same order in both'
+            )
+
+
 def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[dict]], launcher: str) -> None:
     """Check that a data loader that drops the last batch has any other; MMEngine divides by their number.
 

@@ -11,8 +11,15 @@ from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .checkpoint import check_checkpoint_file, check_pretrained
 from .data import check_data
-from .evaluator import MetricConfig, check_annotation_ids, check_metric, check_save_best, coco_metrics
-from .loader import check_full_batch, check_loader, check_transforms
+from .evaluator import (
+    MetricConfig,
+    check_annotation_ids,
+    check_images_once,
+    check_metric,
+    check_save_best,
+    coco_metrics,
+)
+from .loader import check_class_order, check_full_batch, check_loader, check_same_metainfo, check_transforms
 from .model import check_class_counts, check_constructor, check_mask_iou_head, check_targets, check_types
 from .packages import check_other_package, check_packages
 from .panoptic import check_panoptic_data
@@ -35,6 +42,7 @@ def _check_config(
     sources = list(coco_sources(loader.dataset, dataset_option))
     for source in sources:
         check_class_counts(cfg.model, source.class_counts, source.option)
+    check_same_metainfo(loader.dataset, dataset_option, sources)
     if phase == 'train':
         check_constructor(cfg.model, cfg.get('optim_wrapper') or {})
         check_targets(cfg.model, loader.dataset, dataset_option, sources)
@@ -42,9 +50,11 @@ def _check_config(
         check_pretrained(cfg.model, cfg.get('load_from'))
     if once:
         check_checkpoint_file(cfg.get('load_from') or None, 'load_from')
-    metrics = coco_metrics(evaluator, f'{phase}_evaluator')
+    metrics = coco_metrics(evaluator, f'{phase}_evaluator', loader.dataset, dataset_option)
+    if metrics:
+        check_images_once(loader.dataset, dataset_option)
     for metric in metrics:
-        check_metric(metric, loader.dataset, sources, load)
+        check_metric(metric, loader.dataset, [source for source in sources if metric.measures(source)], load)
     if phase == 'val':
         check_save_best(cfg, metrics)
     return phase, sources, metrics
@@ -57,17 +67,15 @@ def _check_data_sets(
     evaluated = phase != 'train'
     images = {}
     for source in sources:
-        labels_needed = any(metric.measures_instances for metric in metrics) if evaluated else source.labelled
-        masks_measured = any(metric.measures_masks for metric in metrics)
-        masks_needed = bool(source.loads_masks) or masks_measured
-        boxes_suffice = source.boxes_suffice and not masks_measured
-        content = load(source.ann_file, labels_needed)
-        used = check_data(source, content, evaluated, masks_needed, labels_needed, boxes_suffice)
-        for metric in metrics if len(sources) == 1 else ():
-            check_annotation_ids(metric, content)
+        own = [metric for metric in metrics if metric.measures(source)]
+        labels_needed = any(metric.measures_instances for metric in own) if evaluated else source.labelled
+        mask_metrics = [metric.option for metric in own if metric.measures_masks]
+        used = check_data(source, load(source.ann_file, labels_needed), evaluated, labels_needed, mask_metrics)
         if isinstance(source, PanopticSource):
             check_panoptic_data(source, load(source.panoptic_ann_file, True), used, evaluated)
         images[source.option] = source.of_indices(used)
+    for metric in metrics:
+        check_annotation_ids(metric, load)
     if not evaluated:
         check_mask_iou_head(cfg.model, [(source, load(source.ann_file)) for source in sources])
         check_full_batch(cfg.train_dataloader, 'train_dataloader', images, cfg.get('launcher', 'none'))
@@ -111,6 +119,7 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
         for name in (('train', 'val') if mode == 'train' else ('test',))
         if cfg.get(f'{name}_dataloader') is not None and cfg.get(f'{name}_cfg') is not None
     ]
+    check_class_order([source for _, sources, _ in phases for source in sources])
     for phase in phases:
         _check_data_sets(cfg, *phase, load)
     named = {source.ann_file for _, sources, _ in phases for source in sources}

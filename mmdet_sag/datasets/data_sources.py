@@ -4,7 +4,7 @@ import copy
 import inspect
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -43,6 +43,7 @@ class CocoSource:
         boxes_suffice: Whether the pipeline takes objects that have a box and no mask.
         boxes_only: Whether it leaves all masks out.
         labelled: Whether the pipeline reads labels; the unlabelled images of semi-supervised training need none.
+        metainfo: What the data set says about itself: its classes, their colours and so on.
     """
 
     option: str
@@ -58,6 +59,7 @@ class CocoSource:
     boxes_suffice: bool = False
     boxes_only: bool = False
     labelled: bool = True
+    metainfo: dict = field(default_factory=dict)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -191,6 +193,7 @@ def _source(cfg: dict, kind: type[BaseDataset], option: str) -> CocoSource | Non
         filter_cfg=dict(dataset.filter_cfg or {}),
         test_mode=dataset.test_mode,
         indices=cfg.get('indices'),
+        metainfo=dataset.metainfo,
         **_mask_loading(cfg.get('pipeline'), option),
     )
     if is_panoptic:

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import math
 import re
 import sys
@@ -98,6 +99,80 @@ def _two_validation_sets(ann_file):
         data.config.val_evaluator.ann_file = str(data.ann_file) if ann_file else None
 
     return change
+
+
+def _measured_apart(data):
+    """Makes the validation data two data sets, each with a file and a metric of its own; return the configs of both."""
+    other = data.root / 'other.json'
+    other.write_bytes(data.ann_file.read_bytes())
+    loader, metric = data.config.val_dataloader, data.config.val_evaluator
+    parts = [loader.dataset, copy.deepcopy(loader.dataset)]
+    parts[1].ann_file = other.name
+    loader.dataset = dict(type='ConcatDataset', datasets=parts)
+    data.config.val_evaluator = dict(
+        type='MultiDatasetsEvaluator',
+        metrics=[metric, dict(metric, ann_file=str(other))],
+        dataset_prefixes=['own', 'other'],
+    )
+    data.config.default_hooks.checkpoint.save_best = 'own/coco/segm_mAP'
+    return loader.dataset, data.config.val_evaluator
+
+
+def _second_metric(**options):
+    def change(data):
+        _measured_apart(data)[1].metrics[1].update(options)
+
+    return change
+
+
+def _second_data_set(**options):
+    def change(data):
+        _measured_apart(data)[0].datasets[1].update(options)
+
+    return change
+
+
+def _evaluator_of_parts(**options):
+    def change(data):
+        _measured_apart(data)[1].update(options)
+
+    return change
+
+
+def _second_file_that_is_counted_wrong(data):
+    _second_metric(type='CocoMetric')(data)
+    content = copy.deepcopy(data.content)
+    content['annotations'][0]['id'] = 0
+    (data.root / 'other.json').write_text(json.dumps(content))
+
+
+def _parts_that_are_not_joined(data):
+    dataset, _ = _measured_apart(data)
+    data.config.val_dataloader.dataset = dataset.datasets[0]
+
+
+def _best_of_the_parts(data):
+    _measured_apart(data)
+    data.config.default_hooks.checkpoint.save_best = 'coco/segm_mAP'
+
+
+def _metric_in_an_evaluator(data):
+    data.config.val_evaluator = dict(metrics=dict(data.config.val_evaluator, ann_file='nowhere.json'))
+
+
+def _wrapped_validation(**options):
+    def change(data):
+        data.config.val_dataloader.dataset = dict(options, dataset=data.config.val_dataloader.dataset)
+
+    return change
+
+
+def _other_order_in_validation(data):
+    content = copy.deepcopy(data.content)
+    content['categories'].reverse()
+    (data.root / 'other.json').write_text(json.dumps(content))
+    data.config.val_dataloader.dataset.update(ann_file='other.json', metainfo=dict(classes=('dog', 'cat')))
+    data.config.val_evaluator.ann_file = str(data.root / 'other.json')
 
 
 def _no_annotation_file(data):
@@ -421,10 +496,54 @@ BROKEN = {
     **{
         f'two validation sets and {"a" if ann_file else "no"} file': (
             _two_validation_sets(ann_file),
-            "val_evaluator cannot measure 2 data sets, .*: use type='MultiDatasetsEvaluator'",
+            "val_evaluator cannot measure 2 data sets, .*: use .*type='MultiDatasetsEvaluator'",
         )
         for ann_file in (True, False)
     },
+    'missing file of a second metric': (
+        _second_metric(ann_file='nowhere.json'),
+        r"'nowhere\.json' \(val_evaluator\.metrics\.1\.ann_file\) does not exist: set .*metrics\.1.*other\.json",
+    ),
+    'second metric without a file': (
+        _second_metric(ann_file=None),
+        r'metrics\.1 has no ann_file, .*metrics\.1\.ann_file=.*other\.json',
+    ),
+    'metric in an evaluator': (_metric_in_an_evaluator, r'\(val_evaluator\.metrics\.ann_file\) does not exist'),
+    'second file that is counted wrong': (
+        _second_file_that_is_counted_wrong,
+        r"other\.json' has annotation ids .*counts wrong: set .*val_evaluator\.metrics\.1\.type=UnroundedCocoMetric",
+    ),
+    'missing second validation set': (_second_data_set(ann_file='nowhere.json'), r'datasets\.1\.ann_file=FILE'),
+    'validation sets that differ': (
+        _second_data_set(metainfo=dict(classes=('cat', 'dog'), palette=[(0, 0, 0), (1, 1, 1)])),
+        r'datasets\.0 and .*datasets\.1 differ in metainfo\.palette: set the same in both',
+    ),
+    'more data sets than prefixes': (
+        _evaluator_of_parts(dataset_prefixes=['own', 'own']),
+        '2 datasets in val_dataloader.dataset, 2 metrics and 1 different dataset_prefixes: give as many',
+    ),
+    'validation sets that are not joined': (_parts_that_are_not_joined, 'there are 0 datasets in val_dataloader'),
+    'evaluator with inherited options': (
+        _evaluator_of_parts(classwise=True),
+        r"unexpected keyword argument 'classwise': write val_evaluator=dict\(_delete_=True",
+    ),
+    'unknown evaluator': (_evaluator_of_parts(type='Evaluators'), "no evaluator 'Evaluators' is registered"),
+    'best checkpoint of several data sets': (
+        _best_of_the_parts,
+        "save_best is 'coco/segm_mAP', which .* does not compute: set .*save_best=own/coco/segm_mAP$",
+    ),
+    'validation data that repeat images': (
+        _wrapped_validation(type='RepeatDataset', times=2),
+        r'val_dataloader\.dataset repeats images, .*: set --cfg-options val_dataloader\.dataset\.times=1',
+    ),
+    'validation data that balance classes': (
+        _wrapped_validation(type='ClassBalancedDataset', oversample_thr=0.5),
+        r'repeats images, .*: set --cfg-options val_dataloader\.dataset\.oversample_thr=0',
+    ),
+    'classes in another order in validation': (
+        _other_order_in_validation,
+        'train_dataloader.dataset and val_dataloader.dataset have the same metainfo.classes in another order',
+    ),
     'best checkpoint by what is not computed': (
         _config(val_evaluator__metric='proposal_fast', default_hooks__checkpoint__save_best='coco/segm_mAP'),
         r"save_best is 'coco/segm_mAP', which val_evaluator does not compute: set --cfg-options .*=auto, or add 'segm'",
@@ -503,6 +622,20 @@ def test_images_of_two_validation_sets_in_one_file_pass(data):
     data.config.val_dataloader.dataset = dict(
         type='ConcatDataset', datasets=[data.config.val_dataloader.dataset, other]
     )
+    check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        _measured_apart,
+        _wrapped_validation(type='RepeatDataset', times=1),
+        _wrapped_validation(type='ClassBalancedDataset', oversample_thr=0),
+        _wrapped_validation(type='MultiImageMixDataset', pipeline=[]),
+    ],
+)
+def test_sound_validation_data_in_wrappers_pass(data, change):
+    change(data)
     check_inputs(data.config, 'train')
 
 
@@ -648,7 +781,9 @@ def test_objects_without_mask_pass_where_they_are_learnt_from_boxes(data, missin
         check_inputs(data.config, 'train')
 
 
-def test_the_remedy_for_validation_data_without_masks_works(data):
+@pytest.mark.parametrize('wrap', [dict, lambda metric: [metric], lambda metric: dict(metrics=[metric])])
+def test_the_remedy_for_validation_data_without_masks_works(data, wrap):
+    data.config.test_evaluator = wrap(data.config.test_evaluator)
     del data.annotation['segmentation']
     data.write()
     with pytest.raises(InputError, match=r'1 annotations without a mask.*: measure the boxes alone') as refusal:
