@@ -124,8 +124,13 @@ def innermost_dataset(dataset: ConfigType) -> ConfigType:
 
 
 def test_dataset(cfg: Config) -> ConfigDict:
-    """Config of the data set of ``test_dataloader``, without wrappers."""
-    return innermost_dataset(cfg.test_dataloader.dataset)
+    """Config of the data set of ``test_dataloader``, without wrappers; one that joins others is an error."""
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
+    if 'datasets' in dataset:
+        raise InputError(
+            'test_dataloader.dataset joins several data sets, and this works with one: give a config that names one'
+        )
+    return dataset
 
 
 def dataset_meta(cfg: Config) -> dict:

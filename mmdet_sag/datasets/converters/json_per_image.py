@@ -4,12 +4,13 @@ import base64
 import io
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import shapely
 from PIL import Image
+from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
@@ -31,6 +32,8 @@ from .tool_labels import (
 _ISAT = re.compile(r'"description"\s*:\s*"ISAT"')
 _SA_1B = re.compile(r'^\s*\{\s*"image"\s*:\s*\{[^{}]*"image_id"[^{}]*\}\s*,\s*"annotations"\s*:')
 _SUPERVISELY = re.compile(r'"classTitle"\s*:|"size"\s*:\s*\{\s*"(?:height|width)"[^}]*\}\s*,\s*"objects"\s*:\s*\[')
+# The category of ISAT's polygons that make holes.
+_BACKGROUND = '__background__'
 # Of Supervisely.
 _WITHOUT_AREA = ('point', 'line', 'graph', 'cuboid')
 _LARGEST_PICTURE = 2**28
@@ -39,20 +42,64 @@ is_isat, is_segment_anything, is_supervisely = (begins('.json', head) for head i
 
 
 def read_isat(source: Path, options: ReadOptions) -> LabelledData:
-    """Read labels of ISAT. Polygons of one category and group are one object; those of the background are none."""
-    options.refuse_class_names(source)
+    """Read labels of ISAT as it shows them: a polygon hides what other objects and the background have in lower layers.
 
-    def read(index: int, item: dict, size: tuple[int, int]) -> tuple[tuple, list]:
-        if item.get('category') == '__background__':
-            raise WithoutArea('polygons of the background')
-        pieces = polygon(item.get('segmentation'), size)
-        return (text(item.get('category'), 'polygons without a category'), str(item.get('group', index))), pieces
+    Polygons of one category and group are one object. Polygons of the background are none, but make holes.
+    """
+    options.refuse_class_names(source)
+    hidden = []
+
+    def read(index: int, item: tuple[dict, BaseGeometry], size: tuple[int, int]) -> tuple[tuple, list]:
+        shape, above = item
+        if shape.get('category') == _BACKGROUND:
+            raise WithoutArea('polygons of the background, which make holes')
+        text(shape.get('category'), 'polygons without a category')
+        pieces = polygon(shape.get('segmentation'), size)
+        region = _region(shape)
+        if region.intersection(above).area:
+            pieces = _polygons(region.difference(above), size)
+            if not pieces:
+                raise WithoutArea('polygons that others hide')
+            hidden.append(index)
+        return _isat_key(index, shape), pieces
 
     def image_of(path: Path, content: dict) -> tuple[object, dict]:
         info = mapping(content.get('info'))
         return info.get('name'), info
 
-    return _read(source, options, _ISAT, image_of, 'objects', read)
+    data = _read(source, options, _ISAT, image_of, 'objects', read, _in_layers)
+    if hidden:
+        data.notes.append(
+            f'{len(hidden)} polygons are partly hidden by others in higher layers, as ISAT shows them; for whole ones, '
+            "give ISAT's export of COCO"
+        )
+    return data
+
+
+def _isat_key(index: int, shape: dict) -> tuple:
+    """The object that a polygon of ISAT belongs to: its category, its group, and whether it is a crowd."""
+    return shape.get('category'), str(shape.get('group', index)), shape.get('iscrowd') in (1, True)
+
+
+def _in_layers(shapes: list[dict]) -> Iterator[tuple[dict, BaseGeometry]]:
+    """Each polygon of ISAT with the region of those that lie over it and are not of its object."""
+    regions = [_region(shape) for shape in shapes]
+    keys = [_isat_key(index, shape) for index, shape in enumerate(shapes)]
+    layers = [layer if isinstance(layer := shape.get('layer'), int | float) else 0 for shape in shapes]
+    tree = shapely.STRtree(regions)
+    for index, shape in enumerate(shapes):
+        near = tree.query(regions[index], predicate='intersects')
+        above = [regions[i] for i in near if layers[i] > layers[index] and keys[i] != keys[index]]
+        yield shape, shapely.union_all(above)
+
+
+def _region(shape: dict) -> BaseGeometry:
+    """Region of a polygon of ISAT, which is empty if the polygon is broken."""
+    try:
+        corners = numbers(shape.get('segmentation'))[0]
+        return shapely.make_valid(shapely.Polygon(corners[:, :2]))
+    except (InputError, ValueError, IndexError, shapely.errors.ShapelyError):
+        return shapely.Polygon()
 
 
 def read_segment_anything(source: Path, options: ReadOptions) -> LabelledData:
@@ -95,15 +142,19 @@ def _read(
     image_of: Callable[[Path, dict], tuple[object, dict]],
     shapes: str,
     read: Callable,
+    prepare: Callable[[list[dict]], Iterable] = iter,
 ) -> LabelledData:
-    """Read the files with a head, by what returns the image's name and its size, and by what reads a shape."""
+    """Read the files with a head, by what returns the image's name and its size, and by what reads a shape.
+
+    ``prepare`` makes what ``read`` gets of the shapes of an image.
+    """
     labels = ToolLabels(source, options)
     for path in files_that_begin(source, '.json', head):
         with labels.left_out.collect('images'):
             content = read_json(path)
             name, size = image_of(path, content)
             image = labels.image(name, path, (size.get('width'), size.get('height')), 'turned')
-            labels.read_objects(image, entries(content.get(shapes)), f"{shapes[:-1]} {{}} of '{path}'", read)
+            labels.read_objects(image, prepare(entries(content.get(shapes))), f"{shapes[:-1]} {{}} of '{path}'", read)
     return labels.data()
 
 
@@ -129,7 +180,11 @@ def _pieces(item: dict, size: tuple[int, int]) -> list:
     rings = [numbers(ring)[0] for ring in (outer, *(holes if isinstance(holes, list) else [None]))]
     if any(ring.ndim != 2 or ring.shape[1:] != (2,) or len(ring) < 3 for ring in rings):
         raise InputError('polygons of fewer than 3 points')
-    region = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]))
+    return _polygons(shapely.make_valid(shapely.Polygon(rings[0], rings[1:])), size)
+
+
+def _polygons(region: BaseGeometry, size: tuple[int, int]) -> list[list[float]]:
+    """Polygons of a region, in an image of this width and height."""
     return [
         piece
         for part in parts_without_holes(region)

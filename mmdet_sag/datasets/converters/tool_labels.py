@@ -163,9 +163,12 @@ class ToolLabels:
         self.add_objects(image, parts)
 
     def add_objects(self, image: LabelledImage, parts: dict[Hashable, list]) -> None:
-        """Add an object for each key, whose first item is the class, from its polygons and RLEs."""
-        for key, pieces in parts.items():
-            image.objects.append(LabelledObject(key[0], union(pieces, image.size)))  # type: ignore[index]
+        """Add an object for each key, from its polygons and RLEs.
+
+        The first item of a key is the class; a third one says whether it is a crowd.
+        """
+        for (name, _, *is_crowd), pieces in parts.items():  # type: ignore[misc]
+            image.objects.append(LabelledObject(name, union(pieces, image.size), any(is_crowd)))
 
     def data(self, classes: Sequence[str] = ()) -> LabelledData:
         """The labels. Of the class names in the tool's order, those without an object are dropped."""
