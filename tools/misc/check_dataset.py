@@ -43,6 +43,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> 'list[DataSetReport]':
+    if not Path(args.config).exists():
+        raise InputError(f"'{args.config}' does not exist: give a config, or the folder or annotation file of data")
     # They import MMDetection, which takes seconds: mistakes so far are reported at once.
     from mmdet_sag.checks import check_data_sets, check_files
     from mmdet_sag.engine.launch import load_config, parse_options

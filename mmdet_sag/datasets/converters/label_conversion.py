@@ -34,7 +34,7 @@ from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOpti
 from .labelme import is_labelme, read_labelme
 from .masks import box_and_area
 from .pascal_voc import is_pascal_voc, is_voc_boxes, read_pascal_voc, read_voc_boxes
-from .source_files import NOT_LEARNT, LeftOut
+from .source_files import NOT_LEARNT, LeftOut, images_below, split_of
 from .tool_labels import hint
 from .via import is_via, read_via
 from .yolo import is_yolo, read_yolo
@@ -43,6 +43,8 @@ from .yolo import is_yolo, read_yolo
 _LARGE = 178_956_970
 # Share of outlines that are rectangles from which they may be boxes.
 _MANY_BOXES = 0.5
+# More folders than that are parts of one set.
+_MOST_FOLDERS = 20
 # Roboflow names what it made of one image NAME.rf.HASH.jpg.
 _ROBOFLOW_COPY = re.compile(r'(.+)\.rf\.\w+\.\w+')
 
@@ -147,6 +149,8 @@ class LabelConversion:
         """
         images: dict[Path | int, LabelledImage] = {}
         names = set()
+        if self.format is None and self.options.image_folder is None:
+            self.sources = [part for source in self.sources for part in _folders_of_formats(source)]
         for source in self.sources:
             form = _find_format(source, self.format)
             data = form.read(source, self.options)
@@ -156,16 +160,20 @@ class LabelConversion:
             self.notes.append(f'{source}: {form.title}, {len(data.images)} images, {len(data.classes)} classes')
             self.notes += data.notes
             self.classes += [name for name in data.classes if name not in self.classes]
+            repeated = 0
             for image in data.images:
                 image.origin = image.origin or source
                 # An image that lies in a label file has no path of its own.
                 other = images.setdefault(image.path.resolve() if image.content is None else id(image), image)
                 if other is not image:
                     self._join(other, image)
+                    repeated += 1
                     continue
                 if (image.split, image.name) in names and len(self.sources) > 1:
                     image.name = f'{source.stem}/{image.name}'
                 names.add((image.split, image.name))
+            if repeated:
+                self.notes.append(f'{repeated} images are named more than once: each is taken once')
         self.images = list(images.values())
         self._find_boxes()
         large = [image.path for image in self.images if math.prod(image.size) > _LARGE]
@@ -460,6 +468,18 @@ def _group(name: str, pattern: str | None) -> str:
     if found is None:
         raise InputError(f"--group-by '{pattern}' does not match '{name}': give an expression that matches every name")
     return found[1] if found.re.groups and found[1] is not None else found[0]
+
+
+def _folders_of_formats(source: Path) -> list[Path]:
+    """The subfolders of a folder whose labels are all there, with their images and in several formats; else itself."""
+    entries = [path for path in source.iterdir() if not path.name.startswith('.')] if source.is_dir() else []
+    folders = sorted(path for path in entries if path.is_dir() and split_of(path.name) is None)
+    others = {path.suffix.lower() for path in entries if path not in folders}
+    if not 2 <= len(folders) <= _MOST_FOLDERS or not others <= {'.md', '.txt'} or not all(map(images_below, folders)):
+        return [source]
+    keys = {next((key for key, form in FORMATS.items() if form.recognises(folder)), None) for folder in folders}
+    # The folders of one set of mask pictures may look like several.
+    return folders if len(keys) > 1 and keys.isdisjoint((None, 'masks', 'object-masks', 'cityscapes')) else [source]
 
 
 def _find_format(source: Path, key: str | None) -> LabelFormat:

@@ -63,8 +63,10 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     if others:
         data.notes.append(f"{others} files in COCO's format beside the JSON files of LabelMe: left out")
     labelled = {image.path.resolve() for image in data.images}
+    # A file that was left out is named already.
+    names = {path.with_suffix('') for path in files}
     for image_path in images_below(root):
-        if image_path.resolve() not in labelled:
+        if image_path.resolve() not in labelled and image_path.with_suffix('') not in names:
             data.left_out.add(NOT_LEARNT, f"'{image_path}'", 'images without a JSON file')
     return data
 

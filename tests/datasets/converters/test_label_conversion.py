@@ -155,6 +155,22 @@ def test_sources_of_several_formats_are_merged_by_the_names_of_their_classes(dem
         assert (tmp_path / 'out/train' / image['file_name']).is_file()
 
 
+def test_folders_of_several_formats_below_one_are_read_each(demo_parts, tmp_path):
+    write_yolo(tmp_path / 'in/yolo', demo_parts.parts, demo_parts.classes)
+    write_labelme(tmp_path / 'in/labelme', demo_parts.parts, demo_parts.classes)
+    (tmp_path / 'in/README.md').touch()
+    made = convert(tmp_path / 'out', tmp_path / 'in')
+    assert made.counts()[1] == ['images', 24, 8]
+    assert [note.partition(': ')[2] for note in made.notes[:2]] == [
+        'LabelMe, 16 images, 6 classes',
+        'YOLO segmentation, 16 images, 6 classes',
+    ]
+    # Labels that stand beside the folders may belong to what is in them.
+    (tmp_path / 'in/labels.json').write_text('{}')
+    with pytest.raises(InputError, match='has no shapes'):
+        convert(tmp_path / 'other', tmp_path / 'in')
+
+
 def test_ids_with_gaps_and_a_roboflow_root_category_become_numbers_from_1(demo_parts, tmp_path):
     file = copy.deepcopy(demo_parts.parts['train'][0])
     file['categories'] = [

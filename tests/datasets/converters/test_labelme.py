@@ -174,3 +174,9 @@ def test_values_of_other_types_are_no_crash(tmp_path):
     root = put(tmp_path / 'in', dict(shape(), flags='crowd'), imagePath='x' * 300)
     (item,) = read(root).images[0].objects
     assert not item.is_crowd
+
+
+def test_an_image_that_cannot_be_read_is_counted_once(tmp_path):
+    root = put(tmp_path / 'in', shape())
+    (put(root, shape(), name='b') / 'b.png').write_text('no image')
+    assert list(left_out(read_labelme(root, ReadOptions()))) == ['images']
