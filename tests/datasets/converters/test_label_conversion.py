@@ -167,7 +167,7 @@ def test_folders_of_several_formats_below_one_are_read_each(demo_parts, tmp_path
     ]
     # Labels that stand beside the folders may belong to what is in them.
     (tmp_path / 'in/labels.json').write_text('{}')
-    with pytest.raises(InputError, match='has no shapes'):
+    with pytest.raises(InputError, match='does not name its classes'):
         convert(tmp_path / 'other', tmp_path / 'in')
 
 
