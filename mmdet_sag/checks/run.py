@@ -9,6 +9,7 @@ from mmengine.config import Config
 from ..datasets.coco_file import load_coco
 from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
+from ..models.model_config import type_name
 from .checkpoint import check_checkpoint_file, check_pretrained
 from .data import check_data
 from .evaluator import (
@@ -42,7 +43,6 @@ def _check_config(
     sources = list(coco_sources(loader.dataset, dataset_option))
     for source in sources:
         check_class_counts(cfg.model, source.class_counts, source.option)
-    check_same_metainfo(loader.dataset, dataset_option, sources)
     if phase == 'train':
         check_constructor(cfg.model, cfg.get('optim_wrapper') or {})
         check_targets(cfg.model, loader.dataset, dataset_option, sources)
@@ -53,11 +53,20 @@ def _check_config(
     metrics = coco_metrics(evaluator, f'{phase}_evaluator', loader.dataset, dataset_option)
     if metrics:
         check_images_once(loader.dataset, dataset_option)
+    # Each metric of a MultiDatasetsEvaluator knows what its own data set says.
+    if any(metric.data_set is None for metric in metrics) or _counts_classes(cfg):
+        check_same_metainfo(loader.dataset, dataset_option, sources)
     for metric in metrics:
         check_metric(metric, loader.dataset, [source for source in sources if metric.measures(source)], load)
     if phase == 'val':
         check_save_best(cfg, metrics)
     return phase, sources, metrics
+
+
+def _counts_classes(cfg: Config) -> bool:
+    """Whether MMDetection's hook compares heads and data sets, which reads the classes of all of them at once."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    return any(isinstance(hook, dict) and type_name(hook) == 'NumClassCheckHook' for hook in hooks)
 
 
 def _check_data_sets(

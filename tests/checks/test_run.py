@@ -639,6 +639,12 @@ def test_sound_validation_data_in_wrappers_pass(data, change):
     check_inputs(data.config, 'train')
 
 
+def test_data_sets_with_a_metric_each_may_differ_where_no_hook_compares_them(data):
+    _second_data_set(metainfo=dict(classes=('cat', 'dog'), palette=[(0, 0, 0), (1, 1, 1)]))(data)
+    del data.config.default_hooks.class_count
+    check_inputs(data.config, 'train')
+
+
 @pytest.mark.parametrize('mode', ['train', 'test'])
 def test_sound_input_passes(data, mode):
     check_inputs(data.config, mode)
