@@ -221,6 +221,11 @@ class Predictor:
                 raise RuntimeInputError(f'{path}: has no class {name!r}, but {", ".join(known)}')
         self.labels = [label for label, name in enumerate(known) if classes is None or name in classes]
 
+    @property
+    def picture_score_thr(self) -> float:
+        """Lowest score in pictures: the best of the report on the model, if there was one at the export, or 0.5."""
+        return self.metadata.get('picture_score_thr', 0.5)
+
     def __call__(self, images: np.ndarray | str | Path | Sequence) -> dict | list[dict]:
         """Find objects.
 
@@ -308,8 +313,13 @@ class Predictor:
             masks=masks,
         )
 
-    def draw(self, image: np.ndarray, result: dict, score_thr: float = 0.3) -> np.ndarray:
-        """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``."""
+    def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
+        """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``.
+
+        The default is :attr:`picture_score_thr`.
+        """
+        if score_thr is None:
+            score_thr = self.picture_score_thr
         picture = as_image(image).copy()
         for i in np.flatnonzero(result['scores'] >= score_thr)[::-1]:
             label = int(result['labels'][i])
@@ -433,7 +443,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('model', help='model.onnx, model.xml or model.pt, or its folder')
     parser.add_argument('input', help='image file, or folder of images and of such folders')
     parser.add_argument('--out', default='results', help='folder for the pictures and results.json')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of what is drawn')
+    parser.add_argument('--score-thr', type=float, help="lowest score of what is drawn; default: the model's")
     parser.add_argument('--result-score-thr', type=float, default=0.0, help='lowest score in results.json')
     parser.add_argument('--classes', nargs='+', metavar='CLASS', help='names of the classes to find; default: all')
     parser.add_argument('--batch-size', type=int, default=1, help='images that the model gets at once')
@@ -465,6 +475,7 @@ def main(arguments: list[str] | None = None) -> int:
     source, out = Path(args.input), Path(args.out)
     paths = find_images(source, out)
     predictor = Predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
+    score_thr = predictor.picture_score_thr if args.score_thr is None else args.score_thr
     results, left_out = {}, []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -483,9 +494,9 @@ def main(arguments: list[str] | None = None) -> int:
                 # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
                 picture = out / f'{name}.png'
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                _, content = cv2.imencode('.png', predictor.draw(image, result, args.score_thr))
+                _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
                 picture.write_bytes(content.tobytes())
-                drawn = int((result['scores'] >= args.score_thr).sum())
+                drawn = int((result['scores'] >= score_thr).sum())
                 print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
         if not results:
             more = f' (and {len(left_out) - 1} more images)' if len(left_out) > 1 else ''

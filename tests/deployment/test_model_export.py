@@ -31,6 +31,7 @@ from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.model_export import ExportSettings
 from mmdet_sag.deployment.quantization import Operator, _kept_in_float, calibration_batches
 from mmdet_sag.errors import InputError
+from mmdet_sag.visualization import keep_score_thr, picture_score_thr
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
@@ -67,6 +68,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with data, a config, a checkpoint and, in ``onnx``, their export by the tool."""
     folder = tmp_path_factory.mktemp('my exports')
     config, checkpoint = write_tiny(folder)
+    keep_score_thr(checkpoint, 0.25)
     with pytest.MonkeyPatch.context() as monkeypatch:
         arguments = (config, checkpoint, '--out', folder / 'onnx', '--images', 4, '--runs', 1)
         assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 0
@@ -95,6 +97,10 @@ def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
     assert report['metadata']['classes'] == list(CLASSES)
     assert report['metadata']['preprocessing']['resize'] == dict(mode='keep_ratio', scale=[90, 75], backend='pillow')
     assert len(report['metadata']['checkpoint']['sha256']) == 64
+    # That of the checkpoint's report; the runtime and test.py --show-dir take it.
+    model = folder / 'onnx/model.onnx'
+    assert report['metadata']['picture_score_thr'] == picture_score_thr(model) == 0.25
+    assert runtime.Predictor(model, num_threads=1).picture_score_thr == 0.25
     assert report['agreement']['num_images'] == 4
     assert report['agreement']['num_detections'] > 20
     assert report['agreement']['num_found'] == report['agreement']['num_detections']
