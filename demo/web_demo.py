@@ -125,7 +125,7 @@ def make_page(gradio, look: Look, model: str):
                 gradio.Markdown('### where the mask head looks')
                 attention = gradio.Image(interactive=False, elem_id='attention', buttons=buttons, **shown)
         if examples := example_images(look):
-            gradio.Examples(examples, image, label='example pictures')
+            gradio.Examples(examples, image, label='example pictures', elem_id='examples')
         outputs = [masks, attention, said]
         image.change(look.predict, [image, score_thr], [found, *outputs], api_name='predict')
         score_thr.change(look.draw, [found, score_thr], outputs, show_progress='hidden')
