@@ -316,28 +316,43 @@ class Predictor:
     def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
         """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``.
 
-        The default is :attr:`picture_score_thr`.
+        The default is :attr:`picture_score_thr`. Small images are enlarged, so that names fit.
         """
         if score_thr is None:
             score_thr = self.picture_score_thr
-        picture = as_image(image).copy()
-        for i in np.flatnonzero(result['scores'] >= score_thr)[::-1]:
+        image = as_image(image)
+        height, width = image.shape[:2]
+        zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
+        picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
+        shown = np.flatnonzero(result['scores'] >= score_thr)
+        for i in shown[::-1]:
             label = int(result['labels'][i])
             colour = self.metadata['palette'][label][::-1]
             left, top, mask = _decode_cropped(result['masks'][i])
-            part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
             # Without a pixel, OpenCV fails.
             if mask.size:
+                mask = cv2.resize(mask, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+                left, top = zoom * left, zoom * top
+                part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
                 cv2.add(part >> 1, tuple(side // 2 for side in (*colour, 0)), dst=part, mask=mask)
                 outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
                 cv2.drawContours(picture, outlines, -1, colour, 1, offset=(left, top))
-            x1, y1, x2, y2 = (round(float(side)) for side in result['boxes'][i])
-            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+            else:
+                x1, y1, x2, y2 = (round(zoom * float(side)) for side in result['boxes'][i])
+                cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+        taken: list[tuple[int, int, int]] = []
+        # Names over all masks, and below those of higher scores that are in their way.
+        for i in shown:
+            label, x, y = int(result['labels'][i]), *(round(zoom * float(side)) for side in result['boxes'][i][:2])
             text = f'{self.metadata["classes"][label]} {result["scores"][i]:.2f}'
             (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-            top = max(y1 - height - below, 0)
-            cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), colour, -1)
-            cv2.putText(picture, text, (x1, top + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
+            x, y = max(min(x, picture.shape[1] - width), 0), max(y - height - below, 0)
+            while any(a < x + width and x < b and abs(y - top) <= height + below for a, b, top in taken):
+                y += height
+            taken.append((x, x + width, y))
+            colour = self.metadata['palette'][label][::-1]
+            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colour, -1)
+            cv2.putText(picture, text, (x, y + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
         return picture
 
     def as_json(self, result: dict) -> list[dict]:
