@@ -13,7 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; default: the weights of the named model')
     parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
-    parser.add_argument('--score-thr', '--pred-score-thr', type=float, default=0.5, help='lowest score that is shown')
+    parser.add_argument(
+        '--score-thr',
+        '--pred-score-thr',
+        type=float,
+        help="lowest score that is shown; default: the best of the checkpoint's report, or 0.5",
+    )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')
     parser.add_argument('--batch-size', type=int, default=1, help='images, or tiles, that the model gets together')
     parser.add_argument(

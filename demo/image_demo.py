@@ -44,7 +44,7 @@ def main() -> None:
     check_writable_folder(out_dir, '--out')
     out_dir.mkdir(parents=True, exist_ok=True)
     predictor = make_predictor(args)
-    predictions = CocoPredictions(predictor.classes, args.score_thr)
+    predictions = CocoPredictions(predictor.classes, predictor.score_thr)
     root = Path(os.path.commonpath([path.parent for path in paths]))
     unread, empty, num_found = [], [], 0
     with tqdm(total=len(paths), unit='image') as progress:
@@ -64,10 +64,10 @@ def main() -> None:
                     predictor.inferencer.postprocess([sample], pred_out_dir=str(out_dir))
                     num_found += 1
                     continue
-                shown = int((sample.pred_instances.scores >= args.score_thr).sum())
+                shown = int((sample.pred_instances.scores >= predictor.score_thr).sum())
                 num_found += shown
                 if not shown:
-                    empty.append(nothing_found(name, predictor.best_score(sample), args.score_thr))
+                    empty.append(nothing_found(name, predictor.best_score(sample), predictor.score_thr))
             progress.update(num_files)
     for path in unread[:_MAX_NAMED]:
         print(f'{path}: left out, because it cannot be read as an image')

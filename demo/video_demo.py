@@ -46,7 +46,7 @@ def main() -> None:
     if Path(args.video).is_file() and out.exists() and out.samefile(args.video):
         raise InputError(f'--out {args.out} is the video itself: name another file')
     predictor = make_predictor(args)
-    predictions = CocoPredictions(predictor.classes, args.score_thr)
+    predictions = CocoPredictions(predictor.classes, predictor.score_thr)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     total = min(total, args.max_frames or total) if total > 0 else args.max_frames
     # A camera may not know its own.
@@ -67,7 +67,7 @@ def main() -> None:
                     score = predictor.best_score(sample)
                     best = max(filter(None, (best, score)), default=None)
                     if 'pred_instances' in sample:
-                        num_found += int((sample.pred_instances.scores >= args.score_thr).sum())
+                        num_found += int((sample.pred_instances.scores >= predictor.score_thr).sum())
                     progress.update()
                     if args.show and _show(picture):
                         raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def main() -> None:
     if not num_frames:
         raise InputError(f'{args.video}: has no frame that can be read')
     if not num_found:
-        print(nothing_found(args.video, best, args.score_thr))
+        print(nothing_found(args.video, best, predictor.score_thr))
     if args.results:
         predictions.write(args.results)
     rate = num_frames / (time.monotonic() - start)

@@ -5,12 +5,14 @@ It needs gradio (pip install 'mmdet_sag[web]'), and is there for this machine al
 
 import argparse
 import os
+from pathlib import Path
 
 import numpy as np
 from demo_arguments import add_arguments, make_predictor
 
 from mmdet_sag.apis import ImagePredictor
 from mmdet_sag.command_line import HelpFormatter, run_command
+from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.visualization import AttentionRecorder, paste_attention
 
@@ -33,7 +35,7 @@ def main() -> None:
         raise InputError("the package gradio is not installed: pip install 'mmdet_sag[web]'") from e
     if int(gradio.__version__.split('.')[0]) < 6:
         raise InputError(f'the page needs gradio 6, and {gradio.__version__} is installed: pip install -U gradio')
-    page = make_page(gradio, Look(make_predictor(args)))
+    page = make_page(gradio, Look(make_predictor(args)), Path(args.config).stem)
     try:
         page.launch(server_name=args.host, server_port=args.port, theme=_theme(gradio), footer_links=[])
     except OSError as e:
@@ -91,9 +93,21 @@ class Look:
         return masks, heat, said
 
 
-def make_page(gradio, look: Look):
-    """Build the page."""
-    with gradio.Blocks(title='mmdet_sag') as page:
+def example_images(look: Look) -> list[str]:
+    """Images of the model's test data or, without them, of the model that comes with the package."""
+    dataset = look.predictor.inferencer.cfg.test_dataloader.dataset
+    folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
+    demo = Path(__file__).with_name('demo.jpg')
+    images = sorted(path for path in folder.glob('*') if path.suffix.lower() in IMAGE_SUFFIXES)[:4]
+    shapes = 'crescent' in look.predictor.classes and demo.is_file()
+    return [str(path) for path in images or [demo] * shapes]
+
+
+def make_page(gradio, look: Look, model: str):
+    """Build the page of a model of this name."""
+    with gradio.Blocks(title=f'{model}: mmdet_sag') as page:
+        kind = type(look.predictor.inferencer.model).__name__
+        gradio.Markdown(f'# {model}\n{kind}, {len(look.predictor.classes)} classes')
         found = gradio.State()
         score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')
         said = gradio.Markdown(elem_id='said')
@@ -110,6 +124,8 @@ def make_page(gradio, look: Look):
             with gradio.Column(visible=look.recorder is not None):
                 gradio.Markdown('### where the mask head looks')
                 attention = gradio.Image(interactive=False, elem_id='attention', buttons=buttons, **shown)
+        if examples := example_images(look):
+            gradio.Examples(examples, image, label='example pictures', elem_id='examples')
         outputs = [masks, attention, said]
         image.change(look.predict, [image, score_thr], [found, *outputs], api_name='predict')
         score_thr.change(look.draw, [found, score_thr], outputs, show_progress='hidden')

@@ -25,6 +25,7 @@ from mmdet_sag.engine.tta import use_tta
 from mmdet_sag.errors import InputError
 from mmdet_sag.evaluation import DumpRLEResults
 from mmdet_sag.fileio import check_writable_file
+from mmdet_sag.visualization import picture_score_thr
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,8 +83,8 @@ def main() -> None:
             visualization.interval = 1
             if visualization.pop('test_out_dir', None):
                 cfg.visualizer.save_dir = args.show_dir
-        else:
-            visualization.setdefault('score_thr', 0.5)
+        elif 'score_thr' not in visualization:
+            visualization.score_thr = picture_score_thr(args.checkpoint)
         if visualization.type == 'DetVisualizationHook':
             visualization.type = 'FolderVisualizationHook'
 

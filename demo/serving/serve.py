@@ -103,7 +103,8 @@ class Service:
             self.num_requests -= 1
 
     def _score_thr(self, request: Request) -> float:
-        text = request.query_params.get('score_thr', str(self.args.score_thr))
+        default = self.predictor.picture_score_thr if self.args.score_thr is None else self.args.score_thr
+        text = request.query_params.get('score_thr', str(default))
         try:
             value = float(text)
         except ValueError:
@@ -179,7 +180,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('folder', type=Path, help='folder that tools/deployment/export.py wrote')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen at')
     parser.add_argument('--port', type=int, default=8000, help='port to listen at')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score, unless a request has ?score_thr=')
+    parser.add_argument(
+        '--score-thr', type=float, help="lowest score, unless a request has ?score_thr=; default: the model's"
+    )
     parser.add_argument('--threads', type=int, default=0, help='threads of the model; 0: one per core')
     parser.add_argument('--device', default='CPU', help='CPU, or GPU where the runtime library has it')
     parser.add_argument('--max-megabytes', type=float, default=20, help='largest body')

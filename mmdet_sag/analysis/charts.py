@@ -1,4 +1,4 @@
-"""Charts of a report, as ``<svg>`` elements."""
+"""Charts of a report, as ``<svg>`` elements, one for each of their axes."""
 
 import contextlib
 import io
@@ -37,11 +37,14 @@ _MAX_LINES = 8
 
 
 class _Chart:
-    """A row of axes; ``svg`` is set when the ``with`` block of :func:`_chart` ends."""
+    """Axes, each in a picture of its own, which the page puts side by side where there is room.
+
+    ``svg`` is set when the ``with`` block of :func:`_chart` ends.
+    """
 
     def __init__(self, num_axes: int, height: float) -> None:
-        self.figure = Figure(figsize=(10.6, height), layout='constrained')
-        self.axes: list[Axes] = list(self.figure.subplots(1, num_axes, squeeze=False)[0])
+        size = (10.6 / num_axes, height)
+        self.axes: list[Axes] = [Figure(figsize=size, layout='constrained').subplots() for _ in range(num_axes)]
         self.svg = ''
 
 
@@ -58,11 +61,11 @@ def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterat
                 axes.set(xlim=(0, 1), ylim=(0, 1.03))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8.5, loc='center left', bbox_to_anchor=(1, 0.5))
-        buffer = io.StringIO()
-        chart.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
-    svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
-    # All charts have the same names of groups, which nothing refers to.
-    chart.svg = re.sub('<g id="[^"]*"', '<g', svg)
+            buffer = io.StringIO()
+            axes.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
+            svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
+            # All charts have the same names of groups, which nothing refers to.
+            chart.svg += re.sub('<g id="[^"]*"', '<g', svg)
 
 
 def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> str:

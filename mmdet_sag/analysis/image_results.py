@@ -95,8 +95,7 @@ class MatchedImage:
         partners: Index of the annotation that each is matched or confused with, or -1, shape (n, ).
         ious: IoU with that annotation, or the highest with any, shape (n, ).
         best_ious: Highest IoU with an object of the same class, for all detections of the image.
-        missed: Indices of annotations without a detection of any class.
-        unmatched: Which annotations are no crowds and have no detection of their class, bool.
+        missed: Indices of the objects without a right detection.
     """
 
     def __init__(self, truth: GroundTruth, result: ImageResult, score_thr: float) -> None:
@@ -124,9 +123,7 @@ class MatchedImage:
         for i, detection in enumerate(self.detections):
             if self.partners[i] < 0:
                 self._explain(i, ious[detection], objects[detection], same_class[detection], crowds, free)
-        confused = [partner for partner, o in zip(self.partners, self.outcomes) if o is Outcome.WRONG_CLASS]
-        self.missed = [int(i) for i in np.flatnonzero(free) if i not in confused]
-        self.unmatched = free
+        self.missed = np.flatnonzero(free).tolist()
 
     @property
     def quality(self) -> float:
@@ -137,7 +134,7 @@ class MatchedImage:
         right = sum(iou for iou, outcome in zip(self.ious, self.outcomes) if outcome is Outcome.RIGHT)
         num_right = self.outcomes.count(Outcome.RIGHT)
         num_wrong = len(self.outcomes) - num_right - self.outcomes.count(Outcome.IN_CROWD)
-        total = num_right + 0.5 * num_wrong + 0.5 * int(self.unmatched.sum())
+        total = num_right + 0.5 * num_wrong + 0.5 * len(self.missed)
         return float(right / total) if total else float('nan')
 
     def _settle(self, i: int, outcome: Outcome, ious: np.ndarray) -> None:
@@ -167,8 +164,8 @@ class MatchedImage:
 def confusion_matrix(images: Iterable[MatchedImage], num_classes: int) -> np.ndarray:
     """Count objects by true class and detected class, shape (num_classes + 1, num_classes + 1).
 
-    The last row counts detections without an object of their own, the last column missed objects. Each object counts
-    once in the rows, each detection once in the columns.
+    The last row counts detections without an object of their own, the last column objects without a detection. Each
+    object counts once in the rows, each detection once in the columns.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in images:
@@ -177,11 +174,11 @@ def confusion_matrix(images: Iterable[MatchedImage], num_classes: int) -> np.nda
             if outcome is Outcome.IN_CROWD:
                 continue
             # The first detection of an object under another name counts for the object, later ones are too many.
-            confused = outcome is Outcome.WRONG_CLASS and image.unmatched[partner] and partner not in taken
+            confused = outcome is Outcome.WRONG_CLASS and partner in image.missed and partner not in taken
             row = num_classes
             if outcome is Outcome.RIGHT or confused:
                 taken.add(partner)
                 row = image.gt_labels[partner]
             counts[row, image.result.labels[detection]] += 1
-        np.add.at(counts, (image.gt_labels[image.missed], num_classes), 1)
+        np.add.at(counts, (image.gt_labels[[i for i in image.missed if i not in taken]], num_classes), 1)
     return counts

@@ -19,7 +19,7 @@ from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_fil
 from ..engine.launch import read_config
 from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
-from ..visualization import draw_instances, panoptic_instances
+from ..visualization import draw_instances, panoptic_instances, picture_score_thr
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
@@ -79,7 +79,7 @@ class ImagePredictor:
         config: Config file, or the name of a model in the metafiles of MMDetection or of this package.
         checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names.
         device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
-        score_thr: Lowest score of a detection that is drawn.
+        score_thr: Lowest score of a detection that is drawn; None: that of the checkpoint's report, or 0.5.
         classes: Names of the classes to keep; None: all.
         batch_size: Number of images, or tiles, per forward.
         tile_size: Side of the tiles that are predicted besides the full image; None: no tiles.
@@ -94,23 +94,24 @@ class ImagePredictor:
         config: str,
         checkpoint: str | None = None,
         device: str | None = None,
-        score_thr: float = 0.5,
+        score_thr: float | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 1,
         tile_size: int | None = None,
         tile_overlap: float = 0.25,
     ) -> None:
         for option, value, is_valid, remedy in (
-            ('--score-thr', score_thr, 0 <= score_thr <= 1, 'scores are between 0 and 1'),
+            ('--score-thr', score_thr, score_thr is None or 0 <= score_thr <= 1, 'scores are between 0 and 1'),
             ('--batch-size', batch_size, batch_size >= 1, 'give 1 or more'),
             ('--tiles', tile_size, tile_size is None or tile_size >= 32, 'give the side of a tile, 32 or more pixels'),
             ('--tile-overlap', tile_overlap, 0 <= tile_overlap < 0.9, 'give a share of a tile, 0 to 0.9'),
         ):
             if not is_valid:
                 raise InputError(f'{option} {value}: {remedy}')
-        self.score_thr, self.batch_size = score_thr, batch_size
+        self.batch_size = batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
         cfg, checkpoint = _find_model(config, checkpoint)
+        self.score_thr = picture_score_thr(checkpoint) if score_thr is None else score_thr
         weights = load_checkpoint_file(checkpoint)
         self._check_device(device)
         self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)

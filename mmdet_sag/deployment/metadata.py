@@ -16,6 +16,7 @@ from ..datasets.transforms import ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256
 from ..version import __version__
+from ..visualization import picture_score_thr
 from .runtime import RUNTIME_VERSION
 
 
@@ -55,6 +56,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         palette=[list(colour) for colour in get_palette(meta.get('palette'), num_classes)],
         preprocessing=_preprocessing(model, test_dataset(cfg).pipeline),
         score_thr=box_cfg.get('score_thr', 0),
+        picture_score_thr=picture_score_thr(checkpoint),
         max_per_img=box_cfg.max_per_img,
         mask_thr=mask_thr,
         inclusive_boxes=bool(model.get('inclusive_boxes', False)),

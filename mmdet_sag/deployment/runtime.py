@@ -221,6 +221,11 @@ class Predictor:
                 raise RuntimeInputError(f'{path}: has no class {name!r}, but {", ".join(known)}')
         self.labels = [label for label, name in enumerate(known) if classes is None or name in classes]
 
+    @property
+    def picture_score_thr(self) -> float:
+        """Lowest score in pictures: the best of the report on the model, if there was one at the export, or 0.5."""
+        return self.metadata.get('picture_score_thr', 0.5)
+
     def __call__(self, images: np.ndarray | str | Path | Sequence) -> dict | list[dict]:
         """Find objects.
 
@@ -308,26 +313,46 @@ class Predictor:
             masks=masks,
         )
 
-    def draw(self, image: np.ndarray, result: dict, score_thr: float = 0.3) -> np.ndarray:
-        """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``."""
-        picture = as_image(image).copy()
-        for i in np.flatnonzero(result['scores'] >= score_thr)[::-1]:
+    def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
+        """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``.
+
+        The default is :attr:`picture_score_thr`. Small images are enlarged, so that names fit.
+        """
+        if score_thr is None:
+            score_thr = self.picture_score_thr
+        image = as_image(image)
+        height, width = image.shape[:2]
+        zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
+        picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
+        shown = np.flatnonzero(result['scores'] >= score_thr)
+        for i in shown[::-1]:
             label = int(result['labels'][i])
             colour = self.metadata['palette'][label][::-1]
             left, top, mask = _decode_cropped(result['masks'][i])
-            part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
             # Without a pixel, OpenCV fails.
             if mask.size:
+                mask = cv2.resize(mask, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+                left, top = zoom * left, zoom * top
+                part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
                 cv2.add(part >> 1, tuple(side // 2 for side in (*colour, 0)), dst=part, mask=mask)
                 outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
                 cv2.drawContours(picture, outlines, -1, colour, 1, offset=(left, top))
-            x1, y1, x2, y2 = (round(float(side)) for side in result['boxes'][i])
-            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+            else:
+                x1, y1, x2, y2 = (round(zoom * float(side)) for side in result['boxes'][i])
+                cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+        taken: list[tuple[int, int, int]] = []
+        # Names over all masks, and below those of higher scores that are in their way.
+        for i in shown:
+            label, x, y = int(result['labels'][i]), *(round(zoom * float(side)) for side in result['boxes'][i][:2])
             text = f'{self.metadata["classes"][label]} {result["scores"][i]:.2f}'
             (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-            top = max(y1 - height - below, 0)
-            cv2.rectangle(picture, (x1, top), (x1 + width, top + height + below), colour, -1)
-            cv2.putText(picture, text, (x1, top + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
+            x, y = max(min(x, picture.shape[1] - width), 0), max(y - height - below, 0)
+            while any(a < x + width and x < b and abs(y - top) <= height + below for a, b, top in taken):
+                y += height
+            taken.append((x, x + width, y))
+            colour = self.metadata['palette'][label][::-1]
+            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colour, -1)
+            cv2.putText(picture, text, (x, y + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
         return picture
 
     def as_json(self, result: dict) -> list[dict]:
@@ -433,7 +458,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('model', help='model.onnx, model.xml or model.pt, or its folder')
     parser.add_argument('input', help='image file, or folder of images and of such folders')
     parser.add_argument('--out', default='results', help='folder for the pictures and results.json')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of what is drawn')
+    parser.add_argument('--score-thr', type=float, help="lowest score of what is drawn; default: the model's")
     parser.add_argument('--result-score-thr', type=float, default=0.0, help='lowest score in results.json')
     parser.add_argument('--classes', nargs='+', metavar='CLASS', help='names of the classes to find; default: all')
     parser.add_argument('--batch-size', type=int, default=1, help='images that the model gets at once')
@@ -465,6 +490,7 @@ def main(arguments: list[str] | None = None) -> int:
     source, out = Path(args.input), Path(args.out)
     paths = find_images(source, out)
     predictor = Predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
+    score_thr = predictor.picture_score_thr if args.score_thr is None else args.score_thr
     results, left_out = {}, []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -483,9 +509,9 @@ def main(arguments: list[str] | None = None) -> int:
                 # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
                 picture = out / f'{name}.png'
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                _, content = cv2.imencode('.png', predictor.draw(image, result, args.score_thr))
+                _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
                 picture.write_bytes(content.tobytes())
-                drawn = int((result['scores'] >= args.score_thr).sum())
+                drawn = int((result['scores'] >= score_thr).sum())
                 print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
         if not results:
             more = f' (and {len(left_out) - 1} more images)' if len(left_out) > 1 else ''

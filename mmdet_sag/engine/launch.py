@@ -27,6 +27,7 @@ from ..command_line import is_main_process_of_node, run_command
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
 from ..operators import operators_in_use
+from ..visualization import DEFAULT_SCORE_THR
 
 Result = TypeVar('Result')
 
@@ -206,6 +207,9 @@ def build_runner(cfg: Config) -> Runner:
     visualizer = cfg.get('visualizer') or {}
     if isinstance(visualizer.get('type'), str) and VISUALIZERS.get(visualizer['type']) is DetLocalVisualizer:
         visualizer['type'] = 'InstanceLocalVisualizer'
+    visualization = cfg.get('default_hooks', {}).get('visualization') or {}
+    if visualization.get('type') == 'DetVisualizationHook':
+        visualization.setdefault('score_thr', DEFAULT_SCORE_THR)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
     return runner

@@ -21,7 +21,10 @@ def use_tta(cfg: Config) -> None:
         *steps, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+        # After the flips: the ground truth that is drawn is that of the image as it is.
+        loads = [[step] for step in steps if 'Annotations' in step['type']]
+        steps = [step for step in steps if [step] not in loads]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, *loads, [pack]])]
     own = _own_tta_model(cfg.model.get('detector', cfg.model))
     tta_model = cfg.get('tta_model') or own
     if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):

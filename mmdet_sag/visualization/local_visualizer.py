@@ -23,6 +23,8 @@ from mmengine.structures import InstanceData, PixelData
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.ops import masks_to_boxes
 
+from .score_threshold import DEFAULT_SCORE_THR
+
 # Small images are enlarged to this shorter side, so that names fit, up to this longer side.
 _SHORT, _LONG = 480, 1600
 _FONT = str(Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans-Bold.ttf'))
@@ -45,7 +47,7 @@ class InstanceLocalVisualizer(DetLocalVisualizer):
         show: bool = False,
         wait_time: float = 0,
         out_file: str | None = None,
-        pred_score_thr: float = 0.3,
+        pred_score_thr: float = DEFAULT_SCORE_THR,
         step: int = 0,
     ) -> None:
         """Draw a data sample. Arguments are those of ``DetLocalVisualizer``."""

@@ -75,7 +75,7 @@ A, B, CROWD = (10, 10, 40, 40), (50, 50, 90, 90), (0, 60, 40, 100)
     'detections, outcomes, missed',
     [
         ([(0, 0.9, A), (1, 0.8, B)], [Outcome.RIGHT, Outcome.RIGHT], 0),
-        ([(1, 0.9, A), (1, 0.8, B)], [Outcome.WRONG_CLASS, Outcome.RIGHT], 0),
+        ([(1, 0.9, A), (1, 0.8, B)], [Outcome.WRONG_CLASS, Outcome.RIGHT], 1),
         ([(0, 0.9, A), (0, 0.8, A)], [Outcome.RIGHT, Outcome.DUPLICATE], 1),
         ([(0, 0.9, (10, 10, 40, 20))], [Outcome.INACCURATE], 2),
         ([(2, 0.9, (60, 0, 90, 30))], [Outcome.NOTHING_THERE], 2),

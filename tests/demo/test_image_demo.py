@@ -15,6 +15,7 @@ from support.tiny_training import CLASSES
 from support.tool import run_tool
 
 from mmdet_sag.errors import InputError
+from mmdet_sag.visualization import keep_score_thr
 
 DEMO = Path(__file__).resolve().parents[2] / 'demo'
 
@@ -56,6 +57,16 @@ def test_each_image_of_a_folder_gets_a_picture_and_results_in_the_format_of_coco
         assert picture.shape[1] % plain.shape[1] == 0
         enlarged = cv2.resize(plain, (picture.shape[1],) * 2, interpolation=cv2.INTER_CUBIC)
         assert np.abs(enlarged.astype(int) - picture[: len(enlarged)]).max() > 50
+
+
+def test_detections_are_shown_from_the_best_threshold_of_the_report_on(demo, folder, tmp_path):
+    arguments = ('data/images/1.png', 'config.py', 'model.pth', '--out', tmp_path)
+    by_default, none = demo(*arguments), demo(*arguments, '--score-thr', 1)
+    keep_score_thr(folder / 'model.pth', 1.0)
+    try:
+        assert by_default != demo(*arguments) == none
+    finally:
+        (folder / 'report.json').unlink()
 
 
 def test_without_arguments_the_model_that_comes_along_finds_the_shapes_of_an_image_that_comes_along(demo, tmp_path):

@@ -43,6 +43,10 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
         with Browser() as browser:
             browser.open(f'http://127.0.0.1:{port}/')
             browser.wait_for("!!document.querySelector('#image input[type=file]')")
+            assert browser.evaluate('document.title') == 'config: mmdet_sag'
+            assert 'CenterMask, 2 classes' in browser.evaluate('document.body.innerText')
+            # Those of the config's test data.
+            browser.wait_for("document.querySelectorAll('#examples img').length === 4")
             browser.choose_file('#image input[type=file]', tmp_path / 'data/images/1.png')
             browser.wait_for("document.querySelector('#said')?.innerText.includes('of 0.50 or more')")
             masks = browser.wait_for(IMAGE.format('masks'))

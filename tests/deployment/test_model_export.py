@@ -31,6 +31,7 @@ from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.model_export import ExportSettings
 from mmdet_sag.deployment.quantization import Operator, _kept_in_float, calibration_batches
 from mmdet_sag.errors import InputError
+from mmdet_sag.visualization import keep_score_thr, picture_score_thr
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
@@ -67,6 +68,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with data, a config, a checkpoint and, in ``onnx``, their export by the tool."""
     folder = tmp_path_factory.mktemp('my exports')
     config, checkpoint = write_tiny(folder)
+    keep_score_thr(checkpoint, 0.25)
     with pytest.MonkeyPatch.context() as monkeypatch:
         arguments = (config, checkpoint, '--out', folder / 'onnx', '--images', 4, '--runs', 1)
         assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 0
@@ -95,6 +97,10 @@ def test_the_report_says_what_was_exported_and_how_close_it_is(folder):
     assert report['metadata']['classes'] == list(CLASSES)
     assert report['metadata']['preprocessing']['resize'] == dict(mode='keep_ratio', scale=[90, 75], backend='pillow')
     assert len(report['metadata']['checkpoint']['sha256']) == 64
+    # That of the checkpoint's report; the runtime and test.py --show-dir take it.
+    model = folder / 'onnx/model.onnx'
+    assert report['metadata']['picture_score_thr'] == picture_score_thr(model) == 0.25
+    assert runtime.Predictor(model, num_threads=1).picture_score_thr == 0.25
     assert report['agreement']['num_images'] == 4
     assert report['agreement']['num_detections'] > 20
     assert report['agreement']['num_found'] == report['agreement']['num_detections']
@@ -150,10 +156,14 @@ def test_the_runtime_alone_finds_the_same(folder, openvino, detector, tmp_path, 
         equal = [found['segmentation']['counts'] == text for found, text in zip(results[name], texts)]
         assert np.mean(equal) > 0.8
         picture = cv2.imread(str(tmp_path / f'{name}.png'))
-        assert picture.shape[:2] == sample.ori_shape
+        # Enlarged, so that names fit.
+        zoom = -(-480 // min(sample.ori_shape))
+        assert picture.shape[:2] == tuple(zoom * side for side in sample.ori_shape)
         drawn = int((expected.scores >= 0.1).sum())
         assert f'{name}: {drawn} objects drawn, of {len(expected)} in results.json' in done.stdout
-        assert (picture != cv2.imread(sample.img_path)).any()
+        plain = cv2.imread(sample.img_path)
+        enlarged = cv2.resize(plain, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        assert (picture != enlarged).any() == bool(drawn)
 
 
 def test_a_folder_is_run_to_its_end_and_what_cannot_be_read_is_named(openvino, folder, tmp_path, capsys):

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
 from support.tiny_training import CLASSES, SIZE, write_rectangles
 from support.tool import run_tool
+
+from mmdet_sag.engine.tta import use_tta
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +69,17 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     arguments = (*arguments, '--work-dir', folder / 'work', '--tta')
     return run_tool(ROOT / 'tools/test.py', *arguments, cwd=folder, env=environment)
+
+
+def test_each_view_has_the_ground_truth_of_the_image_as_it_is(folder):
+    config = Config.fromfile(write_demo_config(folder, 'centermask_lite/centermask-lite_demo.py'))
+    init_default_scope('mmdet')
+    plain = DATASETS.build(config.test_dataloader.dataset)[0]['data_samples'].gt_instances
+    use_tta(config)
+    views = DATASETS.build(config.test_dataloader.dataset)[0]['data_samples']
+    assert [view.flip for view in views] == [True, False]
+    for view in views:
+        assert torch.equal(view.gt_instances.bboxes.tensor, plain.bboxes.tensor)
 
 
 @pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn'])

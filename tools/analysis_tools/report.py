@@ -1,7 +1,8 @@
 """Write a page on a model: its accuracy, its errors, the best score threshold, and problems of the data.
 
 The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions that tools/test.py --out wrote,
-of any instance segmentation model of MMDetection on data in COCO's format.
+of any instance segmentation model of MMDetection on data in COCO's format. The best threshold of a checkpoint is kept
+in report.json beside it: image_demo.py, test.py --show-dir and models exported from it then draw from that score on.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from mmdet_sag.engine.checkpoint_files import (
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
-from mmdet_sag.visualization import AttentionRecorder
+from mmdet_sag.visualization import AttentionRecorder, keep_score_thr
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,8 +95,9 @@ def main() -> None:
         except InputError as e:
             no_attention = f'No attention maps: {e}.'
     train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
+    names = ', '.join(dict.fromkeys((Path(args.config).stem, Path(args.model).stem)))
     html = page.render(
-        title=f'Report on {Path(args.config).stem}',
+        title=f'Report on {cfg.model.type} ({names})',
         facts=facts(args, cfg, truth, not_best),
         attention=attention,
         no_attention=no_attention,
@@ -108,11 +110,25 @@ def main() -> None:
     with atomic_write(out, 'w') as file:
         file.write(html)
     best = page.thresholds.best()
+    if not has_results and not np.isnan(best):
+        keep_best_threshold(args.model, best, page)
     said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'
     print(
         f'mask AP {page.masks.ap():.3f}, boundary AP {page.boundaries.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}'
     )
     print(out)
+
+
+def keep_best_threshold(checkpoint_file: str, best: float, page: ReportPage) -> None:
+    """Write it beside the checkpoint, for the pictures of the other tools."""
+    accuracies = dict(mask_ap=page.masks, boundary_ap=page.boundaries, box_ap=page.boxes)
+    try:
+        keep_score_thr(checkpoint_file, best, **{name: accuracy.ap() for name, accuracy in accuracies.items()})
+    except OSError as e:
+        print(
+            f'report.json cannot be written beside {checkpoint_file} ({e.strerror}): '
+            f'to draw detections from the best threshold on, give --score-thr {best:.2f}'
+        )
 
 
 def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from ...visualization import AttentionRecorder, beside
+from ...visualization import DEFAULT_SCORE_THR, AttentionRecorder, beside
 
 
 @HOOKS.register_module()
@@ -30,7 +30,9 @@ class AttentionVisualizationHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, interval: int = 50, score_thr: float = 0.3, backend_args: dict | None = None) -> None:
+    def __init__(
+        self, interval: int = 50, score_thr: float = DEFAULT_SCORE_THR, backend_args: dict | None = None
+    ) -> None:
         self.interval = interval
         self.score_thr = score_thr
         self.backend_args = backend_args
