@@ -130,11 +130,9 @@ class CenterMaskFCOSHead(FCOSHead):
         points, low, high = points[:, None], bboxes[:, :2], bboxes[:, 2:]
         distances = inside = torch.cat([points - low, high - points], dim=-1)
         if self.center_sampling:
-            reach = [
-                points.new_full((number, 1, 1), stride * self.center_sample_radius)
-                for number, stride in zip(num_points_per_lvl, self.strides)
-            ]
-            reach, centres = torch.cat(reach), (low + high) / 2
+            levels = zip(num_points_per_lvl, self.strides)
+            reach = torch.cat([points.new_full((n, 1, 1), stride * self.center_sample_radius) for n, stride in levels])
+            centres = (low + high) / 2
             low, high = torch.maximum(centres - reach, low), torch.minimum(centres + reach, high)
             inside = torch.cat([points - low, high - points], dim=-1)
         farthest = distances.amax(-1)
