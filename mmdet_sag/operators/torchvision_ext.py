@@ -64,6 +64,10 @@ def __getattr__(name: str) -> Callable:
     return missing
 
 
+# What PyTorch 2.11 compiles of mmcv's operators has gradients of zero.
+_not_compiled = torch.compiler.disable if torch.__version__.startswith('2.11.') else lambda function: function
+
+
 def get_compiler_version() -> str:
     return f'none, operators of torchvision {torchvision.__version__}'
 
@@ -73,6 +77,7 @@ def get_compiling_cuda_version() -> str:
     return 'not available' if version < 0 else f'{version // 1000}.{version % 1000 // 10}'
 
 
+@_not_compiled
 def roi_align_forward(
     input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
@@ -92,6 +97,7 @@ def roi_align_backward(
     grad_input.copy_(grad)
 
 
+@_not_compiled
 def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, **options: Any) -> None:
     (features,) = _computable(input)
     pooled, index = _ops.roi_pool(features, _bins(rois, features, **options), 1.0, 1, 1)
@@ -164,6 +170,7 @@ def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **options: i
     grad_weight.add_(grad, alpha=scale)
 
 
+@_not_compiled
 def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **options: int) -> None:
     input, weight, bias, _, offset, mask, output, _ = tensors
     output.copy_(_deform_conv(options, input, weight, offset, mask, bias if with_bias else None))
@@ -180,6 +187,7 @@ def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **options:
         grad_bias.copy_(grads[-1])
 
 
+@_not_compiled
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:

@@ -72,13 +72,11 @@ def test_batch_norm_has_an_epsilon_that_pytorch_takes_and_float32_does_not_see()
         norm.running_var.copy_(
             torch.rand_like(norm.running_var) * 10 ** torch.empty_like(norm.running_var).uniform_(-9, 3)
         )
-    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        found = model.eval().backbone(images)
-        for norm in norms:
-            norm.eps = 0.0
-        without = model.backbone(images)
-    assert norms and all(torch.equal(*pair) for pair in zip(found, without))
+        assert all(feat.isfinite().all() for feat in model.eval().backbone(torch.randn(1, 3, 64, 64)))
+    # An epsilon of 0, with which PyTorch 2.11 computes nothing, would give the same.
+    assert norms and all(torch.equal(norm.running_var + norm.eps, norm.running_var) for norm in norms)
+    assert all(norm.eps > 0 for norm in norms)
 
 
 def test_freed_norms_train():

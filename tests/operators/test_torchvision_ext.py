@@ -301,11 +301,16 @@ def test_every_operator_of_mmcv_is_there_by_name(compiled, stand_in):
 
 def test_the_operators_compile(stand_in, use):
     use(stand_in)
-    features, rois = torch.randn(1, 2, 8, 8), torch.tensor([[0.0, 1, 1, 6, 6]])
-    layer = mmcv.ops.RoIAlign(3)
-    compiled_layer = torch.compile(lambda x: layer(x, rois) * 2, backend='aot_eager')
-    found = outputs_and_gradients(compiled_layer, features)
-    torch.testing.assert_close(found, outputs_and_gradients(lambda x: layer(x, rois) * 2, features))
+    rois, target = torch.tensor([[0.0, 1, 1, 6, 6]]), torch.arange(8) % 3
+    align, pool, conv = mmcv.ops.RoIAlign(3), mmcv.ops.RoIPool(3, 1.0), mmcv.ops.ModulatedDeformConv2dPack(2, 2, 3)
+    for function, *tensors in (
+        (lambda x: align(x, rois) * 2, torch.randn(1, 2, 8, 8)),
+        (lambda x: pool(x, rois) * 2, torch.randn(1, 2, 8, 8)),
+        (lambda x: conv(x) * 2, torch.randn(1, 2, 8, 8)),
+        (lambda x: mmcv.ops.sigmoid_focal_loss(x, target, 2.0, 0.25, None, 'none') * 2, torch.randn(8, 3)),
+    ):
+        found = outputs_and_gradients(torch.compile(function, backend='aot_eager'), *tensors)
+        torch.testing.assert_close(found, outputs_and_gradients(function, *tensors))
 
 
 def test_deformable_convolution_stays_in_half_precision_where_its_kernel_takes_it(stand_in):

@@ -110,6 +110,7 @@ def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
         (['--masks', '800'], 'write height and width as in 800x1333'),
         (['CONFIG', '--image', 'missing.jpg'], 'image missing.jpg cannot be read'),
         (['CONFIG', '--runs', '0'], 'at least one run'),
+        (['CONFIG', '--device', 'cuda:99'], '--device cuda:99 cannot be used here'),
         (['CONFIG', '--batch-size', '0'], 'at least one image'),
         (['BOXES', '--size', '64', '64'], 'predicts no masks'),
         (['CONFIG', '--grow', 'depth=1,2'], 'write an axis, size, detections, batch'),

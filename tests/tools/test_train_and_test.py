@@ -107,6 +107,18 @@ def test_two_processes_train_and_evaluate_as_one(folder, checkpoint):
     assert pictures == ['1.png', '2.png', '3.png', '4.png', 'again/1.png']
 
 
+@pytest.mark.parametrize(
+    'options', [[], ['--amp'], ['--cfg-options', 'sync_bn=torch', 'optim_wrapper.accumulative_counts=2']]
+)
+def test_nccl_trains(folder, tmp_path, device, options):
+    if device == 'cpu':
+        pytest.skip('needs a GPU')
+    run(TOOLS / 'dist_train.sh', 'my config.py', 1, '--work-dir', tmp_path / 'run', *options, folder=folder)
+    checkpoint = (tmp_path / 'run/last_checkpoint').read_text()
+    run(TOOLS / 'test.py', 'my config.py', checkpoint, '--work-dir', tmp_path / 'test', folder=folder)
+    assert metrics(tmp_path / 'test')['coco/segm_mAP_50'] > 0
+
+
 def test_mmdetections_own_test_tool_reads_the_checkpoint(folder, checkpoint):
     tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
     run(Path(sys.executable), tool, 'my config.py', checkpoint, '--work-dir', 'mmdet', folder=folder)

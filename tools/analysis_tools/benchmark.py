@@ -115,6 +115,7 @@ def main() -> None:
         raise InputError('--batch-size: with --grow give one, or --grow batch=1,2')
     args.batch_size = batch_sizes[0]
     check_writable_folder(args.out, '--out')
+    use_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     register_all_modules()
@@ -163,6 +164,17 @@ def main() -> None:
         draw_growth(axis, points, out_dir / f'growth_{axis}.png')
     (out_dir / 'benchmark.json').write_text(json.dumps(report, indent=2))
     print(f'{out_dir}/benchmark.json')
+
+
+def use_device(device: str) -> None:
+    """Make a device the current one: events, and the peak of memory, are that one's."""
+    try:
+        torch.empty(0, device=device)
+    # PyTorch raises RuntimeError, AssertionError or an error of the device.
+    except Exception as e:
+        raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
+    if torch.device(device).type == 'cuda':
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 def parse_axis(text: str) -> tuple[str, list[int]]:

@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
 from mmdet.models.dense_heads import FCOSHead
+from mmdet.models.dense_heads.fcos_head import INF
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, InstanceList
@@ -118,6 +119,28 @@ class CenterMaskFCOSHead(FCOSHead):
         if self.norm_on_bbox:
             distances = [level / stride for level, stride in zip(distances, self.strides)]
         return labels, distances
+
+    def _get_targets_single(
+        self, gt_instances: InstanceData, points: Tensor, regress_ranges: Tensor, num_points_per_lvl: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Labels (n, ) and distances (n, 4) of an image's points. ``FCOSHead`` makes a list of all of their numbers."""
+        bboxes, labels = gt_instances.bboxes, gt_instances.labels
+        if len(labels) == 0:
+            return super()._get_targets_single(gt_instances, points, regress_ranges, num_points_per_lvl)
+        points, low, high = points[:, None], bboxes[:, :2], bboxes[:, 2:]
+        distances = inside = torch.cat([points - low, high - points], dim=-1)
+        if self.center_sampling:
+            levels = zip(num_points_per_lvl, self.strides)
+            reach = torch.cat([points.new_full((n, 1, 1), stride * self.center_sample_radius) for n, stride in levels])
+            centres = (low + high) / 2
+            low, high = torch.maximum(centres - reach, low), torch.minimum(centres + reach, high)
+            inside = torch.cat([points - low, high - points], dim=-1)
+        farthest = distances.amax(-1)
+        in_range = (farthest >= regress_ranges[:, :1]) & (farthest <= regress_ranges[:, 1:])
+        areas = (bboxes[:, 2:] - bboxes[:, :2]).prod(1)
+        smallest, index = torch.where((inside.amin(-1) > 0) & in_range, areas, INF).min(dim=1)
+        labels = torch.where(smallest == INF, self.num_classes, labels[index])
+        return labels, distances.gather(1, index[:, None, None].expand(-1, 1, 4)).squeeze(1)
 
     def centerness_target(self, pos_bbox_targets: Tensor) -> Tensor:
         """Centerness (n, ) of distances (n, 4). ``FCOSHead`` takes columns by lists, which a GPU has to be sent."""

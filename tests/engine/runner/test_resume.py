@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import runner as runner_module
 from support.same_state import assert_same
 from support.tiny_training import build_runner, rectangles_config, write_rectangles
 
@@ -20,10 +21,23 @@ LOOPS = dict(
 )
 
 
+@pytest.fixture
+def on_device(device, monkeypatch):
+    """Options with which trainings there are equal: a GPU adds gradients in any order unless it is told not to."""
+    monkeypatch.setattr(runner_module, 'get_device', lambda: device)
+    if device == 'cpu':
+        yield {}
+        return
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    with torch.backends.cudnn.flags(enabled=True):
+        yield {'randomness.deterministic': True}
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize('loop, num_workers', [('iterations', 2), ('iterations', 0), ('epochs', 0)])
-def test_a_resumed_run_gives_the_same_bits_as_one_that_never_stopped(config, tmp_path, loop, num_workers):
+def test_a_resumed_run_gives_the_same_bits_as_one_that_never_stopped(config, tmp_path, loop, num_workers, on_device):
     sampler = dict(type='InfiniteSampler' if loop == 'iterations' else 'DefaultSampler', shuffle=True)
-    options = {'train_cfg': LOOPS[loop], 'train_dataloader.sampler': sampler}
+    options = {'train_cfg': LOOPS[loop], 'train_dataloader.sampler': sampler, **on_device}
     build_runner(config, tmp_path, **options, **{'default_hooks.checkpoint.max_keep_ckpts': -1}).train()
     straight = torch.load(tmp_path / 'iter_6.pth')
 

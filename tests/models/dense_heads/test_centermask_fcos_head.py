@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmcv.ops import batched_nms
+from mmdet.models.dense_heads import FCOSHead
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -167,6 +168,23 @@ def test_bfloat16_logits_do_not_move_the_boxes(head):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('center_sampling', [True, False])
+@pytest.mark.parametrize('num_objects', [0, 1, 30])
+def test_targets_are_those_of_fcos_in_every_bit(center_sampling, num_objects):
+    head = build(center_sampling=center_sampling)
+    corners = torch.rand(num_objects, 2, 2).sort(1).values * 400 - 40
+    # Of equal areas, too.
+    bboxes = torch.cat([corners.flatten(1), corners.flatten(1) + 24])
+    gt_instances = InstanceData(bboxes=bboxes, labels=torch.arange(len(bboxes)) % 2)
+    points = head.prior_generator.grid_priors([(300 // s, 320 // s) for s in STRIDES], device='cpu')
+    numbers = [len(level) for level in points]
+    ranges = torch.tensor(head.regress_ranges).float().repeat_interleave(torch.tensor(numbers), dim=0)
+    found = head._get_targets_single(gt_instances, torch.cat(points), ranges, numbers)
+    expected = FCOSHead._get_targets_single(head, gt_instances, torch.cat(points), ranges, numbers)
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+    assert (found[0] < 2).any() == (num_objects > 0)
+
+
 def test_nms_in_one_pass_gives_the_same_detections():
     pytest.importorskip('torchvision')
     head = build_tiny().bbox_head.eval()

@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _pair
 from ....errors import InputError
 from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
+from ...layers.group_selection import filled
 
 _LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise')
 
@@ -194,8 +195,7 @@ class RLEMaskMixin(FCNMaskHead):
         factors = np.array([img_meta['scale_factor'] for img_meta in batch_img_metas], np.float32)
         sizes = [tuple(img_meta['ori_shape'][:2]) for img_meta in batch_img_metas]
         if rescale:
-            on_device = to_device(torch.from_numpy(factors).repeat(1, 2), results_list[0].bboxes.device)
-            for results, factor in zip(results_list, on_device):
+            for results, factor in zip(results_list, filled(results_list[0].bboxes, np.tile(factors, 2).tolist())):
                 # In place, as in FCNMaskHead.
                 results.bboxes /= factor
         else:
