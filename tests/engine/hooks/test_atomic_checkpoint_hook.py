@@ -17,7 +17,7 @@ from support.small_disk import mount_small_disk
 from support.tiny_training import HOOKS, FewWeights, NumberedImages, PredictsNothing, few_weights_runner
 
 from mmdet_sag.engine.checkpoint_files import newest_checkpoint
-from mmdet_sag.engine.hooks import AtomicCheckpointHook
+from mmdet_sag.engine.hooks import AtomicCheckpointHook, atomic_checkpoint_hook
 from mmdet_sag.errors import InputError
 
 
@@ -426,3 +426,28 @@ def test_the_best_checkpoint_leaves_the_newest_one_at_an_update_of_the_weights(t
         'iter_4.pth',
         'iter_8.pth',
     ]
+
+
+def test_processes_exchange_values_through_their_store_alone(tmp_path, monkeypatch):
+    """Gloo beside NCCL needs a network interface of its own, which a cluster may not give it."""
+    context = multiprocessing.get_context('fork')
+    monkeypatch.setattr(atomic_checkpoint_hook, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(torch.distributed, 'new_group', None)
+
+    def run(rank, results):
+        store = torch.distributed.FileStore(str(tmp_path / 'store'), 2)
+        atomic_checkpoint_hook.get_rank = lambda: rank
+        atomic_checkpoint_hook._get_default_store = lambda: store
+        for round_ in range(2):
+            results.put((rank, atomic_checkpoint_hook.exchange({'rank': rank, 'round': round_})))
+
+    results = context.Queue()
+    processes = [context.Process(target=run, args=(rank, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    received = [results.get(timeout=60) for _ in range(4)]
+    for process in processes:
+        process.join()
+    expected = [[{'rank': rank, 'round': round_} for rank in range(2)] for round_ in range(2)]
+    for rank in range(2):
+        assert [values for source, values in received if source == rank] == expected
