@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import cv2
 import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -15,11 +16,13 @@ from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 
 from ..datasets.coco_instance_panoptic import id_to_rgb
+from ..deployment.formats import is_exported
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..engine.launch import read_config
 from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
 from ..visualization import draw_instances, panoptic_instances
+from .exported_inferencer import ExportedInferencer
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
@@ -76,9 +79,11 @@ class ImagePredictor:
     """Predicts images, also in tiles, and draws the predictions.
 
     Args:
-        config: Config file, or the name of a model in the metafiles of MMDetection or of this package.
-        checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names.
-        device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
+        config: Config file, or the name of a model in the metafiles of MMDetection or of this package, or an exported
+            model or its folder.
+        checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names. Of an
+            exported model, the config is not needed, but may stand before it.
+        device: Device, such as ``cpu`` or ``cuda:0``; None: the best one, and the CPU for an exported model.
         score_thr: Lowest score of a detection that is drawn.
         classes: Names of the classes to keep; None: all.
         batch_size: Number of images, or tiles, per forward.
@@ -110,6 +115,18 @@ class ImagePredictor:
                 raise InputError(f'{option} {value}: {remedy}')
         self.score_thr, self.batch_size = score_thr, batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
+        exported = next((path for path in (checkpoint, config) if path and is_exported(path)), None)
+        self.inferencer: PanopticInferencer | ExportedInferencer
+        if exported:
+            self.inferencer = ExportedInferencer(exported, device)
+        else:
+            self._load(config, checkpoint, device)
+        self.classes: tuple[str, ...] = tuple(self.inferencer.model.dataset_meta['classes'])
+        if unknown := [name for name in classes or () if name not in self.classes]:
+            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
+        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
+
+    def _load(self, config: str, checkpoint: str | None, device: str | None) -> None:
         cfg, checkpoint = _find_model(config, checkpoint)
         weights = load_checkpoint_file(checkpoint)
         self._check_device(device)
@@ -120,10 +137,6 @@ class ImagePredictor:
         if 'dataset_meta' not in weights.get('meta', {}) and named:
             # Without names in the checkpoint, MMDetection takes those of COCO.
             meta['classes'] = tuple(named)
-        self.classes: tuple[str, ...] = tuple(meta['classes'])
-        if unknown := [name for name in classes or () if name not in self.classes]:
-            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
-        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
 
     @property
     def shows_some_classes(self) -> bool:
@@ -141,15 +154,25 @@ class ImagePredictor:
             raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
 
     def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
-        """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only."""
+        """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only.
+
+        Raises:
+            InputError: An image is so narrow that nothing is left of a side of it for the network.
+        """
         tiled = self.tile_size is not None
         samples = [self._predict_tiles(image) for image in images] if tiled else self._forward(images)
         return [self._of_classes(sample) for sample in samples]
 
     def _forward(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
         samples = []
-        for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
-            samples += self.inferencer.forward(data)
+        try:
+            for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
+                samples += self.inferencer.forward(data)
+        except cv2.error as e:
+            height, width = min((image.shape[:2] for image in images), key=lambda sides: min(sides) / max(sides))
+            raise InputError(
+                f'an image of {width}x{height} pixels is too narrow: resized, nothing is left of it; cut it into parts'
+            ) from e
         return samples
 
     def _predict_tiles(self, image: np.ndarray) -> DetDataSample:
