@@ -1,3 +1,4 @@
+from .fit_resize import FitResize
 from .load_instances_and_panoptic_seg import LoadInstancesAndPanopticSeg
 from .load_mask_or_box_annotations import LoadMaskOrBoxAnnotations
 from .random_center_crop_pad_with_masks import RandomCenterCropPadWithMasks
@@ -6,6 +7,7 @@ from .short_side_resize import ShortSideResize
 from .torchvision_colour import TorchvisionColour
 
 __all__ = [
+    'FitResize',
     'LoadInstancesAndPanopticSeg',
     'LoadMaskOrBoxAnnotations',
     'RandomCenterCropPadWithMasks',
