@@ -9,15 +9,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'config',
         nargs='?',
         default='centermask-lite_demo-14k',
-        help='config file, or name of a model; default: the model that comes with mmdet_sag, for images of the demo',
+        help='config file, name of a model, or exported model or its folder; default: the model that comes with '
+        'mmdet_sag, for images of the demo',
     )
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; default: the weights of the named model')
-    parser.add_argument('--device', help='device, e.g. cpu or cuda:0; by default the best that is there')
+    parser.add_argument(
+        '--device', help='device, e.g. cpu or cuda:0; by default the best, and the CPU for an exported model'
+    )
     parser.add_argument(
         '--score-thr',
         '--pred-score-thr',
         type=float,
-        help="lowest score that is shown; default: the best of the checkpoint's report, or 0.5",
+        help="lowest score that is shown; default: the best of the model's report, or 0.5",
     )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')
     parser.add_argument('--batch-size', type=int, default=1, help='images, or tiles, that the model gets together')

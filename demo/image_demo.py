@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import mmcv
+import numpy as np
 from demo_arguments import add_arguments, make_predictor, nothing_found
 from mmcv.image import imwrite
+from mmdet.structures import DetDataSample
 from tqdm import tqdm
 
-from mmdet_sag.apis import CocoPredictions
+from mmdet_sag.apis import CocoPredictions, ImagePredictor
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
@@ -46,15 +48,17 @@ def main() -> None:
     predictor = make_predictor(args)
     predictions = CocoPredictions(predictor.classes, predictor.score_thr)
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    unread, empty, num_found = [], [], 0
+    left_out, empty, num_found = [], [], 0
     with tqdm(total=len(paths), unit='image') as progress:
         for start in range(0, len(paths), args.batch_size):
             batch = [(path, read(path)) for path in paths[start : start + args.batch_size]]
-            unread += [path for path, image in batch if image is None]
+            left_out += [f'{path}: left out, because it cannot be read as an image' for path, im in batch if im is None]
             num_files = len(batch)
             batch = [(path, image) for path, image in batch if image is not None]
-            samples = predictor.predict([image for _, image in batch])
-            for (path, image), sample in zip(batch, samples):
+            for (path, image), sample in zip(batch, predict(predictor, [image for _, image in batch])):
+                if isinstance(sample, InputError):
+                    left_out.append(f'{path}: left out, {sample}')
+                    continue
                 name = str(path.relative_to(root))
                 predictions.add(name, sample, *image.shape[:2])
                 if not args.no_pictures:
@@ -69,16 +73,26 @@ def main() -> None:
                 if not shown:
                     empty.append(nothing_found(name, predictor.best_score(sample), predictor.score_thr))
             progress.update(num_files)
-    for path in unread[:_MAX_NAMED]:
-        print(f'{path}: left out, because it cannot be read as an image')
-    if len(unread) == len(paths):
-        raise InputError(f'none of the {len(paths)} files of {args.img} can be read as an image')
+    for line in left_out[:_MAX_NAMED]:
+        print(line)
+    if len(left_out) > _MAX_NAMED:
+        print(f'... and {len(left_out) - _MAX_NAMED} more images are left out')
+    if len(left_out) == len(paths):
+        raise InputError(f'none of the {len(paths)} files of {args.img} can be read as an image: {left_out[0]}')
     for line in empty[:_MAX_NAMED]:
         print(line)
     if len(empty) > _MAX_NAMED:
         print(f'... and the same in {len(empty) - _MAX_NAMED} more images')
     predictions.write(out_dir / 'results.json')
     print(f'{num_found} detections in {len(predictions.images)} images: {out_dir}')
+
+
+def predict(predictor: ImagePredictor, images: list[np.ndarray]) -> list[DetDataSample | InputError]:
+    """Predict images together; where one cannot be predicted, each by itself, and the error stands in its place."""
+    try:
+        return predictor.predict(images)
+    except InputError as e:
+        return [e] if len(images) == 1 else [sample for image in images for sample in predict(predictor, [image])]
 
 
 def find_images(source: str) -> list[Path]:

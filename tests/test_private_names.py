@@ -15,6 +15,7 @@ import mmdet_sag
 FRAMEWORKS = ('mmcv', 'mmdet', 'mmengine', 'torch')
 # By class or module: its private functions with their parameters, its private classes and attributes with None.
 DECLARED = {
+    'mmcv.cnn.bricks.conv_ws.ConvAWS2d': {'_get_weight': 'self weight'},
     'mmcv.transforms.processing.Resize': {'_resize_img': 'self results'},
     'mmdet.datasets.samplers.multi_source_sampler.GroupMultiSourceSampler': {'_get_source_group_info': 'self'},
     'mmdet.datasets.transforms.loading.LoadAnnotations': {

@@ -1,10 +1,11 @@
 """Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``.
 
-Instead of a checkpoint, give a model that tools/deployment/export.py wrote to evaluate that: model.onnx, model.xml or
-model.pt, which is a program.
+Instead of a checkpoint, give a model that tools/deployment/export.py wrote to evaluate that: its folder, model.onnx,
+model.xml, or model.pt, which is a program.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -32,7 +33,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_arguments(parser)
     # After the config and before the options, as in MMDetection.
-    parser.add_argument('checkpoint', help='checkpoint file, or exported model')
+    parser.add_argument('checkpoint', help='checkpoint file, or exported model or its folder')
+    parser.add_argument('--device', help='device of an exported model: cpu, gpu, or as its library names it')
     parser.add_argument('--out', help='file for the predictions, .pkl or .pickle')
     parser.add_argument('--show', action='store_true', help='show the results in a window')
     parser.add_argument(
@@ -61,11 +63,16 @@ def main() -> None:
             check_writable_file(args.out, '--out', makes_folder=True)
     exported = is_exported(args.checkpoint)
     if exported:
-        if args.checkpoint.endswith('.pt'):
+        if args.checkpoint.endswith('.pt') or Path(args.checkpoint, 'model.pt').is_file():
             print_log(f'{args.checkpoint} is a TorchScript program, and is run: use only one that you made or trust')
         for flag in ('tta', 'amp', 'compile'):
             if getattr(args, flag):
                 raise InputError(f'--{flag}: {args.checkpoint} is an exported model, which runs as it is; leave it out')
+    elif args.device:
+        raise InputError(
+            f'--device {args.device}: is for exported models; a checkpoint runs on the GPU if there is one, and on the '
+            'CPU after CUDA_VISIBLE_DEVICES=-1'
+        )
     else:
         cfg.load_from = args.checkpoint
         if args.tta:
@@ -90,7 +97,7 @@ def main() -> None:
 
     contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}
     if exported:
-        use_exported_model(cfg, args.checkpoint)
+        use_exported_model(cfg, args.checkpoint, args.device or 'CPU')
     runner = build_runner(cfg)
     if not exported:
         check_checkpoint_fits(checkpoint, args.checkpoint, runner.model)

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import cv2
 import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -15,11 +16,13 @@ from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 
 from ..datasets.coco_instance_panoptic import id_to_rgb
+from ..deployment.formats import is_exported
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..engine.launch import read_config
 from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
 from ..visualization import draw_instances, panoptic_instances, picture_score_thr
+from .exported_inferencer import ExportedInferencer
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
@@ -76,10 +79,12 @@ class ImagePredictor:
     """Predicts images, also in tiles, and draws the predictions.
 
     Args:
-        config: Config file, or the name of a model in the metafiles of MMDetection or of this package.
-        checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names.
-        device: Device, such as ``cpu`` or ``cuda:0``; None: the best one.
-        score_thr: Lowest score of a detection that is drawn; None: that of the checkpoint's report, or 0.5.
+        config: Config file, or the name of a model in the metafiles of MMDetection or of this package, or an exported
+            model or its folder.
+        checkpoint: Checkpoint file with all weights of the model; None: the weights that its metafile names. Of an
+            exported model, the config is not needed, but may stand before it.
+        device: Device, such as ``cpu`` or ``cuda:0``; None: the best one, and the CPU for an exported model.
+        score_thr: Lowest score of a detection that is drawn; None: that of the model's report, or 0.5.
         classes: Names of the classes to keep; None: all.
         batch_size: Number of images, or tiles, per forward.
         tile_size: Side of the tiles that are predicted besides the full image; None: no tiles.
@@ -110,8 +115,22 @@ class ImagePredictor:
                 raise InputError(f'{option} {value}: {remedy}')
         self.batch_size = batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
+        exported = next((path for path in (checkpoint, config) if path and is_exported(path)), None)
+        self.inferencer: PanopticInferencer | ExportedInferencer
+        if exported:
+            self.inferencer = ExportedInferencer(exported, device)
+            best = self.inferencer.predictor.picture_score_thr
+        else:
+            best = picture_score_thr(self._load(config, checkpoint, device))
+        self.score_thr = best if score_thr is None else score_thr
+        self.classes: tuple[str, ...] = tuple(self.inferencer.model.dataset_meta['classes'])
+        if unknown := [name for name in classes or () if name not in self.classes]:
+            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
+        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
+
+    def _load(self, config: str, checkpoint: str | None, device: str | None) -> str:
+        """Load a model, and return its checkpoint."""
         cfg, checkpoint = _find_model(config, checkpoint)
-        self.score_thr = picture_score_thr(checkpoint) if score_thr is None else score_thr
         weights = load_checkpoint_file(checkpoint)
         self._check_device(device)
         self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)
@@ -121,10 +140,7 @@ class ImagePredictor:
         if 'dataset_meta' not in weights.get('meta', {}) and named:
             # Without names in the checkpoint, MMDetection takes those of COCO.
             meta['classes'] = tuple(named)
-        self.classes: tuple[str, ...] = tuple(meta['classes'])
-        if unknown := [name for name in classes or () if name not in self.classes]:
-            raise InputError(f"--classes: there is no class '{unknown[0]}', only {', '.join(self.classes)}")
-        self._labels = None if classes is None else [self.classes.index(name) for name in classes]
+        return checkpoint
 
     @property
     def shows_some_classes(self) -> bool:
@@ -142,15 +158,25 @@ class ImagePredictor:
             raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
 
     def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
-        """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only."""
+        """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only.
+
+        Raises:
+            InputError: An image is so narrow that nothing is left of a side of it for the network.
+        """
         tiled = self.tile_size is not None
         samples = [self._predict_tiles(image) for image in images] if tiled else self._forward(images)
         return [self._of_classes(sample) for sample in samples]
 
     def _forward(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
         samples = []
-        for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
-            samples += self.inferencer.forward(data)
+        try:
+            for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
+                samples += self.inferencer.forward(data)
+        except cv2.error as e:
+            height, width = min((image.shape[:2] for image in images), key=lambda sides: min(sides) / max(sides))
+            raise InputError(
+                f'an image of {width}x{height} pixels is too narrow: resized, nothing is left of it; cut it into parts'
+            ) from e
         return samples
 
     def _predict_tiles(self, image: np.ndarray) -> DetDataSample:

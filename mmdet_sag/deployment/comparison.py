@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.structures import SampleList
 from mmdet.utils import InstanceList
 from mmengine import fileio
@@ -83,7 +84,7 @@ def compare(
     counts, worst = Counter(), dict.fromkeys((*BOUNDS, 'inputs', 'masks'), 0.0)
     score_differences: list[float] = []
     for batch in batches:
-        inputs = preprocess(detector, batch)
+        inputs = preprocess(detector, batch, predictor.metadata.get('input_size'))
         detections = detect_with_pytorch(detector, *inputs)
         worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, *inputs, backend_args))
         worst['masks'] = max(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
@@ -156,10 +157,14 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
     return [found.get(i, nothing) for i in range(len(data_samples))]
 
 
-def preprocess(detector: nn.Module, batch: dict) -> tuple[Tensor, SampleList]:
-    """Images and data samples of a batch for a detector."""
+def preprocess(detector: nn.Module, batch: dict, size: Sequence[int] | None = None) -> tuple[Tensor, SampleList]:
+    """Images and data samples of a batch for a detector, padded to a height and width, if there is a ``size``."""
     data = detector.data_preprocessor(batch, False)
-    return data['inputs'], data['data_samples']
+    images = data['inputs']
+    if size is not None:
+        missing = [side - own for side, own in zip(size, images.shape[2:])]
+        images = F.pad(images, (0, missing[1], 0, missing[0]), value=detector.data_preprocessor.pad_value)
+    return images, data['data_samples']
 
 
 def measure_speed(

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..datasets.data_sources import dataset_meta
+from ..datasets.data_sources import dataset_meta, test_dataset
 from ..errors import InputError
 from ..structures.inclusive_boxes import pad_masks, to_exclusive
 from ..structures.mask import paste_masks_as_rle
@@ -23,10 +23,11 @@ class ExportedDetector(BaseModel):
     """An exported model with the interface of a detector, for evaluation.
 
     Args:
-        model_file: A model.onnx, model.xml or model.pt.
+        model_file: A model.onnx, model.xml or model.pt, or the folder of one.
         data_preprocessor: Config of the data preprocessor.
         classes: Names of the classes that the model must have.
         num_threads: Number of threads; 0: one per core.
+        device: Device that it runs on, as the runtime names it.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class ExportedDetector(BaseModel):
         data_preprocessor: ConfigType,
         classes: tuple[str, ...] | None = None,
         num_threads: int = 0,
+        device: str = 'CPU',
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.model = load_predictor(model_file, num_threads).model
+        self.model = load_predictor(model_file, num_threads, device).model
         metadata = self.model.metadata
         if classes is not None and list(classes) != metadata['classes']:
             raise InputError(
@@ -64,6 +66,14 @@ class ExportedDetector(BaseModel):
         return data_samples
 
 
+def fit_images(cfg: Config, size: Sequence[int] | None) -> None:
+    """Let a config's test pipeline resize images, by their ratio, to fit into a height and width, if there are any."""
+    pipeline = test_dataset(cfg).pipeline
+    for i, step in enumerate(pipeline):
+        if size is not None and step['type'] in ('Resize', 'ShortSideResize'):
+            pipeline[i] = dict(type='FitResize', scale=size[::-1], backend=step.get('backend', 'cv2'))
+
+
 def detect(model: Callable, images: Tensor, data_samples: SampleList) -> InstanceList:
     """Detect objects by an exported model in normalized images (N, 3, H, W), up to the mask probabilities.
 
@@ -86,11 +96,16 @@ def model_inputs(images: Tensor, data_samples: SampleList) -> tuple[np.ndarray, 
     return images.cpu().numpy(), np.array([sample.img_shape[:2] for sample in data_samples])
 
 
-def use_exported_model(cfg: Config, model_file: str) -> None:
-    """Replace the model of a config by an exported one."""
+def use_exported_model(cfg: Config, model_file: str, device: str = 'CPU') -> None:
+    """Replace the model of a config by an exported one, which runs on a device of the runtime.
+
+    For a model of one input size, the config's images are resized to fit into that.
+    """
+    fit_images(cfg, load_predictor(model_file).metadata.get('input_size'))
     cfg.model = dict(
         type='ExportedDetector',
         model_file=model_file,
+        device=device,
         data_preprocessor=cfg.model.data_preprocessor,
         classes=dataset_meta(cfg)['classes'],
     )

@@ -1,7 +1,9 @@
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -73,12 +75,15 @@ class OnnxFormat(ExportFormat):
         from onnxscript import ir
 
         opset = metadata.get('opset', OPSET_VERSION)
+        size = metadata.get('input_size')
         batch = torch.export.Dim('batch', min=1, max=1024)
-        height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
-        dynamic = dict(images={0: batch, 2: height, 3: width}, image_sizes={0: batch})
+        dynamic = dict(images={0: batch}, image_sizes={0: batch})
+        if size is None:
+            height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
+            dynamic['images'].update({2: height, 3: width})
         with _one_line_errors(graph), torch.no_grad():
             onnx_program = torch.onnx.export(
-                torch.export.export(graph, _example(), dynamic_shapes=dynamic, strict=False),
+                torch.export.export(graph, _example(size), dynamic_shapes=dynamic, strict=False),
                 dynamo=True,
                 opset_version=max(opset, NATIVE_OPSET),
                 custom_translation_table=onnx_translations(),
@@ -86,13 +91,14 @@ class OnnxFormat(ExportFormat):
                 output_names=list(runtime.output_names(metadata)),
                 verbose=False,
             )
-        graph = onnx_program.model.graph
+        written = onnx_program.model.graph
         # The exporter notes where each operator comes from in this machine's files.
-        for part in (graph, *graph.all_nodes()):
+        for part in (written, *written.all_nodes()):
             part.metadata_props.clear()
-        images_shape, sizes_shape = ir.Shape(['batch', 3, 'height', 'width']), ir.Shape(['batch', 2])
-        graph.inputs[0].shape, graph.inputs[1].shape = images_shape, sizes_shape
-        for output in graph.outputs:
+        images_shape = ir.Shape(['batch', 3, *(size or ('height', 'width'))])
+        sizes_shape = ir.Shape(['batch', 2])
+        written.inputs[0].shape, written.inputs[1].shape = images_shape, sizes_shape
+        for output in written.outputs:
             first = 'batch' if metadata.get('detections') else 'detections'
             output.shape = ir.Shape([first, *output.shape[1:]])
         onnx_program.model.metadata_props[runtime.METADATA_KEY] = json.dumps(metadata)
@@ -100,7 +106,8 @@ class OnnxFormat(ExportFormat):
         model = onnx.load(str(path))
         # The shapes of intermediate values, which runtimes infer, name the dimensions otherwise.
         del model.graph.value_info[:]
-        model = lower_opset(model, opset)
+        with _one_line_errors(graph):
+            model = lower_opset(model, opset)
         if metadata['precision'] == 'int8':
             model = quantize(model, self._operators(model), images)
         onnx.save(model, str(path))
@@ -153,7 +160,7 @@ class TorchScriptFormat(ExportFormat):
 
     def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         with _one_line_errors(graph), torch.no_grad():
-            script = torch.jit.trace(graph, _example(), check_trace=False)
+            script = torch.jit.trace(graph, _example(metadata.get('input_size')), check_trace=False)
             _follow_inputs(script)
             torch.jit.save(script, str(path), _extra_files={f'{runtime.METADATA_KEY}.json': json.dumps(metadata)})
 
@@ -162,7 +169,12 @@ FORMATS: dict[str, ExportFormat] = {kind.name: kind() for kind in ExportFormat._
 
 
 def is_exported(path: str) -> bool:
-    """Whether a path names an exported model. A .pt file is one if it holds code, otherwise it is a checkpoint."""
+    """Whether a path names an exported model, or a folder with one.
+
+    A .pt file is one if it holds code, otherwise it is a checkpoint.
+    """
+    if Path(path).is_dir():
+        return any(Path(path, f'model{suffix}').is_file() for suffix in runtime.LOADERS)
     if not path.endswith(TorchScriptFormat.suffix):
         return path.endswith(tuple(runtime.LOADERS))
     if not zipfile.is_zipfile(path):
@@ -171,24 +183,25 @@ def is_exported(path: str) -> bool:
         return any('/code/' in name for name in archive.namelist())
 
 
-def load_predictor(path: str, num_threads: int = 0) -> runtime.Predictor:
+def load_predictor(path: str, num_threads: int = 0, device: str = 'CPU') -> runtime.Predictor:
     """Load an exported model, a file or its folder, with its runtime, as ``model``.
 
     ``num_threads`` 0 is one per core; of a TorchScript model, they are PyTorch's from now on, and 0 leaves them.
     """
     try:
-        return runtime.Predictor(path, num_threads)
+        return runtime.Predictor(path, num_threads, device)
     except runtime.RuntimeInputError as e:
         raise InputError(str(e)) from e
 
 
-def _example() -> tuple[torch.Tensor, torch.Tensor]:
+def _example(size: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Images that lead through all operators; their content does not matter, their size does.
 
-    The exporter takes a size of 1 as constant, so no level of the neck may be that small.
+    ``size`` is that of a model of one size. The exporter takes a size of 1 as constant, so no level of the neck of
+    another model may be that small.
     """
     generator = torch.Generator().manual_seed(0)
-    height, width = 12 * _DIVISOR, 16 * _DIVISOR
+    height, width = size or (12 * _DIVISOR, 16 * _DIVISOR)
     images = torch.randn(2, 3, height, width, generator=generator)
     return images, torch.tensor([[height - 8, width - 10], [height, width]])
 
@@ -197,20 +210,24 @@ def _follow_inputs(script: torch.jit.ScriptModule) -> None:
     """Let a trace make its tensors on the device of its inputs, where the trace has the device of the example."""
     for module in script.modules():
         try:
-            graph = module.graph
+            graphs = [module.graph]
         # A module that was not called has none.
         except RuntimeError:
             continue
-        constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
-        if not constants:
-            continue
-        tensor = next(value for value in graph.inputs() if value.type().kind() == 'TensorType')
-        device = graph.create('prim::device', [tensor], 1)
-        device.output().setType(constants[0].output().type())
-        graph.prependNode(device)
-        for node in constants:
-            node.output().replaceAllUsesWith(device.output())
-            node.destroy()
+        # One that was called again has a method for each time.
+        again = takewhile(partial(hasattr, module), (f'forward{i}' for i in count(1)))
+        graphs += [getattr(module, name).graph for name in again]
+        for graph in graphs:
+            constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
+            if not constants:
+                continue
+            tensor = next(value for value in graph.inputs() if value.type().kind() == 'TensorType')
+            device = graph.create('prim::device', [tensor], 1)
+            device.output().setType(constants[0].output().type())
+            graph.prependNode(device)
+            for node in constants:
+                node.output().replaceAllUsesWith(device.output())
+                node.destroy()
 
 
 @contextmanager

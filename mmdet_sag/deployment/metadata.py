@@ -12,7 +12,7 @@ from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.data_sources import dataset_meta, test_dataset
-from ..datasets.transforms import ShortSideResize
+from ..datasets.transforms import FitResize, ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256
 from ..version import __version__
@@ -98,7 +98,7 @@ def _resize(pipeline: list[dict]) -> dict:
     found = []
     for step in pipeline:
         transform: Any = TRANSFORMS.get(step['type'])
-        if transform in (Resize, ShortSideResize):
+        if transform in (Resize, ShortSideResize, FitResize):
             found.append((transform, step))
         elif transform is LoadImageFromFile:
             _check_loading(step)
@@ -115,7 +115,8 @@ def _resize(pipeline: list[dict]) -> dict:
     if step.get('backend', 'cv2') not in ('cv2', 'pillow'):
         raise InputError(f'the test pipeline resizes with {step.backend}: only cv2 and pillow can be exported')
     scale = step['scale']
-    mode = 'short_side' if transform is ShortSideResize else 'keep_ratio' if step.get('keep_ratio') else 'exact'
+    modes = {ShortSideResize: 'short_side', FitResize: 'fit'}
+    mode = modes.get(transform, 'keep_ratio' if step.get('keep_ratio') else 'exact')
     return dict(
         mode=mode, scale=[scale, scale] if isinstance(scale, int) else list(scale), backend=step.get('backend', 'cv2')
     )

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..fileio import atomic_folder, check_writable_folder, sha256
 from . import runtime
 from .comparison import compare, measure_speed, preprocess
-from .exported_detector import ExportedDetector, model_inputs
+from .exported_detector import ExportedDetector, fit_images, model_inputs
 from .formats import FORMATS, load_predictor
 from .graphs import build_graph
 from .graphs.padded_graph import PaddedGraph
@@ -45,6 +45,7 @@ class ExportSettings(NamedTuple):
         measure_ap: Whether both models are evaluated on all test data.
         num_detections: Detections of each image that the outputs are padded to; None: outputs of any length.
         opset: Opset of an ONNX file.
+        input_size: Height and width of the images that the model takes; None: any.
     """
 
     model_format: str = 'onnx'
@@ -56,6 +57,7 @@ class ExportSettings(NamedTuple):
     measure_ap: bool = False
     num_detections: int | None = None
     opset: int = OPSET_VERSION
+    input_size: tuple[int, int] | None = None
 
 
 def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     init_default_scope('mmdet')
     if settings.num_images or settings.measure_ap:
         check_inputs(cfg, 'test')
+    fit_images(cfg, settings.input_size)
     if settings.num_detections:
         _limit_detections(cfg, settings.num_detections)
     detector = build_detector(cfg, checkpoint)
@@ -91,6 +94,12 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         metadata['opset'] = settings.opset
         deformable = any(isinstance(module, ExportableDeformConv) for module in graph.modules())
         metadata['requires'] = dict(onnxruntime='1.25') if deformable else {}
+    if settings.input_size:
+        divisor = metadata['preprocessing']['pad_size_divisor']
+        if any(side % divisor for side in settings.input_size):
+            sides = ' '.join(str(max(round(side / divisor), 1) * divisor) for side in settings.input_size)
+            raise InputError(f'--input-size: sides have to be multiples of {divisor}; use --input-size {sides}')
+        metadata['input_size'] = list(settings.input_size)
     if settings.num_detections:
         metadata['detections'] = settings.num_detections
         graph = PaddedGraph(graph, settings.num_detections)
@@ -98,7 +107,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     batches = calibration_batches(cfg, settings.num_calibration_images) if precision == 'int8' else tuple
 
     def images() -> Iterator[tuple]:
-        return (model_inputs(*preprocess(detector, batch)) for batch in batches())
+        return (model_inputs(*preprocess(detector, batch, settings.input_size)) for batch in batches())
 
     with atomic_folder(out) as folder:
         path = folder / f'model{model_format.suffix}'

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+import torch.nn.functional as F
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, nms, roi_align
@@ -35,6 +36,37 @@ class ExportableDeformConv(nn.Module):
             offset, mask = torch.cat([first, second], dim=1), mask.sigmoid()
         bias = getattr(conv, 'bias', None)
         return deform_conv2d(x, offset, conv.weight, bias, conv.stride, conv.padding, conv.dilation, mask)
+
+
+class ExportableSAConv(nn.Module):
+    """A switchable atrous conv of DetectoRS, whose deformable convs are torchvision's, which can be exported.
+
+    Its weights are standardised once, in place of at each call.
+    """
+
+    def __init__(self, conv: SAConv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.register_buffer('weight', conv._get_weight(conv.weight).detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve features (N, C, H, W)."""
+        conv = self.conv
+        x = x + conv.pre_context(F.adaptive_avg_pool2d(x, 1))
+        around = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode='reflect'), 5, stride=1)
+        switch = conv.switch(around)
+        near = self._convolve(x, around, self.weight, 's', 1)
+        far = self._convolve(x, around, self.weight + conv.weight_diff, 'l', 3)
+        out = switch * near + (1 - switch) * far
+        return out + conv.post_context(F.adaptive_avg_pool2d(out, 1))
+
+    def _convolve(self, x: Tensor, around: Tensor, weight: Tensor, name: str, factor: int) -> Tensor:
+        conv = self.conv
+        padding, dilation = ([factor * side for side in sides] for sides in (conv.padding, conv.dilation))
+        if not conv.use_deform:
+            return F.conv2d(x, weight, None, conv.stride, padding, dilation, conv.groups)
+        offset = getattr(conv, f'offset_{name}')(around)
+        return deform_conv2d(x, offset, weight, None, conv.stride, padding, dilation)
 
 
 class ExportableRoIExtractor(nn.Module):

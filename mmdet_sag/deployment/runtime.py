@@ -37,18 +37,35 @@ class Model:
     """An exported model with its ``metadata``. Several threads may call it at once. See :func:`load_model`."""
 
     metadata: dict
+    # Least height and width of its images.
+    least_size = (1, 1)
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
         """Detect objects; :class:`Predictor` prepares images for it.
 
         Args:
-            images: Normalized images of shape (N, 3, H, W), float32.
+            images: Normalized images of shape (N, 3, H, W), float32. They are padded to the size that a model of one
+                size takes.
             image_sizes: Height and width of each without padding, shape (N, 2), int64.
 
         Returns:
             The model's outputs by name: ``boxes`` (n, 4) in pixels of the network's input, ``scores`` (n, ),
             ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ).
+
+        Raises:
+            RuntimeInputError: The images are larger than that size.
         """
+        size = self.metadata.get('input_size')
+        missing = [least - side for least, side in zip(size or self.least_size, images.shape[2:])]
+        if size and min(missing) < 0:
+            raise RuntimeInputError(
+                f'images of {images.shape[2]}x{images.shape[3]} pixels do not fit into {size[0]}x{size[1]}, the input '
+                'of this model: resize them to it, or export it with another --input-size'
+            )
+        if max(missing) > 0:
+            pad_value = self.metadata['preprocessing']['pad_value']
+            pads = (0, 0), (0, 0), *((0, max(side, 0)) for side in missing)
+            images = np.pad(images, pads, constant_values=pad_value)
         outputs = self._run(images, image_sizes)
         if self.metadata.get('detections'):
             counts = outputs.pop('num_detections')
@@ -91,6 +108,9 @@ class OnnxModel(Model):
 class OpenVINOModel(Model):
     """A model.xml, and the model.bin beside it, in OpenVINO, on any of its devices."""
 
+    # Its pooling kernels need it.
+    least_size = (64, 64)
+
     def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
         device = device.upper()
         with _one_line_errors(path, 'openvino'):
@@ -119,11 +139,6 @@ class OpenVINOModel(Model):
         self.requests = SimpleQueue()
 
     def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        # Its pooling kernels need at least 64 pixels.
-        missing = [max(64 - side, 0) for side in images.shape[2:]]
-        if any(missing):
-            pad_value = self.metadata['preprocessing']['pad_value']
-            images = np.pad(images, ((0, 0), (0, 0), *((0, side) for side in missing)), constant_values=pad_value)
         try:
             request = self.requests.get_nowait()
         except Empty:
@@ -377,6 +392,9 @@ def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
     scale = settings['scale']
     if settings['mode'] == 'exact':
         return tuple(scale)
+    if settings['mode'] == 'fit':
+        factor = min(scale[0] / width, scale[1] / height)
+        return int(width * factor + 0.5), int(height * factor + 0.5)
     if settings['mode'] == 'keep_ratio':
         factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
         return int(width * factor + 0.5), int(height * factor + 0.5)

@@ -10,10 +10,12 @@ import pytest
 import torch
 import tqdm
 from support import tiny_panoptic
+from support.small_graph import write_onnx
 from support.tiny_checkpoint import write_tiny_checkpoint
 from support.tiny_training import CLASSES
 from support.tool import run_tool
 
+from mmdet_sag.deployment import runtime
 from mmdet_sag.errors import InputError
 from mmdet_sag.visualization import keep_score_thr
 
@@ -110,6 +112,44 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
     said = demo(tmp_path, 'config.py', 'model.pth', '--out', tmp_path / 'out')
     assert 'broken.jpg: left out' in said
     assert (tmp_path / 'out/vis/good ü.png').is_file()
+
+
+@pytest.mark.parametrize('exported', [False, True])
+def test_an_image_that_is_too_narrow_is_left_out_and_named(demo, folder, tmp_path, exported):
+    cv2.imwrite(str(tmp_path / 'narrow.png'), np.zeros((1, 2000, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'good.png'), cv2.imread(str(folder / 'data/images/1.png')))
+    model = ('config.py', 'model.pth')
+    if exported:
+        pytest.importorskip('onnxruntime')
+        write_onnx(tmp_path / 'exported')
+        model = (tmp_path / 'exported',)
+    said = demo(tmp_path, *model, '--out', tmp_path / 'out', '--batch-size', 2)
+    assert 'narrow.png: left out, an image of 2000x1 pixels is too narrow' in said
+    assert (tmp_path / 'out/vis/good.png').is_file()
+    with pytest.raises(InputError, match='none of the 1 .*: .*narrow.png: left out, an image of 2000x1 pixels'):
+        demo(tmp_path / 'narrow.png', *model, '--out', tmp_path / 'out')
+
+
+def test_an_exported_model_is_drawn_as_its_runtime_finds(demo, folder, tmp_path):
+    pytest.importorskip('onnxruntime')
+    write_onnx(tmp_path / 'exported')
+    image = folder / 'data/images/1.png'
+    expected = runtime.Predictor(tmp_path / 'exported')(image)
+    shown = expected['scores'] >= 0.5
+    for model in ((tmp_path / 'exported/model.onnx',), ('config.py', tmp_path / 'exported')):
+        demo(image, *model, '--out', tmp_path / 'out', '--device', 'cpu')
+        results = json.loads((tmp_path / 'out/results.json').read_text())
+        found = results['annotations']
+        assert [annotation['score'] for annotation in found] == pytest.approx(expected['scores'][shown])
+        texts = [annotation['segmentation']['counts'] for annotation in found]
+        assert texts == [mask['counts'] for mask, is_shown in zip(expected['masks'], shown) if is_shown]
+        assert [category['name'] for category in results['categories']] == list(CLASSES)
+    assert cv2.imread(str(tmp_path / 'out/vis/1.png')).size
+    demo(image, tmp_path / 'exported', '--out', tmp_path / 'out', '--classes', 'blue', '--tiles', 48)
+    results = json.loads((tmp_path / 'out/results.json').read_text())
+    assert {annotation['category_id'] for annotation in results['annotations']} == {2}
+    with pytest.raises(InputError, match='device cuda:7: this onnxruntime has no cuda:7'):
+        demo(image, tmp_path / 'exported', '--out', tmp_path / 'out', '--device', 'cuda:7')
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_no_detection_at_all():
     assert check(lively_tiny(**{'test_cfg.bbox_head.score_thr': 0.999}), images()) == 0
 
 
-@pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn', 'htc', 'scnet', 'groie', 'ms-rcnn'])
+@pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn', 'htc', 'scnet', 'groie', 'ms-rcnn', 'detectors'])
 def test_two_stage_detectors_with_spatial_attention(name):
     assert check(lively_two_stage(name), images(std=1.0)) > 2
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from support.tiny_export import assert_same_detections, write_tiny
+from support.tiny_export import assert_same_detections, run_here, write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
@@ -44,14 +43,6 @@ WITHOUT_TORCH = (
 )
 
 
-def run_tool(monkeypatch, path: str, *arguments: object) -> int:
-    """Run a tool of this clone in this process; its exit status."""
-    monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / 'tools' / path), run_name='__main__')
-    return end.value.code
-
-
 def write_instead(monkeypatch, model: Path) -> None:
     """Let an export to ONNX, which takes long, write a given model."""
     monkeypatch.setattr(OnnxFormat, 'write', lambda self, graph, path, *_: shutil.copy(model, path))
@@ -71,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
     keep_score_thr(checkpoint, 0.25)
     with pytest.MonkeyPatch.context() as monkeypatch:
         arguments = (config, checkpoint, '--out', folder / 'onnx', '--images', 4, '--runs', 1)
-        assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 0
+        assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 0
     return folder
 
 
@@ -123,7 +114,7 @@ def test_batches_of_any_size_and_images_without_objects(folder, openvino, detect
     graph = build_graph(detector)
     generator = np.random.default_rng(0)
     # In the last one, each level has rows and columns; in the first, the coarsest is a single position.
-    for count, height, width in ((1, 64, 96), (3, 128, 64), (1, 288, 416)):
+    for count, height, width in ((1, 64, 64), (3, 128, 64), (1, 288, 416)):
         images = generator.normal(0, 60, (count, 3, height, width)).astype(np.float32)
         sizes = np.array([[height, width - 3]] * count)
         outputs = model(images, sizes)
@@ -203,6 +194,31 @@ def test_the_predictor_takes_batches_files_classes_and_scores(openvino, folder):
         runtime.Predictor(openvino, classes=['zebra'])
     with pytest.raises(runtime.RuntimeInputError, match='device GPU.7: OpenVINO finds CPU here'):
         runtime.Predictor(openvino, device='gpu.7')
+
+
+def test_a_model_of_one_input_size(folder, monkeypatch, capsys, tmp_path):
+    config, checkpoint, out = folder / 'tiny.py', folder / 'tiny.pth', tmp_path / 'out'
+    arguments = (config, checkpoint, '--format', 'openvino', '--out', out, '--images', 2, '--runs', 0)
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments, '--input-size', 96, 130) == 2
+    assert 'sides have to be multiples of 32; use --input-size 96 128' in capsys.readouterr().err
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments, '--input-size', 96, 128) == 0
+    report = json.loads((out / 'report.json').read_text())
+    assert report['metadata']['preprocessing']['resize'] == dict(mode='fit', scale=[128, 96], backend='pillow')
+    assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 10
+    predictor = runtime.Predictor(out)
+    assert [side.get_length() for side in predictor.model.model.inputs[0].partial_shape[1:]] == [3, 96, 128]
+    # Wide and upright images fit, and are found as PyTorch finds them in the padded image.
+    image = cv2.imread(str(folder / 'data/images/1.png'))
+    for shape, size in (((64, 30), (96, 45)), ((20, 64), (40, 128))):
+        assert predictor.input_size(image[: shape[0], : shape[1]]) == size
+        assert predictor.model(*predictor.prepare([image[: shape[0], : shape[1]]]))['boxes'].size
+    with pytest.raises(runtime.RuntimeInputError, match='images of 96x160 pixels do not fit into 96x128'):
+        predictor.model(np.zeros((1, 3, 96, 160), np.float32), np.array([[96, 160]]))
+    monkeypatch.chdir(tmp_path)
+    arguments = (config, out, '--work-dir', tmp_path / 'test', '--device', 'cpu')
+    assert run_here(monkeypatch, 'test.py', *arguments) == 0
+    (scores,) = tmp_path.glob('test/*/*.json')
+    assert 'coco/segm_mAP' in json.loads(scores.read_text())
 
 
 def test_flipped_bytes_of_the_weights_are_noticed(folder, tmp_path):
@@ -327,21 +343,22 @@ def test_calibration_images_are_loaded_for_each_pass(folder):
 def test_the_test_tool_evaluates_an_exported_model(folder, monkeypatch, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert run_tool(monkeypatch, 'test.py', *arguments) == 0
+    assert run_here(monkeypatch, 'test.py', *arguments) == 0
     (scores,) = tmp_path.glob('*/*.json')
     assert 'coco/segm_mAP' in json.loads(scores.read_text())
 
 
-@pytest.mark.parametrize('options', [['--tta'], ['--amp']])
+@pytest.mark.parametrize('options', [['--tta'], ['--amp'], ['--device', 'nowhere']])
 def test_flags_that_do_not_apply_to_an_exported_model_are_refused(folder, monkeypatch, capsys, tmp_path, options):
     arguments = (folder / 'tiny.py', folder / 'onnx/model.onnx', '--work-dir', tmp_path, *options)
-    assert run_tool(monkeypatch, 'test.py', *arguments) == 2
-    assert 'is an exported model' in capsys.readouterr().err
+    assert run_here(monkeypatch, 'test.py', *arguments) == 2
+    words = 'this onnxruntime has no nowhere' if 'nowhere' in options else 'is an exported model'
+    assert words in capsys.readouterr().err
 
 
 def test_exported_models_are_measured_beside_pytorch_s(folder, monkeypatch, capsys, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', folder / 'onnx/model.onnx', '--size', 60, 80, '--runs', 1)
-    assert run_tool(monkeypatch, 'deployment/benchmark.py', *arguments, '--out', tmp_path / 'speed.json') == 0
+    assert run_here(monkeypatch, 'deployment/benchmark.py', *arguments, '--out', tmp_path / 'speed.json') == 0
     assert re.search(r' 1\.00  PyTorch', capsys.readouterr().out)
     assert len(json.loads((tmp_path / 'speed.json').read_text())['seconds']) == 2
 
@@ -387,7 +404,7 @@ def test_missing_training_images_are_named_before_int8_is_exported(folder, monke
 
 def test_a_number_of_images_below_1_is_refused(folder, monkeypatch, capsys, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', tmp_path / 'out', '--calibration-images', 0)
-    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert '--calibration-images 0: at least 1 is needed' in capsys.readouterr().err
 
 
@@ -410,7 +427,7 @@ def test_the_file_has_standard_operators_only(folder):
 
 def test_a_folder_that_is_no_export_is_not_replaced(folder, monkeypatch, capsys):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
-    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert 'annotations.json was not written by an export' in capsys.readouterr().err
 
 
@@ -420,7 +437,7 @@ def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path)
     model.backbone.init_cfg = None
     torch.save(dict(state_dict=MODELS.build(model).state_dict()), tmp_path / 'boxes.pth')
     arguments = (tmp_path / 'boxes.py', tmp_path / 'boxes.pth', '--out', tmp_path / 'out', '--images', 0)
-    assert run_tool(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert (
         'FCOS cannot be exported: only CenterMask, PointCenterMask and two-stage detectors with a mask head can'
         in capsys.readouterr().err

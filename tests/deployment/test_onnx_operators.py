@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.registry import MODELS
 from torch import nn
 
@@ -14,6 +14,7 @@ from mmdet_sag.deployment.onnx_operators import (
     OPSET_VERSION,
     ExportableDeformConv,
     ExportableRoIExtractor,
+    ExportableSAConv,
     non_max_suppression,
     onnx_translations,
     read_with_openvino,
@@ -58,6 +59,18 @@ def test_deformable_convolution(layer: Callable, options: dict, tmp_path):
     x = torch.randn(2, 8, 12, 15)
     expected = conv(x).detach().numpy()
     for found in in_runtimes(ExportableDeformConv(conv), (x,), None, tmp_path):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_switchable_atrous_convolution(tmp_path):
+    torch.manual_seed(0)
+    conv = SAConv2d(8, 6, 3, stride=2, padding=1, bias=False, use_deform=True)
+    for part in (conv.switch, conv.pre_context, conv.post_context, conv.offset_s, conv.offset_l):
+        nn.init.normal_(part.weight, std=0.3)
+    nn.init.normal_(conv.weight_diff, std=0.1)
+    x = torch.randn(2, 8, 12, 15)
+    expected = conv(x).detach().numpy()
+    for found in in_runtimes(ExportableSAConv(conv), (x,), None, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

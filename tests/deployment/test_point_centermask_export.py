@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from support.tiny_export import assert_same_detections
+from support.tiny_export import assert_same_detections, run_here
 from support.tiny_points import write_points
-from support.tool import run_tool
 
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import ExportedDetector
@@ -21,18 +20,16 @@ from mmdet_sag.deployment.quantization import Operator, _kept_in_float
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('points')
     config, checkpoint = write_points(folder)
     options = ('--images', 4, '--runs', 0, '--opset', 16, '--detections', 10)
-    process = run_tool(
-        ROOT / 'tools/deployment/export.py', config, checkpoint, '--out', folder / 'onnx', *options, timeout=600
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert (
+            run_here(monkeypatch, 'deployment/export.py', config, checkpoint, '--out', folder / 'onnx', *options) == 0
+        )
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdet_sag.datasets.transforms import ShortSideResize
+from mmdet_sag.datasets.transforms import FitResize, ShortSideResize
 from mmdet_sag.deployment import runtime
 from mmdet_sag.structures.mask import paste_masks_as_rle
 
@@ -43,6 +43,10 @@ def test_images_are_resized_to_the_same_size_as_by_the_pipelines(shape):
     transform = ShortSideResize(scale=(1333, 800))
     expected = transform(dict(img=np.zeros((*shape, 3), np.uint8)))['img']
     assert runtime.resized_size(*shape[::-1], dict(settings, mode='short_side')) == expected.shape[1::-1]
+    expected = FitResize(scale=(640, 320))(dict(img=np.zeros((*shape, 3), np.uint8)))['img'].shape[1::-1]
+    assert runtime.resized_size(*shape[::-1], dict(mode='fit', scale=[640, 320])) == expected
+    assert expected[0] == 640 or expected[1] == 320
+    assert expected[0] <= 640 and expected[1] <= 320
 
 
 def test_masks_are_pasted_and_encoded_bit_by_bit():

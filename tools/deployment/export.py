@@ -35,6 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--runs', type=int, default=5, help='measured runs of each model; 0: do not measure')
     parser.add_argument('--threads', type=int, default=0, help='threads of the comparison; default: one per core')
     parser.add_argument('--detections', type=int, metavar='N', help='pad the outputs to N detections per image')
+    parser.add_argument(
+        '--input-size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='the one size of images that the model takes, which they are resized and padded to; default: any size',
+    )
     parser.add_argument('--opset', type=int, choices=OPSET_VERSIONS, help=f'of an ONNX file; default: {OPSET_VERSION}')
     switch = argparse.BooleanOptionalAction
     parser.add_argument('--ap', action=switch, help='evaluate before and after on all test data; default: for int8')
@@ -49,6 +56,8 @@ def main() -> None:
     for option, limit in lowest.items():
         if getattr(args, option) is not None and getattr(args, option) < limit:
             raise InputError(f'--{option.replace("_", "-")} {getattr(args, option)}: at least {limit} is needed')
+    if args.input_size and min(args.input_size) < 64:
+        raise InputError(f'--input-size {" ".join(map(str, args.input_size))}: at least 64 64 is needed')
     if args.opset and args.format != 'onnx':
         raise InputError(f'--opset {args.opset} is of ONNX files: leave it out, or use --format onnx')
     if args.threads:
@@ -62,6 +71,7 @@ def main() -> None:
         num_threads=args.threads,
         num_detections=args.detections,
         opset=args.opset or OPSET_VERSION,
+        input_size=tuple(args.input_size) if args.input_size else None,
         measure_ap=args.precision == 'int8' if args.ap is None else args.ap,
     )
     export(load_config(args), args.checkpoint, args.out, settings)

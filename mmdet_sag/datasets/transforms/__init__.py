@@ -1,4 +1,5 @@
 from .copy_paste_with_polygons import CopyPasteWithPolygons
+from .fit_resize import FitResize
 from .load_instances_and_panoptic_seg import LoadInstancesAndPanopticSeg
 from .load_mask_or_box_annotations import LoadMaskOrBoxAnnotations
 from .random_center_crop_pad_with_masks import RandomCenterCropPadWithMasks
@@ -8,6 +9,7 @@ from .torchvision_colour import TorchvisionColour
 
 __all__ = [
     'CopyPasteWithPolygons',
+    'FitResize',
     'LoadInstancesAndPanopticSeg',
     'LoadMaskOrBoxAnnotations',
     'RandomCenterCropPadWithMasks',

@@ -1,8 +1,10 @@
 from copy import deepcopy
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn import ConvAWS2d, GeneralizedAttention, fuse_conv_bn
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
@@ -10,7 +12,13 @@ from torch import Tensor, nn
 
 from ...cpu import give_back
 from ...errors import InputError
-from ..onnx_operators import ExportableDeformConv, ExportableRoIAlign, ExportableRoIExtractor, non_max_suppression
+from ..onnx_operators import (
+    ExportableDeformConv,
+    ExportableRoIAlign,
+    ExportableRoIExtractor,
+    ExportableSAConv,
+    non_max_suppression,
+)
 
 
 class Candidates(NamedTuple):
@@ -62,7 +70,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         detector = deepcopy(detector).eval().requires_grad_(False)
         give_back(detector)
-        self.detector = _exportable(fuse_conv_bn(detector)).requires_grad_(False).to(dtype)
+        self.detector = _exportable(fuse_conv_bn(_plain(detector))).requires_grad_(False).to(dtype)
         self.dtype = dtype
 
     def check_test_cfg(self, part: str, *limits: str) -> None:
@@ -146,12 +154,53 @@ def _exportable(module: nn.Module) -> nn.Module:
         if isinstance(child, BaseRoIExtractor):
             child.roi_layers = nn.ModuleList(map(ExportableRoIAlign, child.roi_layers))
             # GRoIE's pools each RoI from all levels. Its only branch is for no RoIs.
-            if not isinstance(child, GenericRoIExtractor):
+            if isinstance(child, GenericRoIExtractor):
+                _exportable(child)
+            else:
                 setattr(module, name, ExportableRoIExtractor(child))
+        elif isinstance(child, GeneralizedAttention):
+            child.get_position_embedding = partial(_position_embedding, child.position_magnitude)
         elif isinstance(child, (DeformConv2dPack, ModulatedDeformConv2dPack)):
             setattr(module, name, ExportableDeformConv(child))
-        elif isinstance(child, SAConv2d):
-            raise InputError('the switchable convolutions of DetectoRS (SAC) cannot be exported: train it without sac')
         else:
             _exportable(child)
+    return module
+
+
+def _position_embedding(
+    magnitude: float,
+    height: int,
+    width: int,
+    height_kv: int,
+    width_kv: int,
+    stride: int,
+    stride_kv: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_channels: int,
+    wave_length: float = 1000,
+) -> tuple[Tensor, Tensor]:
+    """What MMCV's attention computes from sizes alone, as constants: the exporter mistakes the type of a range."""
+    waves = wave_length ** (4 / num_channels * np.arange(num_channels // 4))
+
+    def embed(size: int, size_kv: int) -> Tensor:
+        distances = np.arange(int(size))[:, None] * stride - np.arange(int(size_kv)) * stride_kv
+        angles = distances[..., None] * magnitude / waves
+        values = np.concatenate([np.sin(angles), np.cos(angles)], axis=2).tolist()
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    return embed(width, width_kv), embed(height, height_kv)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """Standardise the weights of DetectoRS's convs for good, which batch norms cannot be folded into otherwise."""
+    for name, child in module.named_children():
+        if isinstance(child, SAConv2d):
+            setattr(module, name, ExportableSAConv(child))
+        elif isinstance(child, ConvAWS2d):
+            child.weight.data = child._get_weight(child.weight)
+            # What it is now.
+            child.__class__ = nn.Conv2d
+        else:
+            _plain(child)
     return module
