@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import torch
+from mmcv.cnn import ConvAWS2d
 from mmcv.cnn import fuse_conv_bn as fuse
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models.detectors import BaseDetector
@@ -46,7 +47,8 @@ def prepare_for_inference(
         copy = deepcopy(part)
         # Not chained: MMDetection's ResNet.train returns nothing.
         copy.eval()
-        if fuse_conv_bn:
+        # DetectoRS standardises weights in each forward, which would undo the folding.
+        if fuse_conv_bn and not any(isinstance(module, ConvAWS2d) for module in copy.modules()):
             copy = fuse(copy)
         copy.requires_grad_(False)
         copy.to(memory_format=memory_format)
@@ -108,8 +110,8 @@ def give_back(detector: nn.Module) -> None:
 def _install(model: nn.Module, winograd: bool, frozen: bool) -> None:
     offsets = set()
     for module in model.modules():
-        if isinstance(module, (DeformConv2d, ModulatedDeformConv2d)):
-            # mmcv's kernels read any features and weights as if they were contiguous.
+        if isinstance(module, (DeformConv2d, ModulatedDeformConv2d, ConvAWS2d)):
+            # mmcv's kernels take all features and weights for contiguous ones, and standardising fails on others.
             module.to(memory_format=torch.contiguous_format)
             FormatConversion(module, torch.contiguous_format).install()
             offsets.update(module.children())

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
+from mmdet.models.backbones import DetectoRS_ResNet
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from support.reference import CASES, load_case, make_batch, read_image
@@ -57,6 +58,25 @@ def test_batch_norms_are_gone_and_come_back():
     give_back(model)
     model.extract_feat(image)
     assert called
+
+
+@pytest.mark.parametrize('sac', [None, dict(type='SAC', use_deform=False)])
+@torch.no_grad()
+def test_convs_that_standardise_their_weights_keep_their_batch_norms(sac):
+    model = build_tiny()
+    model.neck = None
+    stages = (False, True, True, True)
+    conv = dict(type='ConvAWS')
+    model.backbone = DetectoRS_ResNet(depth=50, base_channels=8, sac=sac, stage_with_sac=stages, conv_cfg=conv)
+    model.eval()
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+    image = torch.rand(1, 3, 128, 128)
+    expected = model.extract_feat(image)
+    prepare_for_inference(model)
+    for actual, level in zip(model.extract_feat(image), expected):
+        torch.testing.assert_close(actual, level, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
