@@ -1,7 +1,7 @@
 # A small CenterMask-Lite for the demo data set of tools/dataset_converters/make_demo_dataset.py: it trains from random
 # weights in minutes on two CPU cores.
 _base_ = [
-    '../_base_/models/centermask-lite_v39_fpn.py',
+    '../_base_/models/centermask-lite_small_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/default_runtime.py',
 ]
@@ -18,44 +18,13 @@ metainfo = dict(
 
 num_classes = 6
 max_iters = 1600
-channels = 64
 
 model = dict(
-    data_preprocessor=dict(std=[57.375, 57.12, 58.395]),
-    backbone=dict(_delete_=True, type='VoVNet', arch='V-19-slim'),
-    neck=dict(
-        _delete_=True,
-        type='FPN',
-        in_channels=[112, 256, 384, 512],
-        out_channels=channels,
-        num_outs=4,
-        norm_cfg=dict(type='BN'),
-    ),
-    bbox_head=dict(
-        num_classes=num_classes,
-        in_channels=channels,
-        feat_channels=channels,
-        # Images of 128 pixels: stride 4 has what masks of such small objects are made of, and strides 64 and 128 would
-        # have 2x2 and 1x1 locations, for objects that are not there.
-        strides=[4, 8, 16, 32],
-        regress_ranges=((-1, 24), (24, 48), (48, 80), (80, 100000000.0)),
-    ),
+    backbone=dict(out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[112, 256, 384, 512]),
+    bbox_head=dict(num_classes=num_classes),
     roi_head=dict(
-        mask_roi_extractor=dict(out_channels=channels, featmap_strides=[4, 8, 16]),
-        mask_head=dict(
-            in_channels=channels,
-            conv_out_channels=channels,
-            num_classes=num_classes,
-            norm_cfg=dict(type='GN', num_groups=16),
-        ),
-        mask_iou_head=dict(
-            in_channels=channels, conv_out_channels=channels, fc_out_channels=256, num_classes=num_classes
-        ),
-    ),
-    train_cfg=dict(
-        proposal=dict(max_per_img=50),
-        # A quarter is positive: 10 RoIs of an image go through the mask branch, which costs most of a step.
-        rcnn=dict(sampler=dict(num=40)),
+        mask_head=dict(num_classes=num_classes), mask_iou_head=dict(num_classes=num_classes, fc_out_channels=256)
     ),
 )
 
