@@ -17,15 +17,11 @@ metainfo = dict(
 )
 
 num_classes = 6
-max_iters = 1600
+max_iters = 1300
 
 model = dict(
-    backbone=dict(out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[112, 256, 384, 512]),
     bbox_head=dict(num_classes=num_classes),
-    roi_head=dict(
-        mask_head=dict(num_classes=num_classes), mask_iou_head=dict(num_classes=num_classes, fc_out_channels=256)
-    ),
+    roi_head=dict(mask_head=dict(num_classes=num_classes), mask_iou_head=dict(num_classes=num_classes)),
 )
 
 # The stages of the pipelines, named as in ../_base_/datasets/coco_instance_ms.py.
@@ -40,7 +36,7 @@ test_pack = [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_sh
 train_pipeline = [*load, *load_annotations, *flip, *train_pack]
 test_pipeline = [*load, *test_resize, *load_annotations, *test_pack]
 train_dataloader = dict(
-    # From random weights, many small steps learn more in the same time than few large ones.
+    # demo/run_demo.py trains with two processes on a CPU.
     batch_size=2,
     num_workers=1,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
@@ -51,14 +47,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=650)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     # PyTorch has the fused step on a CPU since 2.4.
     optimizer=dict(
-        type='AdamW', lr=0.001, weight_decay=0.05, fused=digit_version(torch.__version__) >= digit_version('2.4')
+        type='AdamW', lr=0.002, weight_decay=0.05, fused=digit_version(torch.__version__) >= digit_version('2.4')
     ),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
@@ -70,8 +66,10 @@ cosine = dict(
 param_scheduler = [warmup, cosine]
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
-    checkpoint=dict(interval=400, by_epoch=False, max_keep_ckpts=1),
+    checkpoint=dict(interval=325, by_epoch=False, max_keep_ckpts=1),
     fast_training=dict(type='FastTrainingHook'),
 )
+# Averages also the statistics of the batch norms, which come from two images at a time.
+custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, gamma=100, update_buffers=True)]
 log_processor = dict(by_epoch=False)
 visualizer = dict(type='InstanceLocalVisualizer')
