@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import deque
@@ -29,7 +30,7 @@ from mmdet_sag.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 # In the log of a tool: the step, how many there are, and the loss.
 STEP = {
-    'train.py': r'Iter\(train\) \[ *(\d+)/(\d+)\].* (loss: [\d.]+)',
+    'dist_train.sh': r'Iter\(train\) \[ *(\d+)/(\d+)\].* (loss: [\d.]+)',
     'test.py': r'Iter\(test\) \[ *(\d+)/(\d+)\]()',
 }
 METRICS = (
@@ -145,10 +146,19 @@ def train(demo: Demo, work_dir: Path, settings: dict, retrain: bool) -> Path:
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
-    run_tool('train.py', demo.config, '--resume', work_dir=train_dir, options=settings['options'])
+    run_tool('dist_train.sh', demo.config, processes(), '--resume', work_dir=train_dir, options=settings['options'])
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
     AtomicFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
+
+
+def processes() -> int:
+    """Number of processes that train, with two images of a step each.
+
+    Layers of so small a model gain little from a second thread, and much from a second process. There are two of them
+    on any CPU, as their number decides what is learnt.
+    """
+    return 1 if torch.cuda.is_available() else 2
 
 
 def evaluate(demo: Demo, work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
@@ -175,11 +185,17 @@ def path_option(path: Path) -> str:
     return relative
 
 
-def run_tool(name: str, *args: Path, work_dir: Path, options: list[str]) -> None:
+def run_tool(name: str, *args: Path | str | int, work_dir: Path, options: list[str]) -> None:
     """Run a tool: its steps become a progress bar, its log stays in its work folder."""
-    command = [sys.executable, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
-    # On a busy machine, threads that spin while they wait slow each other down up to ten times.
-    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+    program = sys.executable if name.endswith('.py') else 'bash'
+    command = [program, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    # The script calls the first `python`. On a busy machine, threads that spin while they wait slow each other down up
+    # to ten times.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', os.defpath)])
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PATH': path, 'PORT': str(port)}
     last_lines: deque[str] = deque(maxlen=40)
     process = subprocess.Popen(
         [str(part) for part in command], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,16 +1,9 @@
-# The weights that come with the package: the demo's model without its last stage, trained longer, on 25 times as many
-# images (tools/dataset_converters/make_demo_dataset.py --num-train 10000 --out data/demo_10k).
+# The weights that come with the package: the demo's model, trained longer, on 25 times as many images
+# (tools/dataset_converters/make_demo_dataset.py --num-train 10000 --out data/demo_10k).
 _base_ = './centermask-lite_demo.py'
 
 data_root = 'data/demo_10k/'
 max_iters = 14000
-
-model = dict(
-    # The images have 128 pixels: stride 32 is made from stride 16.
-    backbone=dict(out_indices=(0, 1, 2)),
-    neck=dict(in_channels=[112, 256, 384]),
-    roi_head=dict(mask_iou_head=dict(fc_out_channels=128)),
-)
 
 train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
@@ -24,4 +17,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min_ratio=0.01),
 ]
 default_hooks = dict(checkpoint=dict(interval=500))
+optim_wrapper = dict(optimizer=dict(lr=0.001))
 custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0005, update_buffers=True)]

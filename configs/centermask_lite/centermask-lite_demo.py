@@ -1,7 +1,7 @@
 # A small CenterMask-Lite for the demo data set of tools/dataset_converters/make_demo_dataset.py: it trains from random
 # weights in minutes on two CPU cores.
 _base_ = [
-    '../_base_/models/centermask-lite_v39_fpn.py',
+    '../_base_/models/centermask-lite_small_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/default_runtime.py',
 ]
@@ -17,46 +17,11 @@ metainfo = dict(
 )
 
 num_classes = 6
-max_iters = 1600
-channels = 64
+max_iters = 1300
 
 model = dict(
-    data_preprocessor=dict(std=[57.375, 57.12, 58.395]),
-    backbone=dict(_delete_=True, type='VoVNet', arch='V-19-slim'),
-    neck=dict(
-        _delete_=True,
-        type='FPN',
-        in_channels=[112, 256, 384, 512],
-        out_channels=channels,
-        num_outs=4,
-        norm_cfg=dict(type='BN'),
-    ),
-    bbox_head=dict(
-        num_classes=num_classes,
-        in_channels=channels,
-        feat_channels=channels,
-        # Images of 128 pixels: stride 4 has what masks of such small objects are made of, and strides 64 and 128 would
-        # have 2x2 and 1x1 locations, for objects that are not there.
-        strides=[4, 8, 16, 32],
-        regress_ranges=((-1, 24), (24, 48), (48, 80), (80, 100000000.0)),
-    ),
-    roi_head=dict(
-        mask_roi_extractor=dict(out_channels=channels, featmap_strides=[4, 8, 16]),
-        mask_head=dict(
-            in_channels=channels,
-            conv_out_channels=channels,
-            num_classes=num_classes,
-            norm_cfg=dict(type='GN', num_groups=16),
-        ),
-        mask_iou_head=dict(
-            in_channels=channels, conv_out_channels=channels, fc_out_channels=256, num_classes=num_classes
-        ),
-    ),
-    train_cfg=dict(
-        proposal=dict(max_per_img=50),
-        # A quarter is positive: 10 RoIs of an image go through the mask branch, which costs most of a step.
-        rcnn=dict(sampler=dict(num=40)),
-    ),
+    bbox_head=dict(num_classes=num_classes),
+    roi_head=dict(mask_head=dict(num_classes=num_classes), mask_iou_head=dict(num_classes=num_classes)),
 )
 
 # The stages of the pipelines, named as in ../_base_/datasets/coco_instance_ms.py.
@@ -71,7 +36,7 @@ test_pack = [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_sh
 train_pipeline = [*load, *load_annotations, *flip, *train_pack]
 test_pipeline = [*load, *test_resize, *load_annotations, *test_pack]
 train_dataloader = dict(
-    # From random weights, many small steps learn more in the same time than few large ones.
+    # demo/run_demo.py trains with two processes on a CPU.
     batch_size=2,
     num_workers=1,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
@@ -82,14 +47,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=650)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     # PyTorch has the fused step on a CPU since 2.4.
     optimizer=dict(
-        type='AdamW', lr=0.001, weight_decay=0.05, fused=digit_version(torch.__version__) >= digit_version('2.4')
+        type='AdamW', lr=0.002, weight_decay=0.05, fused=digit_version(torch.__version__) >= digit_version('2.4')
     ),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
@@ -101,8 +66,10 @@ cosine = dict(
 param_scheduler = [warmup, cosine]
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
-    checkpoint=dict(interval=400, by_epoch=False, max_keep_ckpts=1),
+    checkpoint=dict(interval=325, by_epoch=False, max_keep_ckpts=1),
     fast_training=dict(type='FastTrainingHook'),
 )
+# Averages also the statistics of the batch norms, which come from two images at a time.
+custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, gamma=100, update_buffers=True)]
 log_processor = dict(by_epoch=False)
 visualizer = dict(type='InstanceLocalVisualizer')

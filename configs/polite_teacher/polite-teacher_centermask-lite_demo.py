@@ -1,5 +1,5 @@
 # Polite Teacher on the demo data set with a tenth of its labels, from a baseline trained on these labels alone.
-_base_ = '../centermask_lite/centermask-lite_demo.py'
+_base_ = './centermask-lite_demo_semi-0.1.py'
 
 max_iters = 1000
 detector = _base_.model
@@ -66,6 +66,7 @@ train_dataloader = dict(
 train_cfg = dict(max_iters=max_iters, val_interval=500)
 val_cfg = dict(type='TeacherStudentValLoop')
 optim_wrapper = dict(optimizer=dict(lr=0.0007))
+default_hooks = dict(checkpoint=dict(interval=400, max_keep_ckpts=1))
 param_scheduler = [_base_.warmup, dict(_base_.cosine, end=max_iters, T_max=max_iters - 50)]
 # 0.9996 averages thousands of steps; this training has hundreds.
 custom_hooks = [dict(type='MeanTeacherHook', momentum=0.005, skip_buffer=False)]

@@ -16,10 +16,10 @@ from .starting_weights import find_weights
 from .training_data_summary import TrainingDataSummary
 
 _COCO_CLASSES = 80
-# Smaller images are enlarged: the finest features of these models have a stride of 8 pixels.
-_LEAST_SIDE = 320
-# Objects with fewer pixels across are lost at a stride of 8.
-_SMALL_OBJECT = 24
+# Smaller images are enlarged: 40 cells of the finest features.
+_LEAST_CELLS = 40
+# Objects with fewer cells across are lost.
+_SMALL_OBJECT_CELLS = 3
 # Detections of the fullest image, as a multiple of its objects, and the number that the metric counts.
 _DETECTIONS_PER_OBJECT, _COUNTED = 1.5, 1000
 # Most epochs up to this number of images, least epochs with many images.
@@ -160,15 +160,17 @@ class GeneratedConfig:
             # Images are padded to a square, as in RTMDet.
             short_sides = long_sides
         median = float(np.median(short_sides))
+        stride = (self.zoo.model.get('bbox_head') or {}).get('strides', [8])[0]
+        least = _LEAST_CELLS * stride
         if given is not None:
             short, why = given, 'given'
         elif median >= zoo_short:
             short, why = zoo_short, f"the zoo's; half of the images have {median:g} pixels or more"
         else:
-            short = min(int(max(_LEAST_SIDE, -(-median // 32) * 32)), zoo_short)
+            short = min(int(max(least, -(-median // 32) * 32)), zoo_short)
             why = f'half of the images have {median:g} pixels or more, and enlarging them adds nothing'
-            if short > median and short == _LEAST_SIDE:
-                why = f'images of {median:g} pixels are too small for features of stride 8'
+            if short > median and short == least:
+                why = f'images of {median:g} pixels are too small for features of stride {stride}'
         if zoo_long == zoo_short:
             self._note('image size', f'square of {short}', why)
             return short, short
@@ -177,7 +179,7 @@ class GeneratedConfig:
         self._note('image size', f'shorter side {short}, longer up to {long}', why)
         for name, size in self.data.object_sizes.items():
             across = size * short / median
-            if across < _SMALL_OBJECT:
+            if across < _SMALL_OBJECT_CELLS * stride:
                 why = f'half of them are below {across:.0f} pixels across at this size: try a larger --short-side'
                 self._note('note', f"class '{name}' has small objects", why)
         return short, long
@@ -403,7 +405,8 @@ class GeneratedConfig:
         hooks = [self._hook(hook, statements) for hook in _without_scope(self.zoo.get('custom_hooks', []))]
         if any(hook['type'] == 'PipelineSwitchHook' for hook in hooks):
             statements['custom_hooks'] = hooks
-        if self.weights.kind == 'checkpoint':
+        if self.weights.kind == 'checkpoint' or self.zoo.load_from:
+            # The zoo's config may name weights too.
             statements['load_from'] = self.weights.path
         return f'{length} = {end}\n' + _assignments(**statements)
 

@@ -47,7 +47,7 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
         config: Config of the zoo.
         load_from: Checkpoint of a detector, or None.
         source: Weights of the backbone without ``load_from``: ``'imagenet'``, downloaded if necessary; ``'random'``; or
-            ``'auto'``: ImageNet's if they are on this machine, and random ones otherwise.
+            ``'auto'``: those that the config names, else ImageNet's if they are on this machine, else random ones.
 
     Raises:
         InputError: The checkpoint is damaged or of another model, or ImageNet weights were asked for and do not exist.
@@ -59,6 +59,8 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
         return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
     if source == 'random':
         return StartingWeights('random', None, 'asked for with --weights random')
+    if source == 'auto' and (own := config.load_from) is not None:
+        return StartingWeights('checkpoint', own, f'they come with the package; {_shared_weights(config, own)}')
     backbone = config.model.backbone
     if type_name(backbone) == 'TIMMBackbone':
         if backbone.pretrained == 'pip' and has_package(backbone.model_name):

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from support.tiny_training import write_rectangles
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdet_sag.checkpoints.zoo import find_zoo_config
+from mmdet_sag.checkpoints.zoo import config_root, find_zoo_config
 from mmdet_sag.checks import check_inputs
 from mmdet_sag.checks.checkpoint import check_pretrained
 from mmdet_sag.checks.model import check_class_counts
@@ -24,6 +24,7 @@ from mmdet_sag.errors import InputError
 MODELS_OF_ALL_KINDS = [
     'centermask-lite_mv2',
     'centermask-lite_v19-slim-dw',
+    'centermask-lite_small',
     'centermask_r50-caffe',
     'centermask_x101-32x8d',
     'centermask_v39-dcn',
@@ -298,6 +299,16 @@ def test_classes_that_the_image_size_makes_too_small_are_mentioned(data):
     notes = [item for item in generate(data, 'centermask-lite_v39')[1].choices if item.what == 'note']
     assert [note.value for note in notes if 'small' in note.value] == ["class 'blue' has small objects"]
     assert any('below 15 pixels' in note.why for note in notes)
+
+
+def test_the_small_model_starts_from_the_weights_of_the_package_and_keeps_the_size_of_small_images(data):
+    config, made, _ = generate(data, 'centermask-lite_small', weights='auto')
+    assert choice(made, 'start').why.startswith('they come with the package; 173 of 179 weights')
+    assert config.load_from == made.weights.path == str(config_root() / 'centermask_lite/centermask-lite_demo-14k.pth')
+    # 40 cells of stride 4, where the other models need 320 pixels.
+    assert made.short_side == 160
+    config, _, _ = generate(data, 'centermask-lite_small', weights='random')
+    assert config.load_from is None
 
 
 def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data, tmp_path):
