@@ -95,10 +95,10 @@ class Look:
 
 def example_images(look: Look) -> list[str]:
     """Images of the model's test data or, without them, of the model that comes with the package."""
-    dataset = look.predictor.inferencer.cfg.test_dataloader.dataset
+    dataset = look.predictor.inferencer.cfg.get('test_dataloader', {}).get('dataset', {})
     folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
     demo = Path(__file__).with_name('demo.jpg')
-    images = sorted(path for path in folder.glob('*') if path.suffix.lower() in IMAGE_SUFFIXES)[:4]
+    images = sorted(path for path in folder.glob('*') if dataset and path.suffix.lower() in IMAGE_SUFFIXES)[:4]
     shapes = 'crescent' in look.predictor.classes and demo.is_file()
     return [str(path) for path in images or [demo] * shapes]
 
@@ -106,7 +106,7 @@ def example_images(look: Look) -> list[str]:
 def make_page(gradio, look: Look, model: str):
     """Build the page of a model of this name."""
     with gradio.Blocks(title=f'{model}: mmdet_sag') as page:
-        kind = type(look.predictor.inferencer.model).__name__
+        kind = look.predictor.inferencer.cfg.model.type
         gradio.Markdown(f'# {model}\n{kind}, {len(look.predictor.classes)} classes')
         found = gradio.State()
         score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')

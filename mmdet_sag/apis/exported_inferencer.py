@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -27,6 +28,7 @@ class ExportedInferencer:
     def __init__(self, path: str, device: str | None = None) -> None:
         self.predictor = load_predictor(path, device=device or 'CPU')
         metadata = self.predictor.metadata
+        self.cfg = Config(dict(model=dict(type=metadata['model'])))
         self.model: Any = nn.Module()
         self.model.dataset_meta = dict(
             classes=tuple(metadata['classes']), palette=[tuple(colour) for colour in metadata['palette']]

@@ -1,6 +1,7 @@
 import base64
 import importlib.util
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from support.browser import Browser
 from support.chromium import needs_chromium
+from support.small_graph import write_onnx
 from support.tiny_checkpoint import write_tiny_checkpoint
 from support.tool import run_tool
+
+from mmdet_sag.apis import ImagePredictor
 
 DEMO = Path(__file__).resolve().parents[2] / 'demo/web_demo.py'
 has_gradio = importlib.util.find_spec('gradio') is not None
@@ -71,6 +75,21 @@ def test_a_picture_is_predicted_once_and_drawn_for_each_threshold(tmp_path):
 
 
 @pytest.mark.skipif(has_gradio, reason='gradio is installed')
+def test_an_exported_model_is_shown_too(tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(DEMO.parent))
+    web_demo = runpy.run_path(str(DEMO))
+    write_onnx(tmp_path / 'exported')
+    look = web_demo['Look'](ImagePredictor('exported'))
+    assert look.predictor.inferencer.cfg.model.type == 'CenterMask'
+    # Not the images that lie in the current folder.
+    cv2.imwrite('picture.png', np.zeros((8, 8, 3), np.uint8))
+    assert web_demo['example_images'](look) == []
+    _, masks, attention, said = look.predict(np.zeros((64, 48, 3), np.uint8), 0.5)
+    assert masks.any() and attention is None and 'have a score of 0.50 or more' in said
+
+
 def test_without_gradio_its_name_is_said(tmp_path):
     result = run_tool(DEMO, 'a.py', 'b.pth')
     assert result.returncode == 2
