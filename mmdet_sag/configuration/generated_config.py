@@ -102,11 +102,11 @@ class GeneratedConfig:
 
     def _with_timm_backbone(self, name: str) -> dict:
         """The parts of the model that a backbone of timm changes."""
-        levels = len(self.zoo.model.neck.in_channels)
-        config = dict(type='TIMMBackbone', model_name=name, out_indices=tuple(range(-levels, 0)))
+        finest = min(2 ** (6 - len(self.zoo.model.neck.in_channels)), self._finest_stride)
+        strides = [stride for stride in (4, 8, 16, 32) if stride >= finest]
+        config = dict(type='TIMMBackbone', model_name=name, out_indices=tuple(range(-len(strides), 0)))
         with torch.device('meta'):
             built = TIMMBackbone(**{key: value for key, value in config.items() if key != 'type'})
-        strides = [2 ** (6 - levels + i) for i in range(levels)]
         if built.out_strides != strides:
             raise InputError(f"--model: '{name}' has maps of strides {built.out_strides}, {strides} are needed")
         packed = has_package(name)
@@ -116,6 +116,10 @@ class GeneratedConfig:
             backbone=dict(_delete_=True, **config, pretrained='pip' if packed else True),
             neck=dict(in_channels=built.out_channels),
         )
+
+    @property
+    def _finest_stride(self) -> int:
+        return (self.zoo.model.get('bbox_head') or {}).get('strides', [8])[0]
 
     def text(self, path: Path) -> str:
         """Return the source of the config.
@@ -160,7 +164,7 @@ class GeneratedConfig:
             # Images are padded to a square, as in RTMDet.
             short_sides = long_sides
         median = float(np.median(short_sides))
-        stride = (self.zoo.model.get('bbox_head') or {}).get('strides', [8])[0]
+        stride = self._finest_stride
         least = _LEAST_CELLS * stride
         if given is not None:
             short, why = given, 'given'
@@ -407,7 +411,7 @@ class GeneratedConfig:
             statements['custom_hooks'] = hooks
         if self.weights.kind == 'checkpoint' or self.zoo.load_from:
             # The zoo's config may name weights too.
-            statements['load_from'] = self.weights.path
+            statements['load_from'] = self.weights.path if self.weights.kind == 'checkpoint' else None
         return f'{length} = {end}\n' + _assignments(**statements)
 
     def _hook(self, hook: dict, statements: dict) -> dict:

@@ -59,8 +59,6 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
         return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
     if source == 'random':
         return StartingWeights('random', None, 'asked for with --weights random')
-    if source == 'auto' and (own := config.load_from) is not None:
-        return StartingWeights('checkpoint', own, f'they come with the package; {_shared_weights(config, own)}')
     backbone = config.model.backbone
     if type_name(backbone) == 'TIMMBackbone':
         if backbone.pretrained == 'pip' and has_package(backbone.model_name):
@@ -68,6 +66,8 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
         if source == 'imagenet':
             return StartingWeights('imagenet', None, 'timm downloads them')
         return StartingWeights('random', None, 'they are not on this machine (--weights imagenet downloads them)')
+    if source == 'auto' and (own := config.load_from) is not None:
+        return StartingWeights('checkpoint', own, f'they come with the package; {_shared_weights(config, own)}')
     address = (backbone.get('init_cfg') or {}).get('checkpoint')
     if address is None:
         return StartingWeights('random', None, f'no ImageNet weights are known for {type_name(backbone)}')

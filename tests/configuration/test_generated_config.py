@@ -121,7 +121,9 @@ def test_a_recipe_of_two_stages_keeps_its_shares_and_gets_the_size_of_the_data(d
 
 
 @pytest.mark.skipif(find_spec('timm') is None, reason='needs timm: pip install timm')
-@pytest.mark.parametrize('model', ['centermask-lite_v39', 'mask-rcnn_r50', 'centermask-rtmdet-s'])
+@pytest.mark.parametrize(
+    'model', ['centermask-lite_v39', 'mask-rcnn_r50', 'centermask-rtmdet-s', 'centermask-lite_small']
+)
 def test_a_backbone_of_timm_takes_the_place_of_the_zoos(model, data):
     config, made, _ = generate(data, model, backbone='resnet18')
     assert choice(made, 'model').value.endswith(' on resnet18')
@@ -133,6 +135,8 @@ def test_a_backbone_of_timm_takes_the_place_of_the_zoos(model, data):
         detector = MODELS.build(config.model)
         sizes = [tuple(feat.shape[2:]) for feat in detector.extract_feat(torch.empty(1, 3, 64, 64))]
     assert (8, 8) in sizes
+    config, _, _ = generate(data, model, backbone='resnet18', weights='auto')
+    assert not config.load_from
     config, made, _ = generate(data, model, backbone='resnet18', weights='imagenet')
     assert config.model.backbone.pretrained is True
     assert config.model.backbone.norm_eval
