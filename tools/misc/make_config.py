@@ -26,8 +26,8 @@ def parse_args() -> argparse.Namespace:
         '--weights',
         choices=['auto', 'imagenet', 'random'],
         default='auto',
-        help="start without --load-from: the weights that come with the model, or ImageNet's of the backbone, if they are "
-        "on this machine, and random ones otherwise; ImageNet's (downloaded); or random ones; default: auto",
+        help="start without --load-from: the weights that come with the model, or ImageNet's of the backbone, if they "
+        "are on this machine, and random ones otherwise; ImageNet's (downloaded); or random ones; default: auto",
     )
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per step and process; default: 4')
     parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1')
