@@ -87,7 +87,7 @@ def test_one_process_of_a_machine_prints_the_line(monkeypatch, capsys, rank, lin
         (['tools/train.py', 'no.py', '--launcher', 'slurm'], 'needs SLURM_PROCID, SLURM_NTASKS: start it with srun'),
         (['tools/test.py', 'no.py', 'no.pth'], 'no.py'),
         (['tools/misc/check_dataset.py', 'no.py'], 'no.py'),
-        (['tools/misc/check_dataset.py', 'no.py', '--cfg-options', 'no_value'], 'no_value'),
+        (['tools/misc/check_dataset.py', __file__, '--cfg-options', 'no_value'], 'no_value'),
         (['tools/dataset_converters/make_demo_dataset.py', '--num-train', '0'], 'number of training images'),
         (['tools/model_converters/centermask2_to_mmdet.py', 'no.pth', 'out.pth'], 'no.pth'),
         (['demo/image_demo.py', 'no.jpg', 'no.py', 'no.pth'], 'no.jpg'),

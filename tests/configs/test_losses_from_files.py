@@ -12,6 +12,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from support.reference import CONFIGS, DATA, LOSSES, load_case, read_image, read_json
 
+from mmdet_sag.datasets.data_sources import innermost_dataset
+
 COCO_TINY = Path(__file__).parents[3] / 'shared/data/coco_tiny'
 PIPELINES = Path(__file__).parents[3] / 'shared/golden'
 CENTERMASK_CONFIGS = sorted(
@@ -42,7 +44,7 @@ def losses_of(model: torch.nn.Module, dataset: torch.utils.data.Dataset, indices
 
 @pytest.mark.parametrize('name', CENTERMASK_CONFIGS)
 def test_every_centermask_config_trains_on_the_polygons_of_its_files(name):
-    pipeline = Config.fromfile(CONFIGS / name).train_dataloader.dataset.pipeline
+    pipeline = innermost_dataset(Config.fromfile(CONFIGS / name).train_dataloader.dataset).pipeline
     (load,) = [transform for transform in pipeline if transform.type == 'LoadAnnotations']
     assert load.with_mask
     assert not load.poly2mask

@@ -4,7 +4,9 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -428,26 +430,22 @@ def test_the_best_checkpoint_leaves_the_newest_one_at_an_update_of_the_weights(t
     ]
 
 
-def test_processes_exchange_values_through_their_store_alone(tmp_path, monkeypatch):
+def test_processes_exchange_values_through_their_store_alone(monkeypatch):
     """Gloo beside NCCL needs a network interface of its own, which a cluster may not give it."""
-    context = multiprocessing.get_context('fork')
+    store, numbers = torch.distributed.HashStore(), iter([0, 0, 1, 1])
+    rank_of_thread = threading.local()
     monkeypatch.setattr(atomic_checkpoint_hook, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(atomic_checkpoint_hook, 'get_rank', lambda: rank_of_thread.rank)
+    monkeypatch.setattr(atomic_checkpoint_hook, '_get_default_store', lambda: store)
+    # Each of two processes counts its exchanges; here they are threads, which share a counter.
+    monkeypatch.setattr(atomic_checkpoint_hook, '_exchanges', numbers)
     monkeypatch.setattr(torch.distributed, 'new_group', None)
 
-    def run(rank, results):
-        store = torch.distributed.FileStore(str(tmp_path / 'store'), 2)
-        atomic_checkpoint_hook.get_rank = lambda: rank
-        atomic_checkpoint_hook._get_default_store = lambda: store
-        for round_ in range(2):
-            results.put((rank, atomic_checkpoint_hook.exchange({'rank': rank, 'round': round_})))
+    def run(rank, round_):
+        rank_of_thread.rank = rank
+        return atomic_checkpoint_hook.exchange({'rank': rank, 'round': round_})
 
-    results = context.Queue()
-    processes = [context.Process(target=run, args=(rank, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    received = [results.get(timeout=60) for _ in range(4)]
-    for process in processes:
-        process.join()
-    expected = [[{'rank': rank, 'round': round_} for rank in range(2)] for round_ in range(2)]
-    for rank in range(2):
-        assert [values for source, values in received if source == rank] == expected
+    with ThreadPoolExecutor(2) as threads:
+        for round_ in range(2):
+            for values in threads.map(run, range(2), [round_] * 2):
+                assert values == [{'rank': rank, 'round': round_} for rank in range(2)]
