@@ -19,7 +19,7 @@ class SignalAt(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SIGTERM, **options) -> str:
+def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SIGUSR1, **options) -> str:
     """Train until the signal stops it, and return the checkpoint's name."""
     torch.manual_seed(0)
     options = dict(custom_hooks=[SignalAt(iteration, number)], **options) if 'custom_hooks' not in options else options
@@ -32,7 +32,8 @@ def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SI
     return os.path.basename(path)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+# SIGTERM is sent to processes of their own, in tests/tools/test_preemption.py: some runtimes end theirs by it.
+@pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_iteration_that_runs_and_stops(tmp_path, number):
     handler = signal.getsignal(number)
     assert train(tmp_path, 5, number=number) == 'iter_5.pth'
