@@ -77,11 +77,11 @@ class SignalWhileSaving(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint) -> None:
         if checkpoint['meta']['iter'] == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def test_a_second_signal_does_not_cut_the_saving_short(tmp_path):
-    assert train(tmp_path, 5, custom_hooks=[SignalAt(5, signal.SIGTERM), SignalWhileSaving()]) == 'iter_5.pth'
+    assert train(tmp_path, 5, custom_hooks=[SignalAt(5, signal.SIGUSR1), SignalWhileSaving()]) == 'iter_5.pth'
 
 
 def test_stops_within_epochs_leave_one_checkpoint(tmp_path):
