@@ -18,8 +18,6 @@ shorten_start()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest, so that processes that run tests side by side end at about the same time."""
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in FIRST)
-    # A process that has exported models dies by the signals of these tests, in spite of their handlers.
-    items.sort(key=lambda item: item.path.name != 'test_preemption_hook.py')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

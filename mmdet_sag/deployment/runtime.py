@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -105,6 +106,18 @@ class OnnxModel(Model):
         return dict(zip(self.names, self.session.run(self.names, dict(images=images, image_sizes=image_sizes))))
 
 
+@cache
+def _core():
+    """OpenVINO's core, one for the process.
+
+    It gives its thread a stack for signals. If there were two, the last to go would bring back that of the other, which
+    is gone, and the next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOModel(Model):
     """A model.xml, and the model.bin beside it, in OpenVINO, on any of its devices."""
 
@@ -114,11 +127,9 @@ class OpenVINOModel(Model):
     def __init__(self, path: Path, num_threads: int = 0, device: str = 'CPU') -> None:
         device = device.upper()
         with _one_line_errors(path, 'openvino'):
-            import openvino
-
             if not path.with_suffix('.bin').is_file():
                 raise RuntimeInputError(f'{path.with_suffix(".bin")} is missing: it holds the weights of {path.name}')
-            core = openvino.Core()
+            core = _core()
             known = [*core.available_devices, *_VIRTUAL_DEVICES]
             # Where there are several of a kind, its name stands for the first.
             if device.partition(':')[0] not in [*known, *(name.partition('.')[0] for name in known)]:
@@ -132,8 +143,8 @@ class OpenVINOModel(Model):
             # Without the instructions for it, half precision would be computed in float32 anyway.
             if hint and self.metadata['precision'].upper() in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
                 config['INFERENCE_PRECISION_HINT'] = hint
-            if num_threads:
-                core.set_property('CPU', dict(INFERENCE_NUM_THREADS=num_threads))
+            # The core has the number of the model before; 0 is OpenVINO's own choice.
+            core.set_property('CPU', dict(INFERENCE_NUM_THREADS=num_threads))
             self.model = core.compile_model(model, device, config)
         # A request computes one call at a time, so each thread takes one, and there are as many as threads.
         self.requests = SimpleQueue()

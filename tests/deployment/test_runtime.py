@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 import torch.nn.functional as F
+from support.small_graph import write_openvino
 
 from mmdet_sag.datasets.transforms import FitResize, ShortSideResize
 from mmdet_sag.deployment import runtime
@@ -101,3 +103,25 @@ def test_a_device_whose_libraries_are_missing_is_not_replaced_by_the_cpu(monkeyp
     (tmp_path / 'model.onnx').touch()
     with pytest.raises(runtime.RuntimeInputError, match='device gpu: onnxruntime cannot load CUDAExecutionProvider'):
         runtime.load_model(tmp_path, device='gpu')
+
+
+def test_signals_reach_their_handler_after_models_of_openvino_are_gone(tmp_path):
+    pytest.importorskip('openvino')
+    write_openvino(tmp_path / 'model')
+    # Each of OpenVINO's cores gives the thread a stack for signals; of two, the second to go leaves that of the first.
+    code = """
+import gc, os, signal
+from runtime import Predictor
+signal.signal(signal.SIGTERM, lambda *_: print('handled'))
+first, second = Predictor('model.xml'), Predictor('model.xml', num_threads=1)
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    process = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path / 'model', capture_output=True, text=True, timeout=120
+    )
+    assert process.stdout == 'handled\n', process.stderr
+    assert process.returncode == 0

@@ -19,7 +19,7 @@ class SignalAt(Hook):
             os.kill(os.getpid(), self.number)
 
 
-def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SIGUSR1, **options) -> str:
+def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SIGTERM, **options) -> str:
     """Train until the signal stops it, and return the checkpoint's name."""
     torch.manual_seed(0)
     options = dict(custom_hooks=[SignalAt(iteration, number)], **options) if 'custom_hooks' not in options else options
@@ -32,8 +32,7 @@ def train(work_dir, iteration: int, max_iters: int = 12, number: int = signal.SI
     return os.path.basename(path)
 
 
-# SIGTERM is sent to processes of their own, in tests/tools/test_preemption.py: some runtimes end theirs by it.
-@pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_iteration_that_runs_and_stops(tmp_path, number):
     handler = signal.getsignal(number)
     assert train(tmp_path, 5, number=number) == 'iter_5.pth'
@@ -77,11 +76,11 @@ class SignalWhileSaving(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint) -> None:
         if checkpoint['meta']['iter'] == 5:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_second_signal_does_not_cut_the_saving_short(tmp_path):
-    assert train(tmp_path, 5, custom_hooks=[SignalAt(5, signal.SIGUSR1), SignalWhileSaving()]) == 'iter_5.pth'
+    assert train(tmp_path, 5, custom_hooks=[SignalAt(5, signal.SIGTERM), SignalWhileSaving()]) == 'iter_5.pth'
 
 
 def test_stops_within_epochs_leave_one_checkpoint(tmp_path):
