@@ -12,11 +12,12 @@ def picture_score_thr(model_file: str | Path | None) -> float:
     """Return the lowest score of detections in pictures of a model.
 
     That is the threshold with the highest F1 in the model's report, if there is a report: of a checkpoint, what
-    :func:`keep_score_thr` wrote beside it; of an exported model, what the checkpoint had. Otherwise it is 0.5.
+    :func:`keep_score_thr` wrote beside it; of an exported model or its folder, what the checkpoint had. Otherwise it is
+    0.5.
     """
     try:
         path = Path(model_file)  # type: ignore[arg-type]
-        report = json.loads(path.with_name(_FILE).read_text())
+        report = json.loads(((path if path.is_dir() else path.parent) / _FILE).read_text())
         if 'metadata' in report:  # That of an export.
             return float(report['metadata']['picture_score_thr'])
         if report['checkpoint'] == path.name and report['sha256'] == sha256(path):

@@ -17,7 +17,7 @@ def test_a_checkpoint_has_the_threshold_of_its_own_report(tmp_path):
 
 def test_an_exported_model_has_the_threshold_of_its_checkpoint(tmp_path):
     (tmp_path / 'report.json').write_text(json.dumps(dict(metadata=dict(picture_score_thr=0.25))))
-    assert picture_score_thr(tmp_path / 'model.onnx') == 0.25
+    assert picture_score_thr(tmp_path / 'model.onnx') == picture_score_thr(tmp_path) == 0.25
 
 
 def test_without_a_checkpoint_or_with_a_file_that_is_no_report_it_is_the_default(tmp_path):
