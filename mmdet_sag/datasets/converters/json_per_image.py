@@ -49,13 +49,12 @@ def read_isat(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     hidden = []
 
-    def read(index: int, item: tuple[dict, BaseGeometry], size: tuple[int, int]) -> tuple[tuple, list]:
-        shape, above = item
+    def read(index: int, item: tuple[dict, BaseGeometry, BaseGeometry], size: tuple[int, int]) -> tuple[tuple, list]:
+        shape, region, above = item
         if shape.get('category') == _BACKGROUND:
             raise WithoutArea('polygons of the background, which make holes')
         text(shape.get('category'), 'polygons without a category')
         pieces = polygon(shape.get('segmentation'), size)
-        region = _region(shape)
         if region.intersection(above).area:
             pieces = _polygons(region.difference(above), size)
             if not pieces:
@@ -81,8 +80,8 @@ def _isat_key(index: int, shape: dict) -> tuple:
     return shape.get('category'), str(shape.get('group', index)), shape.get('iscrowd') in (1, True)
 
 
-def _in_layers(shapes: list[dict]) -> Iterator[tuple[dict, BaseGeometry]]:
-    """Each polygon of ISAT with the region of those that lie over it and are not of its object."""
+def _in_layers(shapes: list[dict]) -> Iterator[tuple[dict, BaseGeometry, BaseGeometry]]:
+    """Each polygon of ISAT, its region, and the region of those that lie over it and are not of its object."""
     regions = [_region(shape) for shape in shapes]
     keys = [_isat_key(index, shape) for index, shape in enumerate(shapes)]
     layers = [layer if isinstance(layer := shape.get('layer'), int | float) else 0 for shape in shapes]
@@ -90,7 +89,7 @@ def _in_layers(shapes: list[dict]) -> Iterator[tuple[dict, BaseGeometry]]:
     for index, shape in enumerate(shapes):
         near = tree.query(regions[index], predicate='intersects')
         above = [regions[i] for i in near if layers[i] > layers[index] and keys[i] != keys[index]]
-        yield shape, shapely.union_all(above)
+        yield shape, regions[index], shapely.union_all(above)
 
 
 def _region(shape: dict) -> BaseGeometry:
