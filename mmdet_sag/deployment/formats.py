@@ -2,8 +2,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import count, takewhile
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -208,26 +207,30 @@ def _example(size: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Ten
 
 def _follow_inputs(script: torch.jit.ScriptModule) -> None:
     """Let a trace make its tensors on the device of its inputs, where the trace has the device of the example."""
-    for module in script.modules():
-        try:
-            graphs = [module.graph]
-        # A module that was not called has none.
-        except RuntimeError:
+    for graph in chain.from_iterable(map(_graphs_of_calls, script.modules())):
+        constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
+        if not constants:
             continue
-        # One that was called again has a method for each time.
-        again = takewhile(partial(hasattr, module), (f'forward{i}' for i in count(1)))
-        graphs += [getattr(module, name).graph for name in again]
-        for graph in graphs:
-            constants = [node for node in graph.findAllNodes('prim::Constant') if str(node.output().type()) == 'Device']
-            if not constants:
-                continue
-            tensor = next(value for value in graph.inputs() if value.type().kind() == 'TensorType')
-            device = graph.create('prim::device', [tensor], 1)
-            device.output().setType(constants[0].output().type())
-            graph.prependNode(device)
-            for node in constants:
-                node.output().replaceAllUsesWith(device.output())
-                node.destroy()
+        tensor = next(value for value in graph.inputs() if value.type().kind() == 'TensorType')
+        device = graph.create('prim::device', [tensor], 1)
+        device.output().setType(constants[0].output().type())
+        graph.prependNode(device)
+        for node in constants:
+            node.output().replaceAllUsesWith(device.output())
+            node.destroy()
+
+
+def _graphs_of_calls(module: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
+    """The graph of each call of a traced module; one that was called again has a method for each time."""
+    try:
+        yield module.graph
+    # It was not called.
+    except RuntimeError:
+        return
+    for number in count(1):
+        if not hasattr(module, f'forward{number}'):
+            return
+        yield getattr(module, f'forward{number}').graph
 
 
 @contextmanager
