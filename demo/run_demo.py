@@ -146,7 +146,8 @@ def train(demo: Demo, work_dir: Path, settings: dict, retrain: bool) -> Path:
     if state['checkpoint'] and Path(state['checkpoint']).is_file():
         print('finished already; --retrain trains again')
         return Path(state['checkpoint'])
-    run_tool('dist_train.sh', demo.config, processes(), '--resume', work_dir=train_dir, options=settings['options'])
+    script = ('dist_train.sh', demo.config, processes(), '--resume')
+    run_tool(*script, work_dir=train_dir, options=settings['options'], PORT=free_port())
     state['checkpoint'] = (train_dir / 'last_checkpoint').read_text().strip()
     AtomicFileBackend().put_text(json.dumps(state), state_file)
     return Path(state['checkpoint'])
@@ -159,6 +160,12 @@ def processes() -> int:
     on any CPU, as their number decides what is learnt.
     """
     return 1 if torch.cuda.is_available() else 2
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
 
 
 def evaluate(demo: Demo, work_dir: Path, options: list[str], checkpoint: Path) -> tuple[dict, Path]:
@@ -185,17 +192,14 @@ def path_option(path: Path) -> str:
     return relative
 
 
-def run_tool(name: str, *args: Path | str | int, work_dir: Path, options: list[str]) -> None:
-    """Run a tool: its steps become a progress bar, its log stays in its work folder."""
+def run_tool(name: str, *args: Path | str | int, work_dir: Path, options: list[str], **variables: str) -> None:
+    """Run a tool, with more variables: its steps become a progress bar, its log stays in its work folder."""
     program = sys.executable if name.endswith('.py') else 'bash'
     command = [program, ROOT / 'tools' / name, *args, '--work-dir', work_dir, '--cfg-options', *options]
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     # The script calls the first `python`. On a busy machine, threads that spin while they wait slow each other down up
     # to ten times.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', os.defpath)])
-    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PATH': path, 'PORT': str(port)}
+    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PATH': path, **variables}
     last_lines: deque[str] = deque(maxlen=40)
     process = subprocess.Popen(
         [str(part) for part in command], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
