@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ FIRST = ('tools', 'demo', 'deployment', 'models')
 
 
 shorten_start()
+
+
+def pytest_configure() -> None:
+    """Handle signals that tests send. ``nohup`` and shells, for what runs in the background, have some ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, 'SIGHUP'):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

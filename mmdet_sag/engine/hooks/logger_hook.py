@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine import hooks
+from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -40,6 +41,11 @@ class LoggerHook(hooks.LoggerHook):
         """Catch a full disk where a metric writes a file."""
         for metric in runner.val_loop.evaluator.metrics:
             self._catch(metric, 'compute_metrics', f'A file of {type(metric).__name__}', (errno.ENOSPC, errno.EDQUOT))
+
+    @master_only
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the metrics. In MMEngine, all processes write them into one file at the same time."""
+        super().after_test_epoch(runner, metrics)
 
     def after_run(self, runner: Runner) -> None:
         """Close the visualizer, and copy the logs to ``out_dir``."""

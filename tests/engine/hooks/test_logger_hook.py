@@ -1,3 +1,4 @@
+import json
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -109,3 +110,29 @@ def test_if_it_stays_full_the_last_checkpoint_stays(disk):
             train(disk, last=99)
         (disk / 'filling').unlink()
     assert torch.load((disk / 'last_checkpoint').read_text())['meta']['iter'] == 4
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_the_first_process_alone_writes_the_metrics_of_a_test(tmp_path, monkeypatch, rank):
+    few_weights_runner(
+        tmp_path,
+        0,
+        PredictsNothing(),
+        test_dataloader=dict(dataset=NumberedImages(), sampler=dict(type='DefaultSampler', shuffle=False)),
+        test_cfg=dict(type='TestLoop'),
+        test_evaluator=Evaluator([Written(tmp_path)]),
+        custom_hooks=[AsRank(monkeypatch, rank)],
+    ).test()
+    assert [json.loads(path.read_text())['score'] for path in tmp_path.glob('*/*.json')] == [1.0] * (rank == 0)
+
+
+class AsRank(Hook):
+    """Lets the hooks after the test run as in another process of a job."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+        self.monkeypatch, self.rank = monkeypatch, rank
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        self.monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: self.rank)
