@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import InstanceList
-from mmengine import fileio
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
 from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
-from .exported_detector import detect, model_inputs
-from .runtime import Predictor, decode_image, decode_mask
+from .exported_detector import detect, model_inputs, prepares_images, read_image
+from .graphs.preprocessed_graph import PreprocessedGraph
+from .runtime import Predictor, decode_mask
 
 # Largest differences of float32 models: pixels, scores, mask probabilities.
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
@@ -84,11 +84,16 @@ def compare(
     counts, worst = Counter(), dict.fromkeys((*BOUNDS, 'inputs', 'masks'), 0.0)
     score_differences: list[float] = []
     for batch in batches:
-        inputs = preprocess(detector, batch, predictor.metadata.get('input_size'))
+        images, data_samples = preprocess(detector, batch, predictor.metadata.get('input_size'))
+        prepared = [_prepare(predictor, sample, backend_args) for sample in data_samples]
+        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, images, data_samples, prepared))
+        if prepares_images(predictor.model):
+            # Its images are not rounded to levels, and the detections of these are to be the same.
+            images = torch.cat(prepared)
+        inputs = images, data_samples
         detections = detect_with_pytorch(detector, *inputs)
-        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, *inputs, backend_args))
         worst['masks'] = max(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
-        for expected, found in zip(detections, detect(predictor.model, *inputs)):
+        for expected, found in zip(detections, detect(predictor.model, *inputs, backend_args)):
             num_missing, num_surplus, pairs = _match(expected, found, exact)
             score_differences += [float(abs(expected.scores[i] - found.scores[j])) for i, j in pairs]
             counts.update(
@@ -174,8 +179,15 @@ def measure_speed(
     inputs = preprocess(detector, batch)
     arrays = model_inputs(*inputs)
     runs: dict[str, Callable] = {'PyTorch': partial(detect_with_pytorch, detector, *inputs)}
-    runs.update({name: partial(model, *arrays) for name, model in models.items()})
-    seconds = {name: [] for name in runs}
+    for name, model in models.items():
+        given = (read_image(inputs[1][0])[None],) if prepares_images(model) else arrays
+        runs[name] = partial(model, *given)
+    return in_turns(runs, num_runs, num_warmup)
+
+
+def in_turns(runs: dict[str, Callable], num_runs: int, num_warmup: int = 2) -> dict[str, float]:
+    """Median seconds of functions that run in turns, so that what else a machine does slows all of them alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(num_warmup + num_runs):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -184,21 +196,31 @@ def measure_speed(
     return {name: statistics.median(values[num_warmup:]) for name, values in seconds.items()}
 
 
+def _prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | None) -> Tensor:
+    """The image of a sample's file, (1, 3, H, W), as the runtime prepares it, or the graph, computed by PyTorch."""
+    image = read_image(sample, backend_args)
+    if not prepares_images(predictor.model):
+        inputs, sizes = (torch.from_numpy(array) for array in predictor.prepare([image]))
+    else:
+        settings, size = predictor.metadata['preprocessing'], predictor.metadata['input_size']
+        inputs, sizes = PreprocessedGraph(nn.Identity(), settings, size).prepare(torch.from_numpy(image)[None])
+    if sizes[0].tolist() != [*sample.img_shape[:2]]:
+        raise InputError(
+            f'the runtime resizes {sample.img_path} to {"x".join(map(str, sizes[0].tolist()))}, but the test pipeline '
+            f'to {"x".join(map(str, sample.img_shape[:2]))}: remove settings from its transforms that change the image'
+        )
+    return inputs
+
+
 def _input_differences(
-    predictor: Predictor, images: Tensor, data_samples: SampleList, backend_args: dict | None
+    predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
 ) -> list[float]:
-    """Largest difference of each image that the runtime reads from its file and prepares, in levels of 0 to 255."""
-    levels = np.float32(predictor.metadata['preprocessing']['std']).reshape(3, 1, 1)
+    """Largest difference of each image that was prepared from its file, in levels of 0 to 255."""
+    levels = torch.tensor(predictor.metadata['preprocessing']['std']).view(3, 1, 1)
     differences = []
-    for expected, sample in zip(images.cpu().numpy(), data_samples):
-        found, sizes = predictor.prepare([decode_image(fileio.get(sample.img_path, backend_args))])
-        height, width = sizes[0]
-        if (height, width) != tuple(sample.img_shape[:2]):
-            raise InputError(
-                f'the runtime resizes {sample.img_path} to {height}x{width}, but the test pipeline to '
-                f'{"x".join(map(str, sample.img_shape[:2]))}: remove settings from its transforms that change the image'
-            )
-        difference = np.abs(found[0, :, :height, :width] - expected[:, :height, :width]) * levels
+    for expected, sample, found in zip(images.cpu(), data_samples, prepared):
+        height, width = sample.img_shape[:2]
+        difference = (found[0, :, :height, :width] - expected[:, :height, :width]).abs() * levels
         differences.append(float(difference.max()))
     return differences
 

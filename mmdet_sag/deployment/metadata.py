@@ -17,7 +17,6 @@ from ..errors import InputError
 from ..fileio import sha256
 from ..version import __version__
 from ..visualization import picture_score_thr
-from .runtime import RUNTIME_VERSION
 
 
 def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, num_classes: int) -> dict:
@@ -46,7 +45,8 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
             'set it to 0.5'
         )
     return dict(
-        runtime_version=RUNTIME_VERSION,
+        # That with which every runtime.py so far can run it.
+        runtime_version=1,
         model=model.type,
         format=model_format,
         precision=precision,

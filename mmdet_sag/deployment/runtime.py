@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 # A model's metadata say which version of this file it needs.
-RUNTIME_VERSION = 1
+RUNTIME_VERSION = 2
 METADATA_KEY = 'mmdet_sag'
 REPORT = 'report.json'
 OUTPUTS = ('boxes', 'scores', 'labels', 'image_indices', 'mask_probs', 'mask_scores')
@@ -41,21 +41,23 @@ class Model:
     # Least height and width of its images.
     least_size = (1, 1)
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray | None = None) -> dict:
         """Detect objects; :class:`Predictor` prepares images for it.
 
         Args:
             images: Normalized images of shape (N, 3, H, W), float32. They are padded to the size that a model of one
-                size takes.
-            image_sizes: Height and width of each without padding, shape (N, 2), int64.
+                size takes. For a model that prepares them itself: blue, green, red, (N, H, W, 3), uint8.
+            image_sizes: Height and width of each without padding, shape (N, 2), int64. Such a model needs none.
 
         Returns:
-            The model's outputs by name: ``boxes`` (n, 4) in pixels of the network's input, ``scores`` (n, ),
+            The model's outputs by name: ``boxes`` (n, 4) in pixels of these images, ``scores`` (n, ),
             ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ).
 
         Raises:
             RuntimeInputError: The images are larger than that size.
         """
+        if image_sizes is None:
+            return self._by_detection(self._run(images=np.ascontiguousarray(images)))
         size = self.metadata.get('input_size')
         missing = [least - side for least, side in zip(size or self.least_size, images.shape[2:])]
         if size and min(missing) < 0:
@@ -67,7 +69,10 @@ class Model:
             pad_value = self.metadata['preprocessing']['pad_value']
             pads = (0, 0), (0, 0), *((0, max(side, 0)) for side in missing)
             images = np.pad(images, pads, constant_values=pad_value)
-        outputs = self._run(images, image_sizes)
+        return self._by_detection(self._run(images=images, image_sizes=image_sizes))
+
+    def _by_detection(self, outputs: dict) -> dict:
+        """The outputs of a model, without what it was padded with."""
         if self.metadata.get('detections'):
             counts = outputs.pop('num_detections')
             image, rank = (np.arange(self.metadata['detections']) < counts[:, None]).nonzero()
@@ -75,7 +80,7 @@ class Model:
             outputs['image_indices'] = image
         return outputs
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         raise NotImplementedError
 
 
@@ -102,8 +107,8 @@ class OnnxModel(Model):
         self.names = [output.name for output in self.session.get_outputs()]
         self.metadata = read_metadata(path, texts.get(METADATA_KEY), self.names)
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        return dict(zip(self.names, self.session.run(self.names, dict(images=images, image_sizes=image_sizes))))
+    def _run(self, **inputs: np.ndarray) -> dict:
+        return dict(zip(self.names, self.session.run(self.names, inputs)))
 
 
 @cache
@@ -149,12 +154,12 @@ class OpenVINOModel(Model):
         # A request computes one call at a time, so each thread takes one, and there are as many as threads.
         self.requests = SimpleQueue()
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         try:
             request = self.requests.get_nowait()
         except Empty:
             request = self.model.create_infer_request()
-        results = request.infer(dict(images=images, image_sizes=image_sizes), share_inputs=True)
+        results = request.infer(inputs, share_inputs=True)
         outputs = {name: results[name] for name in self.names}
         self.requests.put(request)
         return outputs
@@ -180,11 +185,13 @@ class TorchScriptModel(Model):
             torch.set_num_threads(num_threads)
         self.metadata = read_metadata(path, files[name] or None)
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         import torch
 
         with torch.inference_mode():
-            outputs = self.module(*(torch.from_numpy(array).to(self.device) for array in (images, image_sizes)))
+            outputs = self.module(
+                *(torch.from_numpy(inputs[name]).to(self.device) for name in input_names(self.metadata))
+            )
         return dict(zip(output_names(self.metadata), (output.cpu().numpy() for output in outputs)))
 
 
@@ -273,16 +280,25 @@ class Predictor:
         if not images:
             return []
         images = [as_image(image) for image in images]
-        inputs, sizes = self.prepare(images)
-        outputs = self.model(inputs, sizes)
-        image_indices = outputs.pop('image_indices')
-        wanted = np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
+        if 'image_sizes' in input_names(self.metadata):
+            inputs, sizes = self.prepare(images)
+            outputs = self.model(inputs, sizes)
+            found = [(outputs, i, size) for i, size in enumerate(sizes)]
+        else:
+            for image in images:
+                self.input_size(image)
+            # They have different sizes.
+            found = [(self.model(image[None]), 0, image.shape) for image in images]
         return [
-            self.finish(
-                {name: values[wanted & (image_indices == i)] for name, values in outputs.items()}, image.shape, size
-            )
-            for i, (image, size) in enumerate(zip(images, sizes))
+            self.finish(self._of_image(outputs, i), image.shape, size)
+            for image, (outputs, i, size) in zip(images, found)
         ]
+
+    def _of_image(self, outputs: dict, i: int) -> dict:
+        """Outputs of the wanted detections in an image."""
+        wanted = outputs['image_indices'] == i
+        wanted &= np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
+        return {name: values[wanted] for name, values in outputs.items() if name != 'image_indices'}
 
     def prepare(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Resize, normalize and pad images, blue, green, red, of shape (H, W, 3), uint8.
@@ -323,7 +339,7 @@ class Predictor:
         Args:
             outputs: The model's outputs that belong to the image, without ``image_indices``.
             shape: Height and width of the image.
-            size: Height and width of it as the network saw it.
+            size: Height and width of it where the boxes lie, as the network saw it.
         """
         height, width = shape[:2]
         scale = size[1] / width, size[0] / height
@@ -556,6 +572,11 @@ def main(arguments: list[str] | None = None) -> int:
     return int(bool(left_out))
 
 
+def input_names(metadata: dict) -> tuple[str, ...]:
+    """Names of a model's inputs in order."""
+    return ('images',) if metadata.get('preprocessing', {}).get('in_graph') else ('images', 'image_sizes')
+
+
 def output_names(metadata: dict) -> tuple[str, ...]:
     """Names of a model's outputs in order."""
     return PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
@@ -570,7 +591,7 @@ def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = 
         version = metadata['runtime_version']
     except (ValueError, TypeError, KeyError) as e:
         raise RuntimeInputError(f'{path}: its metadata are damaged; export the model again') from e
-    if version != RUNTIME_VERSION:
+    if version not in range(1, RUNTIME_VERSION + 1):
         raise RuntimeInputError(
             f'{path}: needs version {version} of the runtime, this is {RUNTIME_VERSION}; use the runtime.py beside the '
             'model'
