@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import InstanceList
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
+from ..models.detectors import PanopticCenterMask
 from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
 from .exported_detector import detect, model_inputs, prepares_images, read_image
 from .graphs.preprocessed_graph import PreprocessedGraph
@@ -44,10 +45,12 @@ class Agreement(NamedTuple):
             in float32, or with a box of an IoU of at least 0.8 in other precisions.
         num_surplus: Detections of the exported model that PyTorch's does not have.
         boxes: Largest difference of a side of a found box, in pixels of the network's input.
-        scores, mask_probs: Largest difference of a score or mask score, and of a mask probability, of these.
+        scores, mask_probs: Largest difference of a score or mask score, and of a mask probability, of these; or of a
+            semantic probability.
         inputs: Largest difference between the images that the runtime reads and prepares and PyTorch's, in levels of 0
             to 255.
-        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ.
+        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ;
+            or of an image's in which the panoptic segmentation does.
     """
 
     num_images: int
@@ -99,7 +102,11 @@ def compare(
             counts.update(
                 num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
             )
-            for name, difference in _differences(expected, found, pairs).items():
+            differences = _differences(expected, found, pairs)
+            if 'semantic_logits' in found:
+                probs, own = (part.semantic_logits.softmax(dim=0) for part in (expected, found))
+                differences['mask_probs'] = max(differences.get('mask_probs', 0.0), float((probs - own).abs().max()))
+            for name, difference in differences.items():
                 worst[name] = max(worst[name], difference)
     agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
     different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
@@ -127,6 +134,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
     The other arguments and the result are those of :func:`detect`.
     """
     found: dict[int, InstanceData] = {}
+    logits: list[Tensor] = []
 
     def record(mask_preds: Sequence[Tensor], results_list: InstanceList, *args, activate_map=False, **kwargs):
         for i, (results, preds) in enumerate(zip(results_list, mask_preds)):
@@ -136,20 +144,28 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
             )
         return results_list
 
-    # The method that pastes the masks into the images is replaced.
+    def record_logits(feats: tuple[Tensor, ...], *args, **kwargs):
+        logits.extend(detector.semantic_head(feats)['seg_preds'])
+
+    # The method that pastes the masks into the images is replaced, and of a panoptic model all that follows.
+    replaced: list[tuple[nn.Module, str, Callable]]
     if not hasattr(detector, 'roi_head'):
-        pasting = [(detector.bbox_head, 'paste_masks')]
+        replaced = [(detector.bbox_head, 'paste_masks', record)]
     elif isinstance(detector.roi_head, CenterMaskRoIHead):
-        pasting = [(detector.roi_head, 'paste_masks')]
+        replaced = [(detector.roi_head, 'paste_masks', record)]
     else:
         heads = detector.roi_head.mask_head
-        pasting = [(head, 'predict_by_feat') for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
-    for owner, name in pasting:
-        setattr(owner, name, record)
+        heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+        replaced = [(head, 'predict_by_feat', record) for head in heads]
+    if isinstance(detector, PanopticCenterMask):
+        replaced.append((detector.semantic_head, 'predict', record_logits))
+        replaced.append((detector.panoptic_fusion_head, 'predict', lambda results, *_: [PixelData() for _ in results]))
+    for owner, name, function in replaced:
+        setattr(owner, name, function)
     try:
         predicted = detector.predict(images, data_samples, rescale=False)
     finally:
-        for owner, name in pasting:
+        for owner, name, _ in replaced:
             delattr(owner, name)
     none = images.new_zeros(0)
     nothing = InstanceData(
@@ -159,7 +175,10 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
         # Mask Scoring R-CNN changes them after the masks.
         results.scores = predicted[i].pred_instances.scores
         results.mask_scores = predicted[i].pred_instances.get('mask_scores', results.scores)
-    return [found.get(i, nothing) for i in range(len(data_samples))]
+    results_list = [found.get(i, nothing.clone()) for i in range(len(data_samples))]
+    for results, own in zip(results_list, logits):
+        results.set_metainfo(dict(semantic_logits=own))
+    return results_list
 
 
 def preprocess(detector: nn.Module, batch: dict, size: Sequence[int] | None = None) -> tuple[Tensor, SampleList]:
@@ -234,6 +253,8 @@ def _finish_differences(
     for sample, results in zip(detector.predict(images, data_samples, rescale=True), detections):
         outputs = {name: results[name].numpy() for name in ('scores', 'labels', 'mask_scores', 'mask_probs')}
         outputs['boxes'] = results.bboxes.numpy()
+        if 'semantic_logits' in results:
+            outputs['semantic_logits'] = results.semantic_logits.numpy()
         found = predictor.finish(outputs, sample.ori_shape, sample.img_shape)
         masks = sample.pred_instances.masks
         expected = masks.cpu().numpy() if isinstance(masks, Tensor) else masks.to_ndarray()
@@ -241,6 +262,8 @@ def _finish_differences(
         different, total = (sum(int(method(*pair).sum()) for pair in pairs) for method in (np.not_equal, np.logical_or))
         far = np.abs(found['boxes'] - sample.pred_instances.bboxes.numpy()) > BOUNDS['boxes']
         shares.append(1.0 if far.any() else different / max(total, 1))
+        if 'panoptic' in found:
+            shares.append(float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean()))
     return shares
 
 

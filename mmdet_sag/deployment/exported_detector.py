@@ -8,7 +8,7 @@ from mmdet.utils import ConfigType, InstanceList
 from mmengine import fileio
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from ..datasets.data_sources import dataset_meta, test_dataset
@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..structures.inclusive_boxes import pad_masks, to_exclusive
 from ..structures.mask import paste_masks_as_rle
 from .formats import load_predictor
-from .runtime import Predictor, RuntimeInputError, decode_image, input_names
+from .runtime import Predictor, RuntimeInputError, decode_image, input_names, merge_panoptic
 
 # What use_exported_model loaded, until the detector of its config takes it: a config can only hold the path.
 _loaded: dict[tuple[str, int, str], Predictor] = {}
@@ -68,6 +68,12 @@ class ExportedDetector(BaseModel):
                 probs, boxes = pad_masks(probs, boxes, value=0.0)
             results.masks = paste_masks_as_rle(probs, boxes, *sample.ori_shape[:2], metadata['mask_thr'])
             sample.pred_instances = results
+            if 'semantic_logits' in results:
+                own = dict(scores=results.scores.numpy(), labels=results.labels.numpy())
+                own['masks'] = [dict(mask, counts=mask['counts'].decode()) for mask in results.masks]
+                logits = results.semantic_logits.numpy()
+                merged = merge_panoptic(logits, own, sample.ori_shape, sample.img_shape, metadata)
+                sample.pred_panoptic_seg = PixelData(sem_seg=torch.from_numpy(merged)[None])
         return data_samples
 
 
@@ -85,7 +91,8 @@ def detect(model: Callable, images: Tensor, data_samples: SampleList, backend_ar
     A model that prepares images itself gets those of the samples' files. ``bboxes`` are of the normalized images.
 
     Returns:
-        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
+        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image, and, from a
+        panoptic model, ``semantic_logits`` (C, h, w) among the meta information.
     """
     if prepares_images(model):
         found = []
@@ -100,8 +107,12 @@ def detect(model: Callable, images: Tensor, data_samples: SampleList, backend_ar
     except RuntimeInputError as e:
         raise InputError(str(e)) from e
     image_indices = torch.from_numpy(arrays['image_indices'])
-    results = _as_instances(arrays)
-    return [results[image_indices == i] for i in range(len(data_samples))]
+    every = _as_instances(arrays)
+    found = [every[image_indices == i] for i in range(len(data_samples))]
+    if 'semantic_logits' in arrays:
+        for results, logits in zip(found, arrays['semantic_logits']):
+            results.set_metainfo(dict(semantic_logits=torch.from_numpy(logits)))
+    return found
 
 
 def _as_instances(arrays: dict[str, np.ndarray]) -> InstanceData:

@@ -104,8 +104,12 @@ class OnnxFormat(ExportFormat):
         for given in written.inputs:
             given.shape = ir.Shape(shapes[given.name])
         for output in written.outputs:
-            first = 'batch' if metadata.get('detections') else 'detections'
-            output.shape = ir.Shape([first, *output.shape[1:]])
+            if output.name == 'semantic_logits':
+                rest = output.shape[1:] if size else [output.shape[1], 'logits_height', 'logits_width']
+                output.shape = ir.Shape(['batch', *rest])
+            else:
+                first = 'batch' if metadata.get('detections') else 'detections'
+                output.shape = ir.Shape([first, *output.shape[1:]])
         onnx_program.model.metadata_props[runtime.METADATA_KEY] = json.dumps(metadata)
         onnx_program.save(str(path), external_data=False)
         model = onnx.load(str(path))

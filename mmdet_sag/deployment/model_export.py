@@ -26,9 +26,10 @@ from .exported_detector import ExportedDetector, fit_images, model_inputs
 from .formats import FORMATS, load_predictor
 from .graphs import build_graph
 from .graphs.padded_graph import PaddedGraph
+from .graphs.panoptic_centermask_graph import PanopticCenterMaskGraph
 from .graphs.preprocessed_graph import PreprocessedGraph
 from .metadata import describe
-from .onnx_operators import OPSET_VERSION, ExportableDeformConv
+from .onnx_operators import OPSET_VERSION, ExportableDeformConv, ExportableSAConv
 from .quantization import calibration_batches
 
 
@@ -94,10 +95,19 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     graph = build_graph(detector, model_format.precisions[precision])
     heads = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
     num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
+    if isinstance(graph, PanopticCenterMaskGraph):
+        num_classes = detector.panoptic_fusion_head.num_classes
+        for option, value in (
+            ('--detections', settings.num_detections),
+            ('--preprocessing', settings.prepares_images),
+            ('--precision int8', precision == 'int8'),
+        ):
+            if value:
+                raise InputError(f'{option}: panoptic models are exported without it, leave it out')
     metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
     if model_format.name == 'onnx':
         metadata['opset'] = settings.opset
-        deformable = any(isinstance(module, ExportableDeformConv) for module in graph.modules())
+        deformable = any(isinstance(module, (ExportableDeformConv, ExportableSAConv)) for module in graph.modules())
         metadata['requires'] = dict(onnxruntime='1.25') if deformable else {}
     if settings.input_size:
         divisor = metadata['preprocessing']['pad_size_divisor']

@@ -270,7 +270,9 @@ class Predictor:
         Returns:
             ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
             (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
-            compressed run-length encodings. A list of these for a list of images.
+            compressed run-length encodings. Of a panoptic model, also ``panoptic`` (H, W), int32: label + 1000 x
+            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. A list of
+            these for a list of images.
 
         Raises:
             RuntimeInputError: An image cannot be used.
@@ -298,7 +300,10 @@ class Predictor:
         """Outputs of the wanted detections in an image."""
         wanted = outputs['image_indices'] == i
         wanted &= np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
-        return {name: values[wanted] for name, values in outputs.items() if name != 'image_indices'}
+        own = {name: values[wanted] for name, values in outputs.items() if name in OUTPUTS and name != 'image_indices'}
+        if 'semantic_logits' in outputs:
+            own['semantic_logits'] = outputs['semantic_logits'][i]
+        return own
 
     def prepare(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Resize, normalize and pad images, blue, green, red, of shape (H, W, 3), uint8.
@@ -347,13 +352,16 @@ class Predictor:
         inclusive = self.metadata['inclusive_boxes']
         paste = _ringed(outputs['mask_probs'], boxes) if inclusive else (outputs['mask_probs'], boxes)
         masks = [encode_mask(*pair, height, width, self.metadata['mask_thr']) for pair in zip(*paste)]
-        return dict(
+        result = dict(
             boxes=boxes + np.float32([0, 0, 1, 1]) * inclusive,
             scores=outputs['scores'],
             mask_scores=outputs['mask_scores'],
             labels=outputs['labels'],
             masks=masks,
         )
+        if 'semantic_logits' in outputs:
+            result['panoptic'] = merge_panoptic(outputs['semantic_logits'], result, shape, size, self.metadata)
+        return result
 
     def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
         """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``.
@@ -366,6 +374,11 @@ class Predictor:
         height, width = image.shape[:2]
         zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
         picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
+        if 'panoptic' in result:
+            segments = cv2.resize(result['panoptic'], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            for label in range(self.metadata['panoptic']['num_things'], len(self.metadata['classes'])):
+                colour = np.uint8(self.metadata['palette'][label][::-1])
+                picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
         shown = np.flatnonzero(result['scores'] >= score_thr)
         for i in shown[::-1]:
             label = int(result['labels'][i])
@@ -451,6 +464,47 @@ def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, thr
     places = np.delete(places, np.concatenate([joined, joined + 1]))
     counts = np.diff(places, prepend=0, append=height * width)
     return dict(size=[height, width], counts=_compress(counts[:-1] if len(counts) > 1 and not counts[-1] else counts))
+
+
+def merge_panoptic(
+    logits: np.ndarray, result: dict, shape: Sequence[int], size: Sequence[int], metadata: dict
+) -> np.ndarray:
+    """Merge instances and semantic segmentation, as CenterMaskFusionHead does.
+
+    Args:
+        logits: Semantic logits (C, h, w) of an image with its padding.
+        result: ``masks``, ``scores`` and ``labels`` of its instances.
+        shape: Height and width of the image.
+        size: Height and width of it as the network saw it, without padding.
+        metadata: The model's.
+
+    Returns:
+        ``panoptic`` of :class:`Predictor`'s results.
+    """
+    settings, num_classes = metadata['panoptic'], len(metadata['classes'])
+    best, stuff = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
+    # One class at a time: all together would take a gigabyte in a large image.
+    for label, own in enumerate(logits, start=settings['num_things']):
+        own = cv2.resize(own, None, fx=settings['stride'], fy=settings['stride'])[: size[0], : size[1]]
+        own = cv2.resize(own, shape[1::-1])
+        stuff[own > best] = label
+        np.maximum(best, own, out=best)
+    merged, count = np.zeros_like(stuff), 0
+    for i in np.argsort(-result['scores'], kind='stable'):
+        if result['scores'][i] < settings['score_thr']:
+            break
+        left, top, mask = _decode_cropped(result['masks'][i])
+        part = merged[top : top + mask.shape[0], left : left + mask.shape[1]]
+        seen = mask.astype(bool) & (part == 0)
+        area, visible = int(mask.sum()), int(seen.sum())
+        if visible and area - visible <= settings['mask_overlap'] * area:
+            count += 1
+            part[seen] = result['labels'][i] + 1000 * count
+    merged = np.where(merged > 0, merged, stuff)
+    small = np.bincount(merged.ravel() % 1000, minlength=num_classes + 1) < settings['stuff_area_limit']
+    small[: settings['num_things']] = False
+    merged[small[merged % 1000]] = num_classes
+    return merged
 
 
 def decode_mask(mask: dict) -> np.ndarray:
@@ -556,6 +610,12 @@ def main(arguments: list[str] | None = None) -> int:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
                 picture.write_bytes(content.tobytes())
+                if 'panoptic' in result:
+                    ids = np.where(
+                        result['panoptic'] % 1000 < len(predictor.metadata['classes']), result['panoptic'], 0
+                    )
+                    _, content = cv2.imencode('.png', np.stack([ids >> 16, ids >> 8, ids], axis=2).astype(np.uint8))
+                    (out / f'{name}.panoptic.png').write_bytes(content.tobytes())
                 drawn = int((result['scores'] >= score_thr).sum())
                 print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
         if not results:
@@ -579,7 +639,8 @@ def input_names(metadata: dict) -> tuple[str, ...]:
 
 def output_names(metadata: dict) -> tuple[str, ...]:
     """Names of a model's outputs in order."""
-    return PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
+    names = PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
+    return (*names, 'semantic_logits') if metadata.get('panoptic') else names
 
 
 def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = None) -> dict:
@@ -710,9 +771,10 @@ def _decode_cropped(mask: dict) -> tuple[int, int, np.ndarray]:
     if len(ends) < 2:
         return 0, 0, np.zeros((0, 0), np.uint8)
     left, right = ends[0] // height, (ends[values][-1] - 1) // height + 1
-    # The runs from the first to the last pixel of these columns.
+    # The runs from the first column to the last pixel; what comes after it may be most of a large image.
     counts[0] -= left * height
-    pixels = np.repeat(values.astype(np.uint8), counts)[: (right - left) * height]
+    stop = len(counts) // 2 * 2
+    pixels = np.repeat(values[:stop].astype(np.uint8), counts[:stop])
     pixels = np.pad(pixels, (0, (right - left) * height - len(pixels))).reshape(right - left, height)
     rows = np.flatnonzero(pixels.any(axis=0))
     return int(left), int(rows[0]), cv2.transpose(pixels[:, rows[0] : rows[-1] + 1])

@@ -329,6 +329,27 @@ def test_a_setting_that_the_runtime_lacks_is_refused(folder, key, value, words):
         describe(config, str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
 
 
+def test_deformable_convs_name_the_onnxruntime_that_they_need(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model.backbone.update(arch='tiny', dcn=dict(type='DCNv2', deform_groups=1))
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), tmp_path / 'dcn.pth')
+    written = []
+
+    def write(self, graph, path, metadata, *_):
+        written.append(metadata)
+        path.touch()
+
+    def load(*args, **kwargs):
+        raise RuntimeError('NOT_IMPLEMENTED : Could not find an implementation for DeformConv(19) node')
+
+    monkeypatch.setattr(OnnxFormat, 'write', write)
+    monkeypatch.setattr('onnxruntime.InferenceSession', load)
+    settings = ExportSettings(num_images=0)
+    with pytest.raises(InputError, match='deformable convolutions on a CPU need onnxruntime 1.25'):
+        model_export.export(config, str(tmp_path / 'dcn.pth'), str(tmp_path / 'out'), settings)
+    assert written[0]['requires'] == dict(onnxruntime='1.25')
+
+
 def test_channels_are_swapped_by_either_name(folder):
     config = Config.fromfile(folder / 'tiny.py')
     config.model.data_preprocessor.update(bgr_to_rgb=False, rgb_to_bgr=True)
