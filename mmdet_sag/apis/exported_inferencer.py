@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from ..deployment.formats import load_predictor
@@ -55,5 +55,7 @@ class ExportedInferencer:
             sample.pred_instances = InstanceData(
                 bboxes=torch.from_numpy(result['boxes']), masks=RLEMasks(masks, *size), **tensors
             )
+            if 'panoptic' in result:
+                sample.pred_panoptic_seg = PixelData(sem_seg=torch.from_numpy(result['panoptic'])[None])
             samples.append(sample)
         return samples

@@ -8,17 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import InstanceList
-from mmengine import fileio
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..errors import InputError
+from ..models.detectors import PanopticCenterMask
 from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
-from .exported_detector import detect, model_inputs
-from .runtime import Predictor, decode_image, decode_mask
+from .exported_detector import detect, model_inputs, prepares_images, read_image
+from .graphs.preprocessed_graph import PreprocessedGraph
+from .runtime import Predictor, decode_mask
 
 # Largest differences of float32 models: pixels, scores, mask probabilities.
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
@@ -44,10 +45,12 @@ class Agreement(NamedTuple):
             in float32, or with a box of an IoU of at least 0.8 in other precisions.
         num_surplus: Detections of the exported model that PyTorch's does not have.
         boxes: Largest difference of a side of a found box, in pixels of the network's input.
-        scores, mask_probs: Largest difference of a score or mask score, and of a mask probability, of these.
+        scores, mask_probs: Largest difference of a score or mask score, and of a mask probability, of these; or of a
+            semantic probability.
         inputs: Largest difference between the images that the runtime reads and prepares and PyTorch's, in levels of 0
             to 255.
-        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ.
+        masks: Share of the masks' pixels in which the run lengths that the runtime makes of PyTorch's outputs differ;
+            or of an image's in which the panoptic segmentation does.
     """
 
     num_images: int
@@ -84,17 +87,26 @@ def compare(
     counts, worst = Counter(), dict.fromkeys((*BOUNDS, 'inputs', 'masks'), 0.0)
     score_differences: list[float] = []
     for batch in batches:
-        inputs = preprocess(detector, batch, predictor.metadata.get('input_size'))
+        images, data_samples = preprocess(detector, batch, predictor.metadata.get('input_size'))
+        prepared = [_prepare(predictor, sample, backend_args) for sample in data_samples]
+        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, images, data_samples, prepared))
+        if prepares_images(predictor.model):
+            # Its images are not rounded to levels, and the detections of these are to be the same.
+            images = torch.cat(prepared)
+        inputs = images, data_samples
         detections = detect_with_pytorch(detector, *inputs)
-        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, *inputs, backend_args))
         worst['masks'] = max(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
-        for expected, found in zip(detections, detect(predictor.model, *inputs)):
+        for expected, found in zip(detections, detect(predictor.model, *inputs, backend_args)):
             num_missing, num_surplus, pairs = _match(expected, found, exact)
             score_differences += [float(abs(expected.scores[i] - found.scores[j])) for i, j in pairs]
             counts.update(
                 num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
             )
-            for name, difference in _differences(expected, found, pairs).items():
+            differences = _differences(expected, found, pairs)
+            if 'semantic_logits' in found:
+                probs, own = (part.semantic_logits.softmax(dim=0) for part in (expected, found))
+                differences['mask_probs'] = max(differences.get('mask_probs', 0.0), float((probs - own).abs().max()))
+            for name, difference in differences.items():
                 worst[name] = max(worst[name], difference)
     agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
     different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
@@ -122,6 +134,7 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
     The other arguments and the result are those of :func:`detect`.
     """
     found: dict[int, InstanceData] = {}
+    logits: list[Tensor] = []
 
     def record(mask_preds: Sequence[Tensor], results_list: InstanceList, *args, activate_map=False, **kwargs):
         for i, (results, preds) in enumerate(zip(results_list, mask_preds)):
@@ -131,20 +144,28 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
             )
         return results_list
 
-    # The method that pastes the masks into the images is replaced.
+    def record_logits(feats: tuple[Tensor, ...], *args, **kwargs):
+        logits.extend(detector.semantic_head(feats)['seg_preds'])
+
+    # The method that pastes the masks into the images is replaced, and of a panoptic model all that follows.
+    replaced: list[tuple[nn.Module, str, Callable]]
     if not hasattr(detector, 'roi_head'):
-        pasting = [(detector.bbox_head, 'paste_masks')]
+        replaced = [(detector.bbox_head, 'paste_masks', record)]
     elif isinstance(detector.roi_head, CenterMaskRoIHead):
-        pasting = [(detector.roi_head, 'paste_masks')]
+        replaced = [(detector.roi_head, 'paste_masks', record)]
     else:
         heads = detector.roi_head.mask_head
-        pasting = [(head, 'predict_by_feat') for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
-    for owner, name in pasting:
-        setattr(owner, name, record)
+        heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+        replaced = [(head, 'predict_by_feat', record) for head in heads]
+    if isinstance(detector, PanopticCenterMask):
+        replaced.append((detector.semantic_head, 'predict', record_logits))
+        replaced.append((detector.panoptic_fusion_head, 'predict', lambda results, *_: [PixelData() for _ in results]))
+    for owner, name, function in replaced:
+        setattr(owner, name, function)
     try:
         predicted = detector.predict(images, data_samples, rescale=False)
     finally:
-        for owner, name in pasting:
+        for owner, name, _ in replaced:
             delattr(owner, name)
     none = images.new_zeros(0)
     nothing = InstanceData(
@@ -154,7 +175,10 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
         # Mask Scoring R-CNN changes them after the masks.
         results.scores = predicted[i].pred_instances.scores
         results.mask_scores = predicted[i].pred_instances.get('mask_scores', results.scores)
-    return [found.get(i, nothing) for i in range(len(data_samples))]
+    results_list = [found.get(i, nothing.clone()) for i in range(len(data_samples))]
+    for results, own in zip(results_list, logits):
+        results.set_metainfo(dict(semantic_logits=own))
+    return results_list
 
 
 def preprocess(detector: nn.Module, batch: dict, size: Sequence[int] | None = None) -> tuple[Tensor, SampleList]:
@@ -174,8 +198,15 @@ def measure_speed(
     inputs = preprocess(detector, batch)
     arrays = model_inputs(*inputs)
     runs: dict[str, Callable] = {'PyTorch': partial(detect_with_pytorch, detector, *inputs)}
-    runs.update({name: partial(model, *arrays) for name, model in models.items()})
-    seconds = {name: [] for name in runs}
+    for name, model in models.items():
+        given = (read_image(inputs[1][0])[None],) if prepares_images(model) else arrays
+        runs[name] = partial(model, *given)
+    return in_turns(runs, num_runs, num_warmup)
+
+
+def in_turns(runs: dict[str, Callable], num_runs: int, num_warmup: int = 2) -> dict[str, float]:
+    """Median seconds of functions that run in turns, so that what else a machine does slows all of them alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(num_warmup + num_runs):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -184,21 +215,31 @@ def measure_speed(
     return {name: statistics.median(values[num_warmup:]) for name, values in seconds.items()}
 
 
+def _prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | None) -> Tensor:
+    """The image of a sample's file, (1, 3, H, W), as the runtime prepares it, or the graph, computed by PyTorch."""
+    image = read_image(sample, backend_args)
+    if not prepares_images(predictor.model):
+        inputs, sizes = (torch.from_numpy(array) for array in predictor.prepare([image]))
+    else:
+        settings, size = predictor.metadata['preprocessing'], predictor.metadata['input_size']
+        inputs, sizes = PreprocessedGraph(nn.Identity(), settings, size).prepare(torch.from_numpy(image)[None])
+    if sizes[0].tolist() != [*sample.img_shape[:2]]:
+        raise InputError(
+            f'the runtime resizes {sample.img_path} to {"x".join(map(str, sizes[0].tolist()))}, but the test pipeline '
+            f'to {"x".join(map(str, sample.img_shape[:2]))}: remove settings from its transforms that change the image'
+        )
+    return inputs
+
+
 def _input_differences(
-    predictor: Predictor, images: Tensor, data_samples: SampleList, backend_args: dict | None
+    predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
 ) -> list[float]:
-    """Largest difference of each image that the runtime reads from its file and prepares, in levels of 0 to 255."""
-    levels = np.float32(predictor.metadata['preprocessing']['std']).reshape(3, 1, 1)
+    """Largest difference of each image that was prepared from its file, in levels of 0 to 255."""
+    levels = torch.tensor(predictor.metadata['preprocessing']['std']).view(3, 1, 1)
     differences = []
-    for expected, sample in zip(images.cpu().numpy(), data_samples):
-        found, sizes = predictor.prepare([decode_image(fileio.get(sample.img_path, backend_args))])
-        height, width = sizes[0]
-        if (height, width) != tuple(sample.img_shape[:2]):
-            raise InputError(
-                f'the runtime resizes {sample.img_path} to {height}x{width}, but the test pipeline to '
-                f'{"x".join(map(str, sample.img_shape[:2]))}: remove settings from its transforms that change the image'
-            )
-        difference = np.abs(found[0, :, :height, :width] - expected[:, :height, :width]) * levels
+    for expected, sample, found in zip(images.cpu(), data_samples, prepared):
+        height, width = sample.img_shape[:2]
+        difference = (found[0, :, :height, :width] - expected[:, :height, :width]).abs() * levels
         differences.append(float(difference.max()))
     return differences
 
@@ -212,6 +253,8 @@ def _finish_differences(
     for sample, results in zip(detector.predict(images, data_samples, rescale=True), detections):
         outputs = {name: results[name].numpy() for name in ('scores', 'labels', 'mask_scores', 'mask_probs')}
         outputs['boxes'] = results.bboxes.numpy()
+        if 'semantic_logits' in results:
+            outputs['semantic_logits'] = results.semantic_logits.numpy()
         found = predictor.finish(outputs, sample.ori_shape, sample.img_shape)
         masks = sample.pred_instances.masks
         expected = masks.cpu().numpy() if isinstance(masks, Tensor) else masks.to_ndarray()
@@ -219,6 +262,8 @@ def _finish_differences(
         different, total = (sum(int(method(*pair).sum()) for pair in pairs) for method in (np.not_equal, np.logical_or))
         far = np.abs(found['boxes'] - sample.pred_instances.bboxes.numpy()) > BOUNDS['boxes']
         shares.append(1.0 if far.any() else different / max(total, 1))
+        if 'panoptic' in found:
+            shares.append(float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean()))
     return shares
 
 

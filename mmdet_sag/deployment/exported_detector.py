@@ -3,11 +3,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.utils import ConfigType, InstanceList
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from ..datasets.data_sources import dataset_meta, test_dataset
@@ -15,7 +16,10 @@ from ..errors import InputError
 from ..structures.inclusive_boxes import pad_masks, to_exclusive
 from ..structures.mask import paste_masks_as_rle
 from .formats import load_predictor
-from .runtime import RuntimeInputError
+from .runtime import Predictor, RuntimeInputError, decode_image, input_names, merge_panoptic
+
+# What use_exported_model loaded, until the detector of its config takes it: a config can only hold the path.
+_loaded: dict[tuple[str, int, str], Predictor] = {}
 
 
 @MODELS.register_module()
@@ -39,7 +43,8 @@ class ExportedDetector(BaseModel):
         device: str = 'CPU',
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.model = load_predictor(model_file, num_threads, device).model
+        predictor = _loaded.pop((model_file, num_threads, device), None)
+        self.model = (predictor or load_predictor(model_file, num_threads, device)).model
         metadata = self.model.metadata
         if classes is not None and list(classes) != metadata['classes']:
             raise InputError(
@@ -63,6 +68,12 @@ class ExportedDetector(BaseModel):
                 probs, boxes = pad_masks(probs, boxes, value=0.0)
             results.masks = paste_masks_as_rle(probs, boxes, *sample.ori_shape[:2], metadata['mask_thr'])
             sample.pred_instances = results
+            if 'semantic_logits' in results:
+                own = dict(scores=results.scores.numpy(), labels=results.labels.numpy())
+                own['masks'] = [dict(mask, counts=mask['counts'].decode()) for mask in results.masks]
+                logits = results.semantic_logits.numpy()
+                merged = merge_panoptic(logits, own, sample.ori_shape, sample.img_shape, metadata)
+                sample.pred_panoptic_seg = PixelData(sem_seg=torch.from_numpy(merged)[None])
         return data_samples
 
 
@@ -74,21 +85,55 @@ def fit_images(cfg: Config, size: Sequence[int] | None) -> None:
             pipeline[i] = dict(type='FitResize', scale=size[::-1], backend=step.get('backend', 'cv2'))
 
 
-def detect(model: Callable, images: Tensor, data_samples: SampleList) -> InstanceList:
+def detect(model: Callable, images: Tensor, data_samples: SampleList, backend_args: dict | None = None) -> InstanceList:
     """Detect objects by an exported model in normalized images (N, 3, H, W), up to the mask probabilities.
 
+    A model that prepares images itself gets those of the samples' files. ``bboxes`` are of the normalized images.
+
     Returns:
-        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image.
+        ``bboxes``, ``scores``, ``labels``, ``mask_scores`` and ``mask_probs`` (n, h, w) of each image, and, from a
+        panoptic model, ``semantic_logits`` (C, h, w) among the meta information.
     """
+    if prepares_images(model):
+        found = []
+        for sample in data_samples:
+            results = _as_instances(model(read_image(sample, backend_args)[None]))
+            scale = [own / given for own, given in zip(sample.img_shape[:2], sample.ori_shape[:2])]
+            results.bboxes = results.bboxes * results.bboxes.new_tensor([*scale[::-1], *scale[::-1]])
+            found.append(results)
+        return found
     try:
         arrays = model(*model_inputs(images, data_samples))
     except RuntimeInputError as e:
         raise InputError(str(e)) from e
-    outputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    image_indices = outputs.pop('image_indices')
-    outputs['bboxes'] = outputs.pop('boxes')
-    found = InstanceData(**outputs)
-    return [found[image_indices == i] for i in range(len(data_samples))]
+    image_indices = torch.from_numpy(arrays['image_indices'])
+    every = _as_instances(arrays)
+    found = [every[image_indices == i] for i in range(len(data_samples))]
+    if 'semantic_logits' in arrays:
+        for results, logits in zip(found, arrays['semantic_logits']):
+            results.set_metainfo(dict(semantic_logits=torch.from_numpy(logits)))
+    return found
+
+
+def _as_instances(arrays: dict[str, np.ndarray]) -> InstanceData:
+    names = dict(bboxes='boxes', **{name: name for name in ('scores', 'labels', 'mask_scores', 'mask_probs')})
+    return InstanceData(**{name: torch.from_numpy(arrays[array]) for name, array in names.items()})
+
+
+def prepares_images(model: Callable) -> bool:
+    """Whether a model resizes and normalizes images itself."""
+    return 'image_sizes' not in input_names(model.metadata)
+
+
+def read_image(sample: DetDataSample, backend_args: dict | None = None) -> np.ndarray:
+    """The image of a data sample as its file has it, blue, green, red, (H, W, 3), uint8.
+
+    Raises:
+        InputError: It came without a file.
+    """
+    if not sample.get('img_path'):
+        raise InputError('a model that prepares images itself needs an image file: give --image in place of --size')
+    return decode_image(fileio.get(sample.img_path, backend_args))
 
 
 def model_inputs(images: Tensor, data_samples: SampleList) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +146,8 @@ def use_exported_model(cfg: Config, model_file: str, device: str = 'CPU') -> Non
 
     For a model of one input size, the config's images are resized to fit into that.
     """
-    fit_images(cfg, load_predictor(model_file).metadata.get('input_size'))
+    predictor = _loaded[model_file, 0, device] = load_predictor(model_file, device=device)
+    fit_images(cfg, predictor.metadata.get('input_size'))
     cfg.model = dict(
         type='ExportedDetector',
         model_file=model_file,

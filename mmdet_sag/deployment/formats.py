@@ -1,6 +1,6 @@
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -11,10 +11,11 @@ from ..errors import InputError
 from . import runtime
 from .graphs.detection_graph import DetectionGraph
 from .graphs.padded_graph import PaddedGraph
+from .graphs.preprocessed_graph import PreprocessedGraph
 from .onnx_operators import NATIVE_OPSET, OPSET_VERSION, lower_opset, onnx_translations, read_with_openvino
 from .quantization import Operator, quantize
 
-Graph = DetectionGraph | PaddedGraph
+Graph = DetectionGraph | PaddedGraph | PreprocessedGraph
 Inputs = Callable[[], Iterable[tuple]]
 _DIVISOR = 32
 
@@ -76,17 +77,20 @@ class OnnxFormat(ExportFormat):
         opset = metadata.get('opset', OPSET_VERSION)
         size = metadata.get('input_size')
         batch = torch.export.Dim('batch', min=1, max=1024)
-        dynamic = dict(images={0: batch}, image_sizes={0: batch})
-        if size is None:
+        names = runtime.input_names(metadata)
+        dynamic = {name: {0: batch} for name in names}
+        if 'image_sizes' not in names:
+            dynamic['images'].update({i: torch.export.Dim(f'side{i}', min=2, max=1 << 16) for i in (1, 2)})
+        elif size is None:
             height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
             dynamic['images'].update({2: height, 3: width})
         with _one_line_errors(graph), torch.no_grad():
             onnx_program = torch.onnx.export(
-                torch.export.export(graph, _example(size), dynamic_shapes=dynamic, strict=False),
+                torch.export.export(graph, _example(metadata), dynamic_shapes=dynamic, strict=False),
                 dynamo=True,
                 opset_version=max(opset, NATIVE_OPSET),
                 custom_translation_table=onnx_translations(),
-                input_names=['images', 'image_sizes'],
+                input_names=list(names),
                 output_names=list(runtime.output_names(metadata)),
                 verbose=False,
             )
@@ -94,12 +98,18 @@ class OnnxFormat(ExportFormat):
         # The exporter notes where each operator comes from in this machine's files.
         for part in (written, *written.all_nodes()):
             part.metadata_props.clear()
-        images_shape = ir.Shape(['batch', 3, *(size or ('height', 'width'))])
-        sizes_shape = ir.Shape(['batch', 2])
-        written.inputs[0].shape, written.inputs[1].shape = images_shape, sizes_shape
+        shapes = dict(images=['batch', 3, *(size or ('height', 'width'))], image_sizes=['batch', 2])
+        if 'image_sizes' not in names:
+            shapes['images'] = ['batch', 'height', 'width', 3]
+        for given in written.inputs:
+            given.shape = ir.Shape(shapes[given.name])
         for output in written.outputs:
-            first = 'batch' if metadata.get('detections') else 'detections'
-            output.shape = ir.Shape([first, *output.shape[1:]])
+            if output.name == 'semantic_logits':
+                rest = output.shape[1:] if size else [output.shape[1], 'logits_height', 'logits_width']
+                output.shape = ir.Shape(['batch', *rest])
+            else:
+                first = 'batch' if metadata.get('detections') else 'detections'
+                output.shape = ir.Shape([first, *output.shape[1:]])
         onnx_program.model.metadata_props[runtime.METADATA_KEY] = json.dumps(metadata)
         onnx_program.save(str(path), external_data=False)
         model = onnx.load(str(path))
@@ -159,7 +169,7 @@ class TorchScriptFormat(ExportFormat):
 
     def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         with _one_line_errors(graph), torch.no_grad():
-            script = torch.jit.trace(graph, _example(metadata.get('input_size')), check_trace=False)
+            script = torch.jit.trace(graph, _example(metadata), check_trace=False)
             _follow_inputs(script)
             torch.jit.save(script, str(path), _extra_files={f'{runtime.METADATA_KEY}.json': json.dumps(metadata)})
 
@@ -193,14 +203,15 @@ def load_predictor(path: str, num_threads: int = 0, device: str = 'CPU') -> runt
         raise InputError(str(e)) from e
 
 
-def _example(size: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def _example(metadata: dict) -> tuple[torch.Tensor, ...]:
     """Images that lead through all operators; their content does not matter, their size does.
 
-    ``size`` is that of a model of one size. The exporter takes a size of 1 as constant, so no level of the neck of
-    another model may be that small.
+    The exporter takes a size of 1 as constant, so no level of the neck of a model of any size may be that small.
     """
     generator = torch.Generator().manual_seed(0)
-    height, width = size or (12 * _DIVISOR, 16 * _DIVISOR)
+    height, width = metadata.get('input_size') or (12 * _DIVISOR, 16 * _DIVISOR)
+    if 'image_sizes' not in runtime.input_names(metadata):
+        return (torch.randint(256, (2, height - 8, width + 10, 3), generator=generator, dtype=torch.uint8),)
     images = torch.randn(2, 3, height, width, generator=generator)
     return images, torch.tensor([[height - 8, width - 10], [height, width]])
 

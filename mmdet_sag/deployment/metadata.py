@@ -17,7 +17,6 @@ from ..errors import InputError
 from ..fileio import sha256
 from ..version import __version__
 from ..visualization import picture_score_thr
-from .runtime import RUNTIME_VERSION
 
 
 def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, num_classes: int) -> dict:
@@ -45,8 +44,10 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
             f'test_cfg.rcnn.mask_thr_binary is {mask_thr}, which asks for probabilities in place of masks: '
             'set it to 0.5'
         )
+    extra = dict(panoptic=_panoptic(model)) if 'panoptic_fusion_head' in model else {}
     return dict(
-        runtime_version=RUNTIME_VERSION,
+        # That with which every runtime.py so far can run it.
+        runtime_version=2 if extra else 1,
         model=model.type,
         format=model_format,
         precision=precision,
@@ -62,6 +63,19 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         inclusive_boxes=bool(model.get('inclusive_boxes', False)),
         has_mask_scores=bool(model.get('roi_head', {}).get('mask_iou_head')),
         versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
+        **extra,
+    )
+
+
+def _panoptic(model: ConfigDict) -> dict:
+    """How the runtime merges instances and semantic logits; ``stride`` is that of the logits."""
+    cfg = model.test_cfg.panoptic
+    return dict(
+        num_things=model.panoptic_fusion_head.num_things_classes,
+        stride=model.bbox_head.strides[0] >> model.get('instance_start_level', 1),
+        score_thr=cfg.get('score_thr', 0.0),
+        mask_overlap=cfg.mask_overlap,
+        stuff_area_limit=cfg.stuff_area_limit,
     )
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmdet.models.detectors import SemiBaseDetector
-from mmdet.registry import MODELS
+from mmdet.registry import EVALUATOR, MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
@@ -27,8 +26,10 @@ from .exported_detector import ExportedDetector, fit_images, model_inputs
 from .formats import FORMATS, load_predictor
 from .graphs import build_graph
 from .graphs.padded_graph import PaddedGraph
+from .graphs.panoptic_centermask_graph import PanopticCenterMaskGraph
+from .graphs.preprocessed_graph import PreprocessedGraph
 from .metadata import describe
-from .onnx_operators import OPSET_VERSION, ExportableDeformConv
+from .onnx_operators import OPSET_VERSION, ExportableDeformConv, ExportableSAConv
 from .quantization import calibration_batches
 
 
@@ -46,6 +47,7 @@ class ExportSettings(NamedTuple):
         num_detections: Detections of each image that the outputs are padded to; None: outputs of any length.
         opset: Opset of an ONNX file.
         input_size: Height and width of the images that the model takes; None: any.
+        prepares_images: Whether the model itself resizes, to fit into ``input_size``, and normalizes images.
     """
 
     model_format: str = 'onnx'
@@ -58,6 +60,7 @@ class ExportSettings(NamedTuple):
     num_detections: int | None = None
     opset: int = OPSET_VERSION
     input_size: tuple[int, int] | None = None
+    prepares_images: bool = False
 
 
 def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
@@ -77,6 +80,9 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     """
     model_format, precision = FORMATS[settings.model_format], settings.precision
     model_format.check(precision)
+    if settings.prepares_images and (settings.input_size is None or precision == 'int8'):
+        reason = 'cannot be quantized: leave it out' if precision == 'int8' else 'needs one size: give --input-size H W'
+        raise InputError(f'--preprocessing {reason}')
     _check_out(Path(out))
     register_all_modules(init_default_scope=False)
     init_default_scope('mmdet')
@@ -89,10 +95,19 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     graph = build_graph(detector, model_format.precisions[precision])
     heads = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
     num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
+    if isinstance(graph, PanopticCenterMaskGraph):
+        num_classes = detector.panoptic_fusion_head.num_classes
+        for option, value in (
+            ('--detections', settings.num_detections),
+            ('--preprocessing', settings.prepares_images),
+            ('--precision int8', precision == 'int8'),
+        ):
+            if value:
+                raise InputError(f'{option}: panoptic models are exported without it, leave it out')
     metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
     if model_format.name == 'onnx':
         metadata['opset'] = settings.opset
-        deformable = any(isinstance(module, ExportableDeformConv) for module in graph.modules())
+        deformable = any(isinstance(module, (ExportableDeformConv, ExportableSAConv)) for module in graph.modules())
         metadata['requires'] = dict(onnxruntime='1.25') if deformable else {}
     if settings.input_size:
         divisor = metadata['preprocessing']['pad_size_divisor']
@@ -103,6 +118,9 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
     if settings.num_detections:
         metadata['detections'] = settings.num_detections
         graph = PaddedGraph(graph, settings.num_detections)
+    if settings.prepares_images:
+        metadata['runtime_version'], metadata['preprocessing']['in_graph'] = 2, True
+        graph = PreprocessedGraph(graph, metadata['preprocessing'], settings.input_size)
     # Before the long export: there may be no such images.
     batches = calibration_batches(cfg, settings.num_calibration_images) if precision == 'int8' else tuple
 
@@ -161,16 +179,19 @@ def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSetti
             print(f'speed: {own:.0f} ms an image, PyTorch {theirs:.0f} ms; share {own / theirs:.2f}')
     if settings.measure_ap:
         exported = ExportedDetector(str(path), cfg.model.data_preprocessor, num_threads=settings.num_threads).eval()
-        report['metrics'] = dict(pytorch=_evaluate(cfg, detector), exported=_evaluate(cfg, exported))
+        report['metrics'] = dict(pytorch=evaluate(cfg, detector), exported=evaluate(cfg, exported))
         for name, value in report['metrics']['pytorch'].items():
             print(f'{name}: {value:.4f} before, {report["metrics"]["exported"][name]:.4f} after')
     return report
 
 
-def _evaluate(cfg: Config, model: BaseModel) -> dict[str, Any]:
+def evaluate(cfg: Config, model: BaseModel) -> dict[str, Any]:
     """Evaluate a model on the test data of a config, with the config's evaluator."""
     loader = Runner.build_dataloader(cfg.test_dataloader)
-    evaluator = Evaluator(cfg.test_evaluator)
+    # As the runner does: one with `metrics` may be of another type.
+    metrics = cfg.test_evaluator
+    own = metrics if 'metrics' in metrics else dict(metrics=metrics)
+    evaluator = EVALUATOR.build(own, default_args=dict(type='Evaluator'))
     evaluator.dataset_meta = loader.dataset.metainfo
     for batch in loader:
         evaluator.process(data_samples=model.test_step(batch), data_batch=batch)

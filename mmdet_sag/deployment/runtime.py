@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 # A model's metadata say which version of this file it needs.
-RUNTIME_VERSION = 1
+RUNTIME_VERSION = 2
 METADATA_KEY = 'mmdet_sag'
 REPORT = 'report.json'
 OUTPUTS = ('boxes', 'scores', 'labels', 'image_indices', 'mask_probs', 'mask_scores')
@@ -41,21 +41,23 @@ class Model:
     # Least height and width of its images.
     least_size = (1, 1)
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray | None = None) -> dict:
         """Detect objects; :class:`Predictor` prepares images for it.
 
         Args:
             images: Normalized images of shape (N, 3, H, W), float32. They are padded to the size that a model of one
-                size takes.
-            image_sizes: Height and width of each without padding, shape (N, 2), int64.
+                size takes. For a model that prepares them itself: blue, green, red, (N, H, W, 3), uint8.
+            image_sizes: Height and width of each without padding, shape (N, 2), int64. Such a model needs none.
 
         Returns:
-            The model's outputs by name: ``boxes`` (n, 4) in pixels of the network's input, ``scores`` (n, ),
+            The model's outputs by name: ``boxes`` (n, 4) in pixels of these images, ``scores`` (n, ),
             ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ).
 
         Raises:
             RuntimeInputError: The images are larger than that size.
         """
+        if image_sizes is None:
+            return self._by_detection(self._run(images=np.ascontiguousarray(images)))
         size = self.metadata.get('input_size')
         missing = [least - side for least, side in zip(size or self.least_size, images.shape[2:])]
         if size and min(missing) < 0:
@@ -67,7 +69,10 @@ class Model:
             pad_value = self.metadata['preprocessing']['pad_value']
             pads = (0, 0), (0, 0), *((0, max(side, 0)) for side in missing)
             images = np.pad(images, pads, constant_values=pad_value)
-        outputs = self._run(images, image_sizes)
+        return self._by_detection(self._run(images=images, image_sizes=image_sizes))
+
+    def _by_detection(self, outputs: dict) -> dict:
+        """The outputs of a model, without what it was padded with."""
         if self.metadata.get('detections'):
             counts = outputs.pop('num_detections')
             image, rank = (np.arange(self.metadata['detections']) < counts[:, None]).nonzero()
@@ -75,7 +80,7 @@ class Model:
             outputs['image_indices'] = image
         return outputs
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         raise NotImplementedError
 
 
@@ -102,8 +107,8 @@ class OnnxModel(Model):
         self.names = [output.name for output in self.session.get_outputs()]
         self.metadata = read_metadata(path, texts.get(METADATA_KEY), self.names)
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        return dict(zip(self.names, self.session.run(self.names, dict(images=images, image_sizes=image_sizes))))
+    def _run(self, **inputs: np.ndarray) -> dict:
+        return dict(zip(self.names, self.session.run(self.names, inputs)))
 
 
 @cache
@@ -149,12 +154,12 @@ class OpenVINOModel(Model):
         # A request computes one call at a time, so each thread takes one, and there are as many as threads.
         self.requests = SimpleQueue()
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         try:
             request = self.requests.get_nowait()
         except Empty:
             request = self.model.create_infer_request()
-        results = request.infer(dict(images=images, image_sizes=image_sizes), share_inputs=True)
+        results = request.infer(inputs, share_inputs=True)
         outputs = {name: results[name] for name in self.names}
         self.requests.put(request)
         return outputs
@@ -180,11 +185,13 @@ class TorchScriptModel(Model):
             torch.set_num_threads(num_threads)
         self.metadata = read_metadata(path, files[name] or None)
 
-    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
+    def _run(self, **inputs: np.ndarray) -> dict:
         import torch
 
         with torch.inference_mode():
-            outputs = self.module(*(torch.from_numpy(array).to(self.device) for array in (images, image_sizes)))
+            outputs = self.module(
+                *(torch.from_numpy(inputs[name]).to(self.device) for name in input_names(self.metadata))
+            )
         return dict(zip(output_names(self.metadata), (output.cpu().numpy() for output in outputs)))
 
 
@@ -263,7 +270,9 @@ class Predictor:
         Returns:
             ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
             (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
-            compressed run-length encodings. A list of these for a list of images.
+            compressed run-length encodings. Of a panoptic model, also ``panoptic`` (H, W), int32: label + 1000 x
+            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. A list of
+            these for a list of images.
 
         Raises:
             RuntimeInputError: An image cannot be used.
@@ -273,16 +282,28 @@ class Predictor:
         if not images:
             return []
         images = [as_image(image) for image in images]
-        inputs, sizes = self.prepare(images)
-        outputs = self.model(inputs, sizes)
-        image_indices = outputs.pop('image_indices')
-        wanted = np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
+        if 'image_sizes' in input_names(self.metadata):
+            inputs, sizes = self.prepare(images)
+            outputs = self.model(inputs, sizes)
+            found = [(outputs, i, size) for i, size in enumerate(sizes)]
+        else:
+            for image in images:
+                self.input_size(image)
+            # They have different sizes.
+            found = [(self.model(image[None]), 0, image.shape) for image in images]
         return [
-            self.finish(
-                {name: values[wanted & (image_indices == i)] for name, values in outputs.items()}, image.shape, size
-            )
-            for i, (image, size) in enumerate(zip(images, sizes))
+            self.finish(self._of_image(outputs, i), image.shape, size)
+            for image, (outputs, i, size) in zip(images, found)
         ]
+
+    def _of_image(self, outputs: dict, i: int) -> dict:
+        """Outputs of the wanted detections in an image."""
+        wanted = outputs['image_indices'] == i
+        wanted &= np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
+        own = {name: values[wanted] for name, values in outputs.items() if name in OUTPUTS and name != 'image_indices'}
+        if 'semantic_logits' in outputs:
+            own['semantic_logits'] = outputs['semantic_logits'][i]
+        return own
 
     def prepare(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Resize, normalize and pad images, blue, green, red, of shape (H, W, 3), uint8.
@@ -323,7 +344,7 @@ class Predictor:
         Args:
             outputs: The model's outputs that belong to the image, without ``image_indices``.
             shape: Height and width of the image.
-            size: Height and width of it as the network saw it.
+            size: Height and width of it where the boxes lie, as the network saw it.
         """
         height, width = shape[:2]
         scale = size[1] / width, size[0] / height
@@ -331,13 +352,16 @@ class Predictor:
         inclusive = self.metadata['inclusive_boxes']
         paste = _ringed(outputs['mask_probs'], boxes) if inclusive else (outputs['mask_probs'], boxes)
         masks = [encode_mask(*pair, height, width, self.metadata['mask_thr']) for pair in zip(*paste)]
-        return dict(
+        result = dict(
             boxes=boxes + np.float32([0, 0, 1, 1]) * inclusive,
             scores=outputs['scores'],
             mask_scores=outputs['mask_scores'],
             labels=outputs['labels'],
             masks=masks,
         )
+        if 'semantic_logits' in outputs:
+            result['panoptic'] = merge_panoptic(outputs['semantic_logits'], result, shape, size, self.metadata)
+        return result
 
     def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
         """Draw the result of a call into a copy of its image, objects that score at least ``score_thr``.
@@ -350,6 +374,11 @@ class Predictor:
         height, width = image.shape[:2]
         zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
         picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
+        if 'panoptic' in result:
+            segments = cv2.resize(result['panoptic'], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            for label in range(self.metadata['panoptic']['num_things'], len(self.metadata['classes'])):
+                colour = np.uint8(self.metadata['palette'][label][::-1])
+                picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
         shown = np.flatnonzero(result['scores'] >= score_thr)
         for i in shown[::-1]:
             label = int(result['labels'][i])
@@ -435,6 +464,47 @@ def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, thr
     places = np.delete(places, np.concatenate([joined, joined + 1]))
     counts = np.diff(places, prepend=0, append=height * width)
     return dict(size=[height, width], counts=_compress(counts[:-1] if len(counts) > 1 and not counts[-1] else counts))
+
+
+def merge_panoptic(
+    logits: np.ndarray, result: dict, shape: Sequence[int], size: Sequence[int], metadata: dict
+) -> np.ndarray:
+    """Merge instances and semantic segmentation, as CenterMaskFusionHead does.
+
+    Args:
+        logits: Semantic logits (C, h, w) of an image with its padding.
+        result: ``masks``, ``scores`` and ``labels`` of its instances.
+        shape: Height and width of the image.
+        size: Height and width of it as the network saw it, without padding.
+        metadata: The model's.
+
+    Returns:
+        ``panoptic`` of :class:`Predictor`'s results.
+    """
+    settings, num_classes = metadata['panoptic'], len(metadata['classes'])
+    best, stuff = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
+    # One class at a time: all together would take a gigabyte in a large image.
+    for label, own in enumerate(logits, start=settings['num_things']):
+        own = cv2.resize(own, None, fx=settings['stride'], fy=settings['stride'])[: size[0], : size[1]]
+        own = cv2.resize(own, shape[1::-1])
+        stuff[own > best] = label
+        np.maximum(best, own, out=best)
+    merged, count = np.zeros_like(stuff), 0
+    for i in np.argsort(-result['scores'], kind='stable'):
+        if result['scores'][i] < settings['score_thr']:
+            break
+        left, top, mask = _decode_cropped(result['masks'][i])
+        part = merged[top : top + mask.shape[0], left : left + mask.shape[1]]
+        seen = mask.astype(bool) & (part == 0)
+        area, visible = int(mask.sum()), int(seen.sum())
+        if visible and area - visible <= settings['mask_overlap'] * area:
+            count += 1
+            part[seen] = result['labels'][i] + 1000 * count
+    merged = np.where(merged > 0, merged, stuff)
+    small = np.bincount(merged.ravel() % 1000, minlength=num_classes + 1) < settings['stuff_area_limit']
+    small[: settings['num_things']] = False
+    merged[small[merged % 1000]] = num_classes
+    return merged
 
 
 def decode_mask(mask: dict) -> np.ndarray:
@@ -540,6 +610,12 @@ def main(arguments: list[str] | None = None) -> int:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
                 picture.write_bytes(content.tobytes())
+                if 'panoptic' in result:
+                    ids = np.where(
+                        result['panoptic'] % 1000 < len(predictor.metadata['classes']), result['panoptic'], 0
+                    )
+                    _, content = cv2.imencode('.png', np.stack([ids >> 16, ids >> 8, ids], axis=2).astype(np.uint8))
+                    (out / f'{name}.panoptic.png').write_bytes(content.tobytes())
                 drawn = int((result['scores'] >= score_thr).sum())
                 print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
         if not results:
@@ -556,9 +632,15 @@ def main(arguments: list[str] | None = None) -> int:
     return int(bool(left_out))
 
 
+def input_names(metadata: dict) -> tuple[str, ...]:
+    """Names of a model's inputs in order."""
+    return ('images',) if metadata.get('preprocessing', {}).get('in_graph') else ('images', 'image_sizes')
+
+
 def output_names(metadata: dict) -> tuple[str, ...]:
     """Names of a model's outputs in order."""
-    return PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
+    names = PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
+    return (*names, 'semantic_logits') if metadata.get('panoptic') else names
 
 
 def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = None) -> dict:
@@ -570,7 +652,7 @@ def read_metadata(path: Path, text: str | None, outputs: Sequence[str] | None = 
         version = metadata['runtime_version']
     except (ValueError, TypeError, KeyError) as e:
         raise RuntimeInputError(f'{path}: its metadata are damaged; export the model again') from e
-    if version != RUNTIME_VERSION:
+    if version not in range(1, RUNTIME_VERSION + 1):
         raise RuntimeInputError(
             f'{path}: needs version {version} of the runtime, this is {RUNTIME_VERSION}; use the runtime.py beside the '
             'model'
@@ -689,9 +771,10 @@ def _decode_cropped(mask: dict) -> tuple[int, int, np.ndarray]:
     if len(ends) < 2:
         return 0, 0, np.zeros((0, 0), np.uint8)
     left, right = ends[0] // height, (ends[values][-1] - 1) // height + 1
-    # The runs from the first to the last pixel of these columns.
+    # The runs from the first column to the last pixel; what comes after it may be most of a large image.
     counts[0] -= left * height
-    pixels = np.repeat(values.astype(np.uint8), counts)[: (right - left) * height]
+    stop = len(counts) // 2 * 2
+    pixels = np.repeat(values[:stop].astype(np.uint8), counts[:stop])
     pixels = np.pad(pixels, (0, (right - left) * height - len(pixels))).reshape(right - left, height)
     rows = np.flatnonzero(pixels.any(axis=0))
     return int(left), int(rows[0]), cv2.transpose(pixels[:, rows[0] : rows[-1] + 1])

@@ -16,7 +16,7 @@ from mmdet_sag.deployment.runtime import resized_size
 from mmdet_sag.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-NOT_EXPORTED = '_base_', 'panoptic_centermask', 'centermask_any', 'sa_unet'
+NOT_EXPORTED = '_base_', 'centermask_any', 'sa_unet'
 PATHS = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in NOT_EXPORTED)
 
 
@@ -36,6 +36,8 @@ def test_config_has_a_graph_and_metadata(path, tmp_path):
         build_graph(detector)
     head = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
     num_classes = (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    if hasattr(detector, 'panoptic_fusion_head'):
+        num_classes = detector.panoptic_fusion_head.num_classes
     metadata = describe(config, str(checkpoint), 'onnx', 'fp32', num_classes)
     assert len(metadata['classes']) == len(metadata['palette']) == num_classes
     assert metadata['model'] == type(detector).__name__

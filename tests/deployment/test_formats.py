@@ -81,9 +81,9 @@ def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset,
                 bound = BOUNDS.get(key, BOUNDS['scores'])
                 np.testing.assert_allclose(outputs[key], value, atol=bound, rtol=0, err_msg=f'{file} {key}')
     for file, model in models.items() if detections else ():
-        calls = [(images[..., : 32 * (3 + i % 3)], sizes - i) for i in range(12)]
+        calls = [(images[..., : 32 * (3 + i % 3)], sizes - i) for i in range(20)]
         alone = [model(*call) for call in calls]
-        with ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(16) as threads:
             for one, other in zip(alone, threads.map(lambda call, model=model: model(*call), calls)):
                 for key, value in one.items():
                     np.testing.assert_array_equal(other[key], value, err_msg=f'{file} {key}')

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from support.tiny_export import lively_tiny, lively_two_stage
-from support.tiny_panoptic import build_tiny
 from support.tiny_points import build_points, make_lively
 
 from mmdet_sag.deployment.comparison import detect_with_pytorch
@@ -89,11 +88,6 @@ def test_centermask_by_points(options):
     detector = build_points(**options).eval()
     make_lively(detector)
     assert check(detector, images(std=1.0)) > 20
-
-
-def test_a_panoptic_model_is_refused():
-    with pytest.raises(InputError, match='only instance segmentation'):
-        build_graph(build_tiny())
 
 
 def test_a_soft_nms_is_refused():

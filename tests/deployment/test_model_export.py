@@ -21,7 +21,7 @@ from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
 
 from mmdet_sag.datasets.data_sources import config_images
-from mmdet_sag.deployment import model_export, runtime
+from mmdet_sag.deployment import exported_detector, model_export, runtime
 from mmdet_sag.deployment.comparison import BOUNDS, compare
 from mmdet_sag.deployment.exported_detector import ExportedDetector
 from mmdet_sag.deployment.formats import FORMATS, OnnxFormat, load_predictor
@@ -221,6 +221,20 @@ def test_a_model_of_one_input_size(folder, monkeypatch, capsys, tmp_path):
     assert 'coco/segm_mAP' in json.loads(scores.read_text())
 
 
+def test_an_exported_model_is_loaded_once(folder, monkeypatch):
+    config, loads = Config.fromfile(folder / 'tiny.py'), []
+
+    def load(*args, **kwargs):
+        loads.append(args)
+        return load_predictor(*args, **kwargs)
+
+    monkeypatch.setattr(exported_detector, 'load_predictor', load)
+    exported_detector.use_exported_model(config, str(folder / 'onnx'))
+    # A second detector is another one.
+    for count in (1, 2):
+        assert isinstance(MODELS.build(config.model), ExportedDetector) and len(loads) == count
+
+
 def test_flipped_bytes_of_the_weights_are_noticed(folder, tmp_path):
     shutil.copytree(folder / 'onnx', tmp_path / 'copy')
     content = bytearray((tmp_path / 'copy/model.onnx').read_bytes())
@@ -287,6 +301,7 @@ def test_what_the_comparison_refuses(folder, detector, kind):
     elif kind == 'nothing':
         torch.nn.init.constant_(changed.bbox_head.conv_cls.bias, -20.0)
         predictor.model = partial(as_outputs, changed)
+        predictor.model.metadata = predictor.metadata
     with pytest.raises(InputError, match=words):
         compare(changed, predictor, iter(batches), precision)
 
@@ -312,6 +327,27 @@ def test_a_setting_that_the_runtime_lacks_is_refused(folder, key, value, words):
     config.merge_from_dict({key: value})
     with pytest.raises(InputError, match=words):
         describe(config, str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
+
+
+def test_deformable_convs_name_the_onnxruntime_that_they_need(folder, monkeypatch, tmp_path):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model.backbone.update(arch='tiny', dcn=dict(type='DCNv2', deform_groups=1))
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), tmp_path / 'dcn.pth')
+    written = []
+
+    def write(self, graph, path, metadata, *_):
+        written.append(metadata)
+        path.touch()
+
+    def load(*args, **kwargs):
+        raise RuntimeError('NOT_IMPLEMENTED : Could not find an implementation for DeformConv(19) node')
+
+    monkeypatch.setattr(OnnxFormat, 'write', write)
+    monkeypatch.setattr('onnxruntime.InferenceSession', load)
+    settings = ExportSettings(num_images=0)
+    with pytest.raises(InputError, match='deformable convolutions on a CPU need onnxruntime 1.25'):
+        model_export.export(config, str(tmp_path / 'dcn.pth'), str(tmp_path / 'out'), settings)
+    assert written[0]['requires'] == dict(onnxruntime='1.25')
 
 
 def test_channels_are_swapped_by_either_name(folder):
@@ -359,8 +395,29 @@ def test_flags_that_do_not_apply_to_an_exported_model_are_refused(folder, monkey
 def test_exported_models_are_measured_beside_pytorch_s(folder, monkeypatch, capsys, tmp_path):
     arguments = (folder / 'tiny.py', folder / 'tiny.pth', folder / 'onnx/model.onnx', '--size', 60, 80, '--runs', 1)
     assert run_here(monkeypatch, 'deployment/benchmark.py', *arguments, '--out', tmp_path / 'speed.json') == 0
-    assert re.search(r' 1\.00  PyTorch', capsys.readouterr().out)
+    assert re.search(r'\| PyTorch \| fp32 \|  \| [\d.]+ \| 1\.00 \|', capsys.readouterr().out)
     assert len(json.loads((tmp_path / 'speed.json').read_text())['seconds']) == 2
+
+
+def test_exported_models_are_compared_in_speed_size_and_ap(folder, monkeypatch, capsys, tmp_path):
+    model = folder / 'onnx'
+    config = Config.fromfile(folder / 'tiny.py')
+    # As the evaluator of several data sets, this one has a type.
+    config.test_evaluator = dict(type='Evaluator', metrics=[config.test_evaluator])
+    config.dump(tmp_path / 'typed.py')
+    arguments = ('--checkpoints', folder / 'tiny.pth', '--exported', model, '--ap', '--runs', 1, '--out', tmp_path)
+    path = 'analysis_tools/benchmark.py'
+    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, path, tmp_path / 'typed.py', *arguments, '--device', 'cpu') == 0
+    results = json.loads((tmp_path / 'benchmark.json').read_text())['exported']
+    assert results['program_seconds'].keys() == {'PyTorch', str(model)}
+    size = (model / 'model.onnx').stat().st_size / 1e6
+    assert results['megabytes'] == {str(model): size}
+    expected, found = (results['metrics'][name] for name in ('PyTorch', str(model)))
+    assert expected['coco/segm_mAP_50'] == pytest.approx(found['coco/segm_mAP_50'], abs=0.01)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f'| {model} | fp32 |'))
+    assert f'| {100 * found["coco/segm_mAP"]:.1f} |' in row and row.endswith(f'| {size:.1f} |')
 
 
 def test_a_model_that_disagrees_does_not_replace_the_previous_one(folder, monkeypatch, tmp_path):

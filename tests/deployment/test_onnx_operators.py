@@ -1,7 +1,9 @@
 """Operators with a translation of their own compute the same in every runtime as in PyTorch."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.registry import MODELS
 from torch import nn
 
+from mmdet_sag.deployment import onnx_operators
 from mmdet_sag.deployment.onnx_operators import (
     OPSET_VERSION,
     ExportableDeformConv,
@@ -103,6 +106,21 @@ def test_roi_features_of_each_level_s_own_rois(aligned, tmp_path):
     dynamic = ({}, {}, {}, {0: torch.export.Dim('rois', min=2, max=1000)})
     for found in in_runtimes(Extract(), (*feats, rois), dynamic, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_operator_is_registered_before_pytorch_2_4_too(monkeypatch):
+    registered = []
+
+    def impl_abstract(name: str) -> Callable:
+        registered.append(name)
+        return lambda function: function
+
+    monkeypatch.delattr(torch.library, 'register_fake')
+    monkeypatch.setattr(torch.library, 'impl_abstract', impl_abstract, raising=False)
+    monkeypatch.setattr(torch.library, 'Library', Mock())
+    spec = importlib.util.spec_from_file_location('mmdet_sag.deployment.once_more', onnx_operators.__file__)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert registered == ['mmdet_sag::non_max_suppression']
 
 
 def test_nms_of_each_class_of_each_image(tmp_path):

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import mmcv
@@ -70,6 +71,30 @@ def test_masks_are_pasted_and_encoded_bit_by_bit():
         assert part.shape == ((0, 0) if not len(rows) else (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
         np.testing.assert_array_equal(part, bitmap[top : top + part.shape[0], left : left + part.shape[1]])
     json.dumps(found)
+
+
+def test_masks_are_drawn_inside_their_boxes_only():
+    height, width = 3000, 4000
+    predictor = runtime.Predictor.__new__(runtime.Predictor)
+    predictor.metadata = dict(classes=['a'], palette=[[255, 0, 0]])
+    corners = np.random.default_rng(0).integers(40, (width - 120, height - 100), (50, 2))
+    boxes = np.concatenate([corners, corners + (110, 90)], axis=1).astype(np.float32)
+    mask = np.ones((28, 28), np.float32)
+    masks = [runtime.encode_mask(mask, box, height, width, 0.5) for box in boxes]
+    result = dict(boxes=boxes, scores=np.ones(50), labels=np.zeros(50, np.int64), masks=masks)
+    image = np.zeros((height, width, 3), np.uint8)
+    tracemalloc.start()
+    picture = predictor.draw(image, result, 0.5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The picture, but no bitmap of its size.
+    assert peak < picture.nbytes + height * width / 4
+    changed = picture.any(axis=2)
+    for x1, y1, x2, y2 in boxes.astype(int):
+        assert changed[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
+        # With the name above the box.
+        changed[y1 - 30 : y2, x1 - 2 : x2] = False
+    assert not changed.any()
 
 
 def test_arrays_are_images_or_refused_in_one_line():

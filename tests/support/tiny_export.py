@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.models.backbones.vovnet import VoVNet, VoVNetArch
+from mmdet_sag.visualization import InstanceLocalVisualizer
 
 from .tiny import CONFIG, tiny_config
 from .tiny_training import rectangles_config, write_rectangles
@@ -41,6 +42,8 @@ FEW_LAYERS = {
 def run_here(monkeypatch: pytest.MonkeyPatch, path: str, *arguments: object) -> int:
     """Run a tool of this clone in this process; its exit status."""
     monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
+    # MMEngine keeps them for the process, and with them the folder of an earlier run.
+    InstanceLocalVisualizer._instance_dict.clear()
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / 'tools' / path), run_name='__main__')
     return end.value.code

@@ -75,6 +75,7 @@ def parse_args() -> argparse.Namespace:
         help="exported models (model.onnx, model.xml, model.pt) beside PyTorch's, plain, of the one config and its one "
         'checkpoint; the image is the first of the test data unless --image or --size is given',
     )
+    parser.add_argument('--ap', action='store_true', help='with --exported: AP of each on all test data')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, help="with --exported: replace the config's")
     parser.add_argument('--num-masks', type=int, default=100, help='masks of --masks')
     parser.add_argument('--runs', type=int, default=10, help='measured runs of each')
@@ -95,8 +96,9 @@ def main() -> None:
         raise InputError(f'{len(args.models)} models, but {len(args.checkpoints)} checkpoints: give one for each')
     if args.exported and not len(args.models) == len(args.checkpoints) == 1:
         raise InputError('--exported: give the one config, and with --checkpoints the one file, that were exported')
-    if args.cfg_options and not args.exported:
-        raise InputError('--cfg-options: they are for --exported alone')
+    for option in ('cfg_options', 'ap'):
+        if getattr(args, option) and not args.exported:
+            raise InputError(f'--{option.replace("_", "-")} is for --exported alone')
     if args.exported and (args.train or args.grow):
         raise InputError('--exported: leave out --train and --grow')
     if args.runs < 1:

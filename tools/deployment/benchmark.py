@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=0, help='threads; default: one per core')
     parser.add_argument('--out', help='JSON file that gets the results')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, help="settings that replace the config's")
+    parser.set_defaults(ap=False)
     args = parser.parse_args()
     print(f'tools/deployment/benchmark.py: {__doc__}', file=sys.stderr)
     if args.runs < 1:

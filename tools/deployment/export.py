@@ -42,6 +42,11 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help='the one size of images that the model takes, which they are resized and padded to; default: any size',
     )
+    parser.add_argument(
+        '--preprocessing',
+        action='store_true',
+        help='the model takes uint8 images of any size, which it resizes and normalizes itself; with --input-size',
+    )
     parser.add_argument('--opset', type=int, choices=OPSET_VERSIONS, help=f'of an ONNX file; default: {OPSET_VERSION}')
     switch = argparse.BooleanOptionalAction
     parser.add_argument('--ap', action=switch, help='evaluate before and after on all test data; default: for int8')
@@ -72,6 +77,7 @@ def main() -> None:
         num_detections=args.detections,
         opset=args.opset or OPSET_VERSION,
         input_size=tuple(args.input_size) if args.input_size else None,
+        prepares_images=args.preprocessing,
         measure_ap=args.precision == 'int8' if args.ap is None else args.ap,
     )
     export(load_config(args), args.checkpoint, args.out, settings)

@@ -7,6 +7,7 @@ from ...models.dense_heads import CenterMaskFCOSHead
 from ...models.detectors import CenterMask, PanopticCenterMask, PointCenterMask
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph
+from .panoptic_centermask_graph import PanopticCenterMaskGraph
 from .point_centermask_graph import PointCenterMaskGraph
 from .two_stage_graph import TwoStageGraph
 
@@ -21,8 +22,6 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
     Raises:
         InputError: The detector has no instance masks, or a part that cannot be exported.
     """
-    if isinstance(detector, PanopticCenterMask):
-        raise InputError('PanopticCenterMask cannot be exported: only instance segmentation can')
     if isinstance(detector, PointCenterMask):
         return PointCenterMaskGraph(detector, dtype)
     if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
@@ -32,7 +31,8 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
                     f'{type(detector.bbox_head).__name__} cannot be exported: of CenterMask, only models with a '
                     'CenterMaskFCOSHead can (configs/centermask, configs/centermask_lite)'
                 )
-            return CenterMaskGraph(detector, dtype)
+            kind = PanopticCenterMaskGraph if isinstance(detector, PanopticCenterMask) else CenterMaskGraph
+            return kind(detector, dtype)
         if isinstance(detector, TwoStageDetector) and detector.with_rpn:
             return TwoStageGraph(detector, dtype)
     raise InputError(

@@ -20,9 +20,13 @@ class CenterMaskGraph(DetectionGraph):
         self.check_test_cfg('bbox_head', 'nms_pre', 'max_per_img')
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
+        return self.detect(self.detector.extract_feat(images.to(self.dtype)), image_sizes)
+
+    def detect(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Outputs:
+        """Detect objects in all levels of the FPN."""
         detector = self.detector
         cfg, inclusive = detector.test_cfg.bbox_head, detector.inclusive_boxes
-        feats = detector.instance_feats(detector.extract_feat(images.to(self.dtype)))
+        feats = detector.instance_feats(feats)
         candidates = self._candidates(feats, image_sizes)
         order, best = keep_best(
             candidates,
