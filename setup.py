@@ -1,5 +1,7 @@
-"""Adds what pyproject.toml cannot: the package's ``.mim`` folder, and the ``.pth`` file beside the package."""
+"""Adds what pyproject.toml cannot: the package's ``.mim`` folder, the ``.pth`` file beside it, and links for PyPI."""
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,4 +77,22 @@ class BuildPyWithMim(build_py):
             )
 
 
-setup(cmdclass={'build_py': BuildPyWithMim})
+def readme() -> str:
+    """README.md as PyPI can show it: links within the repository lead to ``REPOSITORY_URL``, if that is set."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    repository = os.environ.get('REPOSITORY_URL')
+    if not repository:
+        return text
+
+    def absolute(link: re.Match) -> str:
+        kind = 'raw' if link[1].endswith(('.png', '.jpg')) else 'blob'
+        return f']({repository}/{kind}/main/{link[1]})'
+
+    return re.sub(r'\]\((?!https?:|#)([^)]+)\)', absolute, text)
+
+
+setup(
+    cmdclass={'build_py': BuildPyWithMim},
+    long_description=readme(),
+    long_description_content_type='text/markdown',
+)

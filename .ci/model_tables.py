@@ -28,7 +28,7 @@ DETECTORS = {
     'centermask-atss': 'ATSS',
 }
 BACKBONES = dict(mv2='MobileNetV2', dla34='DLA-34', hourglass104='Hourglass-104')
-METRICS = ('box AP', 'box AP S / M / L', 'mask AP', 'mask AP S / M / L', 'PQ')
+METRICS = ('box AP', 'boxes S / M / L', 'mask AP', 'masks S / M / L', 'PQ')
 
 
 def metafiles() -> list[dict]:

@@ -36,6 +36,8 @@ def test_results_say_whose_they_are(model):
         assert 'not retrained here' in source
         metrics = {key: value for result in model['Results'] for key, value in result['Metrics'].items()}
         assert metrics['box AP'] > metrics['mask AP'] > 0
+        # `mim search --condition 'mask_ap>40'` compares all figures whose name contains this.
+        assert all(isinstance(value, (int, float)) for key, value in metrics.items() if ' AP' in key)
     else:
         assert 'none known' in source
 

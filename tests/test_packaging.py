@@ -1,6 +1,7 @@
 """The wheel holds what MIM looks for, and the set-up script says what is missing before it starts."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -60,12 +61,17 @@ def mim_files() -> dict:
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
+    # As for PyPI.
+    os.environ['REPOSITORY_URL'] = 'https://example.org/sag'
     source = copy_sources(folder / 'source tree')
     # Of an earlier build: the module is gone from the sources since.
     left_over = source / 'build/lib/mmdet_sag/removed.py'
     left_over.parent.mkdir(parents=True)
     left_over.touch()
-    return build_wheel(source, folder)
+    try:
+        return build_wheel(source, folder)
+    finally:
+        del os.environ['REPOSITORY_URL']
 
 
 @pytest.fixture(scope='module')
@@ -99,6 +105,16 @@ def test_the_wheel_holds_every_module_and_none_that_was_removed_since_the_last_b
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.endswith('.py') and '/.mim/' not in name}
     assert packed == modules | {'mmdet_sag_operators.py'}
+
+
+def test_links_of_the_readme_lead_to_the_repository_of_the_build(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        text = message_from_string(archive.read(name).decode()).get_payload()
+    links = set(re.findall(r'\]\(([^)#]*)', text))
+    assert 'https://example.org/sag/raw/main/docs/images/demo_results.png' in links
+    assert 'https://example.org/sag/blob/main/docs/install.md' in links
+    assert [link for link in links if link and not link.startswith('https://')] == []
 
 
 @pytest.mark.parametrize('kind', ['installed', 'editable'])

@@ -4,10 +4,11 @@ Each check raises an ``InputError``, whose message is one line that names the th
 ``option`` is the place of something in the config, as ``--cfg-options`` takes it, such as ``train_dataloader.dataset``.
 """
 
+from typing import Any
+
 from .full_check import DataSetReport, check_data_sets, check_files
 from .problem_kinds import PROBLEM_KINDS
 from .repair import repair_coco, write_coco
-from .run import check_inputs, hand_over
 
 __all__ = [
     'PROBLEM_KINDS',
@@ -19,3 +20,12 @@ __all__ = [
     'repair_coco',
     'write_coco',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Of a folder, the full check needs no MMDetection, which takes seconds to import.
+    if name in ('check_inputs', 'hand_over'):
+        from . import run
+
+        return getattr(run, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

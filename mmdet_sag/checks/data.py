@@ -12,7 +12,7 @@ from ..datasets.annotation_problems import (
     usable_category_ids,
     usable_images,
 )
-from ..datasets.data_sources import CocoSource
+from ..datasets.coco_source import CocoSource
 from ..errors import InputError
 from .images import header_problem, missing_images
 from .problem_kinds import FULL_CHECK, PROBLEM_KINDS, ProblemTally, Subject

@@ -14,7 +14,8 @@ from mmdet.registry import DATASETS, EVALUATOR, METRICS
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 
 from ..datasets.annotation_problems import is_countable_id, is_usable_image
-from ..datasets.data_sources import CocoSource, PanopticSource, dataset_type
+from ..datasets.coco_source import CocoSource, PanopticSource
+from ..datasets.data_sources import dataset_type
 from ..errors import InputError
 from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote

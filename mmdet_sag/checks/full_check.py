@@ -6,20 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
 from tqdm import tqdm
 
 from ..datasets.annotation_problems import category_problems, usable_images
 from ..datasets.coco_file import load_coco
+from ..datasets.coco_source import CocoSource, PanopticSource
 from ..datasets.converters.coco_data_set import annotation_files, image_folder
 from ..datasets.converters.source_files import split_of
-from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .data import checked_annotations
 from .images import image_problem
-from .panoptic import panoptic_file_problems, png_problems
 from .problem_kinds import PROBLEM_KINDS, ProblemTally
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # Enough to keep the workers busy, few enough not to queue all of COCO.
 _PENDING_PER_WORKER = 64
@@ -57,12 +59,14 @@ class DataSetReport:
         )
 
 
-def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> list[DataSetReport]:
+def check_data_sets(cfg: 'Config', splits: Sequence[str], workers: int = 1) -> list[DataSetReport]:
     """Check every data set in COCO's format that a config names, with progress bars on standard error.
 
     A data set that the config names several times is checked once. Of ``splits`` (``train``, ``val``, ``test``), those
     that the config does not have are left out. ``workers`` threads decode images.
     """
+    from ..datasets.data_sources import coco_sources
+
     grouped: dict[tuple, list[CocoSource]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -144,6 +148,8 @@ def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetRepor
         for each in sources
         if isinstance(each, PanopticSource)
     }
+    if panoptic:
+        from .panoptic import panoptic_file_problems, png_problems
     for each in panoptic.values():
         content = load_coco(each.panoptic_ann_file)
         tally.add_all(panoptic_file_problems(each, content, images))

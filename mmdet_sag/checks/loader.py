@@ -8,7 +8,8 @@ from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
 
-from ..datasets.data_sources import CocoSource, dataset_type
+from ..datasets.coco_source import CocoSource
+from ..datasets.data_sources import dataset_type
 from ..errors import InputError
 from ..models.model_config import config_parts, type_name
 

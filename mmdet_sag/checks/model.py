@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from mmdet.registry import MODELS
 
-from ..datasets.data_sources import CocoSource, PanopticSource
+from ..datasets.coco_source import CocoSource, PanopticSource
 from ..errors import InputError
 from ..models.model_config import config_parts, option_value, type_name
 

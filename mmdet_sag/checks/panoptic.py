@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..datasets.annotation_problems import category_problems, usable_category_ids
 from ..datasets.coco_instance_panoptic import read_segment_ids
-from ..datasets.data_sources import PanopticSource, missing
+from ..datasets.coco_source import PanopticSource, missing
 from .images import header_problem, missing_images
 from .problem_kinds import ProblemTally
 

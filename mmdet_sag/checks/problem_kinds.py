@@ -4,8 +4,6 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmengine.logging import print_log
-
 from ..errors import InputError
 
 FULL_CHECK = 'mmdet-sag check-data'
@@ -244,6 +242,9 @@ class ProblemTally:
     def log(self, option: str) -> None:
         """Log all problems of the data set at ``option`` in one line, if there are any."""
         if self.counts:
+            # It imports PyTorch, which the check of a folder does without.
+            from mmengine.logging import print_log
+
             found = '; '.join(map(self.describe, self.counts))
             print_log(f'{option}: {found}. None of this stops a run; {FULL_CHECK} lists it.', logger='current')
 

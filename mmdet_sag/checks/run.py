@@ -7,7 +7,8 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
 from ..datasets.coco_file import load_coco
-from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
+from ..datasets.coco_source import CocoSource, PanopticSource
+from ..datasets.data_sources import coco_sources
 from ..errors import InputError
 from ..models.model_config import type_name
 from .checkpoint import check_checkpoint_file, check_pretrained

@@ -45,9 +45,7 @@ def parse_args() -> argparse.Namespace:
 def check(args: argparse.Namespace) -> 'list[DataSetReport]':
     if not Path(args.config).exists():
         raise InputError(f"'{args.config}' does not exist: give a config, or the folder or annotation file of data")
-    # They import MMDetection, which takes seconds: mistakes so far are reported at once.
     from mmdet_sag.checks import check_data_sets, check_files
-    from mmdet_sag.engine.launch import load_config, parse_options
 
     workers = max(1, args.workers)
     data = Path(args.config)
@@ -57,6 +55,9 @@ def check(args: argparse.Namespace) -> 'list[DataSetReport]':
         return check_files(data, args.splits, workers, args.images)
     if args.images:
         raise InputError('--images: a config names its folders of images: set its data_prefix with --cfg-options')
+    # It imports MMDetection, which takes seconds.
+    from mmdet_sag.engine.launch import load_config, parse_options
+
     args.cfg_options = parse_options(args.cfg_options)
     return check_data_sets(load_config(args), args.splits, workers)
 
