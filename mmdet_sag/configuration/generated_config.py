@@ -53,6 +53,7 @@ class GeneratedConfig:
         num_processes: Number of processes that will train.
         epochs: Number of epochs; None: chosen by the number of images.
         short_side: Shorter side of the images in pixels; None: chosen by the sizes of the images.
+        crop: Side of the square that is cut from a training image after it was resized; None: whole images.
 
     Attributes:
         choices: What was chosen, and why.
@@ -72,9 +73,10 @@ class GeneratedConfig:
         num_processes: int = 1,
         epochs: int | None = None,
         short_side: int | None = None,
+        crop: int | None = None,
     ) -> None:
         numbers = (('--batch-size', batch_size, 1), ('--gpus', num_processes, 1), ('--epochs', epochs, 1))
-        for option, value, least in (*numbers, ('--short-side', short_side, 64)):
+        for option, value, least in (*numbers, ('--short-side', short_side, 64), ('--crop', crop, 64)):
             if value is not None and value < least:
                 raise InputError(f'{option} is {value}: give at least {least}')
         self.data = data
@@ -94,6 +96,7 @@ class GeneratedConfig:
         self._note('start', self._start(), self.weights.why)
         self.batch_size = self._choose_batch_size(batch_size)
         self.short_side, self.long_side = self._choose_size(short_side)
+        self.crop = self._choose_crop(crop)
         self.max_per_img = self._choose_detections()
         self.epochs, self.steps_of_epoch = self._choose_schedule(epochs)
         self.optim_wrapper = self._choose_optimizer()
@@ -187,6 +190,15 @@ class GeneratedConfig:
                 why = f'half of them are below {across:.0f} pixels across at this size: try a larger --short-side'
                 self._note('note', f"class '{name}' has small objects", why)
         return short, long
+
+    def _choose_crop(self, given: int | None) -> list[dict]:
+        """Return the transforms that cut a square from a training image."""
+        if given is None:
+            return []
+        if any(step['type'] == 'RandomCrop' for step in self.zoo.train_pipeline):
+            raise InputError(f'--crop: {self.base.stem} crops its training images already; leave it out')
+        self._note('crop', f'{given} pixels of a training image', 'given')
+        return [dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=True)]
 
     def _choose_detections(self) -> int:
         """Return how many detections and proposals of an image there must be at least."""
@@ -297,6 +309,8 @@ class GeneratedConfig:
             name: [{**step, **self._changes(step, train)} for step in _without_scope(self.zoo[name])]
             for name, train in (('train_pipeline', True), ('test_pipeline', False))
         }
+        resized = 1 + max(i for i, step in enumerate(pipelines['train_pipeline']) if 'Resize' in step['type'])
+        pipelines['train_pipeline'][resized:resized] = self.crop
         return '\n'.join([_assignments(**pipelines), *self._tta_lines()])
 
     def _tta_lines(self) -> list[str]:
@@ -425,15 +439,19 @@ class GeneratedConfig:
 
     def _choose_optimizer(self) -> dict:
         images = self.batch_size * self.num_processes
+        zoo_optimizer, zoo_images = self.zoo.optim_wrapper.optimizer, self.zoo.auto_scale_lr.base_batch_size
         if self.weights.kind == 'random' or self.backbone is not None:
-            rate = float(f'{_RANDOM_LR * (images / _RANDOM_BATCH) ** 0.5:.3g}')
-            why = f'{_RANDOM_LR} for {_RANDOM_BATCH} images of a step, in proportion to the root of {images}'
+            # The zoo's rate for AdamW is of a model whose weights are not random.
+            known = self.weights.kind != 'random' and zoo_optimizer.type == 'AdamW'
+            known_rate, known_images = (zoo_optimizer.lr, zoo_images) if known else (_RANDOM_LR, _RANDOM_BATCH)
+            rate = float(f'{known_rate * (images / known_images) ** 0.5:.3g}')
+            why = f'{known_rate} for {known_images} images of a step, in proportion to the root of {images}'
             self._note('learning rate', rate, f'AdamW: {why}')
             optimizer = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=0.05)
             if FUSED:
                 optimizer['fused'] = True
             return dict(optimizer=optimizer, clip_grad=dict(max_norm=10))
-        zoo_rate, zoo_images = self.zoo.optim_wrapper.optimizer.lr, self.zoo.auto_scale_lr.base_batch_size
+        zoo_rate = zoo_optimizer.lr
         rate = float(f'{zoo_rate * images / zoo_images:.3g}')
         self._note('learning rate', rate, f"the zoo's {zoo_rate} for {zoo_images} images, in proportion to {images}")
         return dict(optimizer=dict(lr=rate))

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from support.tiny_training import CLASSES, build_runner, write_rectangles
 
-CONFIGS = sorted((Path(__file__).parents[2] / 'configs/centermask_any').glob('*.py'))
+CONFIGS = sorted((Path(__file__).parents[2] / 'configs/centermask_any').glob('*coco.py'))
 
 
 def small(value: object) -> object:
@@ -24,13 +24,16 @@ def narrow(model: ConfigDict) -> None:
     backbone, roi_head, channels = model.backbone, model.roi_head, 32
     backbone.init_cfg = None
     backbone.update(dict(depth=18, base_channels=8) if 'depth' in backbone else dict(widen_factor=1 / 8))
-    widths = (8, 16, 32, 64) if 'depth' in backbone else (32, 64, 128)
-    model.neck.update(in_channels=list(widths), out_channels=channels)
+    widths = [8 * 2**i for i in backbone.out_indices] if 'depth' in backbone else [32, 64, 128]
+    model.neck.update(in_channels=widths, out_channels=channels)
     roi_head.mask_roi_extractor.out_channels = channels
     roi_head.mask_iou_head.fc_out_channels = channels
     for head in (model.bbox_head, roi_head.mask_head, roi_head.mask_iou_head):
         head.update({key: channels for key in head if key in ('in_channels', 'feat_channels', 'conv_out_channels')})
         head.num_classes = len(CLASSES)
+    if model.bbox_head.type == 'CenterMaskFCOSHead':
+        # More than one value per group, also on a level of one position.
+        model.bbox_head.norm_cfg = dict(type='GN', num_groups=8)
     model.test_cfg.bbox_head.update(score_thr=0.0, max_per_img=20)
 
 

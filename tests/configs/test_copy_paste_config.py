@@ -1,27 +1,27 @@
-"""The recipe with large-scale jitter and copy-paste trains, small, with images without objects among the others."""
+"""The recipes with large-scale jitter and copy-paste train, small, with images without objects among the others."""
 
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
-from support.tiny import tiny_config
 from support.tiny_training import CLASSES, build_runner, write_rectangles
-from test_any_box_detector_configs import small
+from test_any_box_detector_configs import narrow, small
 
-PATH = Path(__file__).parents[2] / 'configs/centermask/centermask_r50-caffe_fpn_lsj-copy-paste.py'
+CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*/*copy-paste.py'))
 
 
-def test_it_trains_on_images_with_and_without_objects(tmp_path, monkeypatch):
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_it_trains_on_images_with_and_without_objects(path, tmp_path, monkeypatch):
     monkeypatch.setattr(Config, 'pretty_text', '')
     write_rectangles(tmp_path, num_images=4)
     ann_file = tmp_path / 'annotations.json'
     content = json.loads(ann_file.read_text())
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] > 2]
     ann_file.write_text(json.dumps(content))
-    config = tiny_config(num_classes=len(CLASSES), path=PATH)
-    config.model.backbone.update(depth=18, base_channels=8)
-    config.model.neck.in_channels = [16, 32, 64]
+    config = Config.fromfile(path)
+    narrow(config.model)
     loader = config.train_dataloader
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     mixed = loader.dataset

@@ -140,8 +140,24 @@ def test_a_backbone_of_timm_takes_the_place_of_the_zoos(model, data):
     config, made, _ = generate(data, model, backbone='resnet18', weights='imagenet')
     assert config.model.backbone.pretrained is True
     assert config.model.backbone.norm_eval
+    # The rate of AdamW where the zoo's config has one.
+    expected = {'centermask-lite_small': 0.001, 'centermask-rtmdet-s': 0.004 / 8}.get(model, 0.0005)
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(expected)
     with pytest.raises(InputError, match='are needed'):
         generate(data, model, backbone='vit_tiny_patch16_224')
+
+
+def test_training_images_are_cropped_and_others_are_not(data):
+    config, made, _ = generate(data, 'centermask-lite_v39', short_side=256, crop=96)
+    assert choice(made, 'crop').value == '96 pixels of a training image'
+    steps = [step.type for step in config.train_pipeline]
+    assert steps[2:5] == ['RandomChoiceResize', 'RandomCrop', 'RandomFlip']
+    assert 'RandomCrop' not in str(config.test_pipeline)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    assert {dataset[i % len(dataset)]['inputs'].shape for i in range(8)} == {(3, 96, 96)}
+    with pytest.raises(InputError, match='crops its training images already'):
+        generate(data, 'centermask-rtmdet-s', crop=96)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +362,7 @@ def test_a_config_inside_the_clone_inherits_by_a_path_that_moves_with_it(data):
     assert made.text(data / 'my.py').startswith(f"_base_ = '{base}'")
 
 
-@pytest.mark.parametrize('option', ['batch_size', 'num_processes', 'epochs', 'short_side'])
+@pytest.mark.parametrize('option', ['batch_size', 'num_processes', 'epochs', 'short_side', 'crop'])
 def test_numbers_out_of_range_are_named(option, data):
     with pytest.raises(InputError, match='is 0: give at least'):
         generate(data, 'centermask-lite_v39', **{option: 0})

@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--gpus', type=int, default=1, metavar='N', help='processes that will train; default: 1')
     parser.add_argument('--epochs', type=int, metavar='N', help='number of epochs; default: by the number of images')
     parser.add_argument('--short-side', type=int, metavar='PIXELS', help='shorter side of the images; default: by data')
+    parser.add_argument('--crop', type=int, metavar='PIXELS', help='train on squares cut from the resized images')
     parser.add_argument('--overwrite', action='store_true', help='replace FILE.py if it exists')
     return parser.parse_args()
 
@@ -65,6 +66,7 @@ def main() -> None:
         num_processes=args.gpus,
         epochs=args.epochs,
         short_side=args.short_side,
+        crop=args.crop,
     )
     try:
         with atomic_write(args.out, 'w') as file:

@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
+from support.tiny_training import CLASSES, assert_resumes_bit_by_bit, rectangles_config, write_rectangles
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 PAGE = (CONFIGS / 'centermask_any/README.md').read_text()
@@ -26,23 +27,29 @@ CHANNELS, NUM_CLASSES, MAX_PER_IMG = 32, 3, 5
 RESNET = dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3))
 
 
-def tiny(
-    path: str, levels: int = 0, backbone: dict = RESNET, channels: Sequence[int] = (16, 32, 64), **options
-) -> torch.nn.Module:
-    """A tiny backbone and mask branch with the box head of a config of MMDetection.
+def tiny_config(
+    path: str,
+    levels: int = 0,
+    backbone: dict = RESNET,
+    channels: Sequence[int] = (16, 32, 64),
+    num_classes: int = NUM_CLASSES,
+    **options,
+) -> ConfigDict:
+    """Config of a tiny backbone and mask branch with the box head of a config of MMDetection.
 
     Args:
         path: The config.
         levels: Number of FPN levels; 0: as many as the config has.
         backbone: Config of the backbone.
         channels: Its channels.
+        num_classes: Number of classes.
         **options: Merged into the box head.
     """
     init_default_scope('mmdet')
     detector = get_config(f'mmdet::{path}').model
     model = Config.fromfile(CONFIGS / '_base_/models/sag_branch_lite.py').sag_branch
     roi_head = model.roi_head
-    narrow = dict(in_channels=CHANNELS, num_classes=NUM_CLASSES)
+    narrow = dict(in_channels=CHANNELS, num_classes=num_classes)
     roi_head.mask_roi_extractor.out_channels = CHANNELS
     roi_head.mask_head.update(narrow, conv_out_channels=CHANNELS)
     roi_head.mask_iou_head.update(narrow, conv_out_channels=CHANNELS, fc_out_channels=CHANNELS)
@@ -62,8 +69,13 @@ def tiny(
     model.test_cfg.bbox_head = ConfigDict(detector.test_cfg, score_thr=0.0, max_per_img=MAX_PER_IMG)
     for cfg in (model.train_cfg, model.test_cfg):
         cfg.pop('_delete_')
+    return model
+
+
+def tiny(*args, **options) -> torch.nn.Module:
+    """The model of :func:`tiny_config`."""
     torch.manual_seed(0)
-    model = MODELS.build(model)
+    model = MODELS.build(tiny_config(*args, **options))
     model.init_weights()
     return model
 
@@ -131,3 +143,17 @@ def test_the_masks_loss_does_not_move_the_boxes_that_it_is_computed_on():
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
     losses['loss_mask'].backward()
     assert all(p.grad is None for p in model.bbox_head.parameters())
+
+
+@pytest.mark.parametrize('name', ['RTMDet', 'YOLOX', 'GFL'])
+def test_a_resumed_training_equals_one_that_never_stopped(name, tmp_path, monkeypatch):
+    # MMEngine formats the config four times, which takes longer than the training.
+    monkeypatch.setattr(Config, 'pretty_text', '')
+    write_rectangles(tmp_path / 'data', num_images=4)
+    config = rectangles_config(tmp_path / 'data')
+    backbone = dict(RESNET, norm_eval=False)
+    config.model = tiny_config(HEADS[name], num_classes=len(CLASSES), backbone=backbone)
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    # As RTMDet's recipe: its levels share convs.
+    config.optim_wrapper.paramwise_cfg.bypass_duplicate = True
+    assert_resumes_bit_by_bit(config, tmp_path)
