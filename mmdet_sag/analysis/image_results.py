@@ -84,9 +84,9 @@ class MatchedImage:
     """The detections of an image above a score, matched with annotated objects.
 
     In the order of their scores, detections take the free object of their class with the highest IoU, if it is at least
-    0.5. IoUs are those of masks, or of boxes where not all objects have a mask. The others are, as in `TIDE <https://arxiv.org/abs/2008.08115>`_, of the wrong class (IoU of at least 0.5
-    with an object of another class), duplicates, inaccurate (IoU of 0.1 to 0.5 with an object of their class), or
-    nothing is there.
+    0.5; IoUs are those of :meth:`GroundTruth.overlaps`. The others are, as in `TIDE
+    <https://arxiv.org/abs/2008.08115>`_, of the wrong class (IoU of at least 0.5 with an object of another class),
+    duplicates, inaccurate (IoU of 0.1 to 0.5 with an object of their class), or nothing is there.
 
     Attributes:
         detections: Indices of the n detections that count, the highest score first.

@@ -38,9 +38,7 @@ class ReportPage:
         self.truth, self.results, self.colours, self.num_examples = truth, results, colours, num_examples
         kinds = dict(mask='segm', boundary='boundary') if truth.iou_type == 'segm' else {}
         # By what is compared; the first is what the page is about.
-        self.accuracies = {
-            name: CocoAccuracy(truth, results, kind) for name, kind in dict(kinds, box='bbox').items()
-        }
+        self.accuracies = {name: CocoAccuracy(truth, results, kind) for name, kind in dict(kinds, box='bbox').items()}
         self.compared, self.accuracy = next(iter(self.accuracies.items()))
         self.thresholds = ScoreThresholds(truth, results)
         best = self.thresholds.best()
@@ -213,7 +211,9 @@ class ReportPage:
 
     def _mask_scores(self) -> dict | None:
         """Compare predicted with true mask IoUs; None if there are none of either, or nothing was found."""
-        if self.truth.num_without_mask or not any(result.mask_scores is not None and len(result.scores) for result in self.results):
+        if self.truth.num_without_mask or not any(
+            result.mask_scores is not None and len(result.scores) for result in self.results
+        ):
             return None
         images = [image for image in self.matched.values() if image.result.mask_scores is not None]
         scores = np.concatenate([image.result.scores for image in images])

@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 from ..datasets.data_sources import test_dataset
 from ..errors import InputError
 from ..models import CenterMask, PanopticCenterMask, PointCenterMask, TwoStageMaskTTAModel
-from ..models.model_config import class_of
+from ..models.model_config import class_of, type_name
 
 
 def use_tta(cfg: Config) -> None:
@@ -27,7 +27,9 @@ def use_tta(cfg: Config) -> None:
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, *loads, [pack]])]
     own = _own_tta_model(cfg.model.get('detector', cfg.model))
     tta_model = cfg.get('tta_model') or own
-    if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
+    if type_name(tta_model) == 'SegTTAModel' and cfg.model.decode_head.get('out_channels') == 1:
+        tta_model = {**tta_model, 'type': 'mmdet.BinarySegTTAModel'}
+    elif MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
         if own['type'] != 'DetTTAModel':
             # The configs of box detectors have MMDetection's, which merges no masks.
             tta_model = {**tta_model, 'type': own['type']}
