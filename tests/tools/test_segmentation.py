@@ -127,6 +127,20 @@ def test_data_that_are_not_there_are_named_before_anything_runs(folder):
     )
 
 
+@needs_mmseg
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'message'),
+    [
+        ('analysis_tools/report.py', ['none.pth'], f'{CONFIG} is a config of mmseg: a report is on a detector'),
+    ],
+)
+def test_tools_for_detectors_say_so(tool, arguments, message, folder):
+    process = run_tool(ROOT / 'tools' / tool, CONFIG, *arguments, cwd=folder, env=ENVIRONMENT)
+    assert process.returncode == 2
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
+    assert message in line and 'Traceback' not in process.stderr
+
+
 def test_without_mmsegmentation_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(mmengine_config, 'is_installed', lambda package: False)
     monkeypatch.setattr(packages.importlib.util, 'find_spec', lambda name: None)

@@ -71,7 +71,10 @@ def main() -> None:
     if args.num_images < 0:
         raise InputError(f'--num-images {args.num_images}: give 0 or more')
     cfg = load_config(args)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    scope = cfg.get('default_scope', 'mmdet')
+    if scope != 'mmdet':
+        raise InputError(f'{args.config} is a config of {scope}: a report is on a detector; test.py measures this model')
+    init_default_scope(scope)
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
     check_writable_file(out, '--out', makes_folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
