@@ -5,6 +5,7 @@ Each check raises an ``InputError``, whose message is one line that names the th
 """
 
 from .full_check import DataSetReport, check_data_sets, check_files
+from .packages import check_is_detector
 from .problem_kinds import PROBLEM_KINDS
 from .repair import repair_coco, write_coco
 from .run import check_inputs, hand_over
@@ -15,6 +16,7 @@ __all__ = [
     'check_data_sets',
     'check_files',
     'check_inputs',
+    'check_is_detector',
     'hand_over',
     'repair_coco',
     'write_coco',

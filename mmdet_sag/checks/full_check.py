@@ -18,6 +18,7 @@ from ..datasets.data_sources import CocoSource, PanopticSource, coco_sources
 from ..errors import InputError
 from .data import checked_annotations
 from .images import image_problem
+from .packages import check_is_detector
 from .panoptic import panoptic_file_problems, png_problems
 from .problem_kinds import PROBLEM_KINDS, ProblemTally
 
@@ -63,6 +64,7 @@ def check_data_sets(cfg: Config, splits: Sequence[str], workers: int = 1) -> lis
     A data set that the config names several times is checked once. Of ``splits`` (``train``, ``val``, ``test``), those
     that the config does not have are left out. ``workers`` threads decode images.
     """
+    check_is_detector(cfg)
     grouped: dict[tuple, list[CocoSource]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

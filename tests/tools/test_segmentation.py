@@ -14,6 +14,7 @@ from mmengine.config import config as mmengine_config
 from support.tool import run_tool
 
 from mmdet_sag.checks import packages
+from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine import launch
 from mmdet_sag.errors import InputError
 
@@ -129,16 +130,25 @@ def test_data_that_are_not_there_are_named_before_anything_runs(folder):
 
 @needs_mmseg
 @pytest.mark.parametrize(
-    ('tool', 'arguments', 'message'),
+    ('tool', 'arguments'),
     [
-        ('analysis_tools/report.py', ['none.pth'], f'{CONFIG} is a config of mmseg: a report is on a detector'),
+        ('tools/analysis_tools/report.py', ['none.pth']),
+        ('tools/misc/check_dataset.py', []),
+        ('demo/image_demo.py', ['none.pth']),
     ],
 )
-def test_tools_for_detectors_say_so(tool, arguments, message, folder):
-    process = run_tool(ROOT / 'tools' / tool, CONFIG, *arguments, cwd=folder, env=ENVIRONMENT)
+def test_tools_for_detectors_say_so(tool, arguments, folder):
+    first = [folder / 'data/images/validation'] if 'demo' in tool else []
+    process = run_tool(ROOT / tool, *first, CONFIG, *arguments, cwd=folder, env=ENVIRONMENT)
     assert process.returncode == 2
     (line,) = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
-    assert message in line and 'Traceback' not in process.stderr
+    assert line == 'error: the config is of mmseg, and this is for detectors: train.py and test.py run it'
+    assert 'Traceback' not in process.stderr
+
+
+def test_models_of_other_packages_are_not_exported():
+    with pytest.raises(InputError, match='the config is of mmseg, and this is for detectors'):
+        build_detector(mmengine_config.Config(dict(default_scope='mmseg')), 'none.pth')
 
 
 def test_without_mmsegmentation_one_line_says_how_to_install_it(monkeypatch):

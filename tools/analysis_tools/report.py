@@ -35,7 +35,7 @@ from mmdet_sag.analysis import (
     load_results,
     read_scalars,
 )
-from mmdet_sag.checks import check_inputs
+from mmdet_sag.checks import check_inputs, check_is_detector
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
@@ -71,10 +71,8 @@ def main() -> None:
     if args.num_images < 0:
         raise InputError(f'--num-images {args.num_images}: give 0 or more')
     cfg = load_config(args)
-    scope = cfg.get('default_scope', 'mmdet')
-    if scope != 'mmdet':
-        raise InputError(f'{args.config} is a config of {scope}: a report is on a detector; test.py measures this model')
-    init_default_scope(scope)
+    check_is_detector(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
     check_writable_file(out, '--out', makes_folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
