@@ -27,6 +27,12 @@ val_dataloader = dict(
     dataset=dict(pipeline=[dict(type='LoadImageFromFile'), half, dict(type='LoadAnnotations'), pack]),
 )
 test_dataloader = val_dataloader
+flips_of_test = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    half,
+    dict(type='TestTimeAug', transforms=[flips_of_test, [dict(type='LoadAnnotations')], [pack]]),
+]
 
 max_iters = 1500
 optim_wrapper = dict(optimizer=dict(lr=0.002))

@@ -75,7 +75,7 @@ def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> st
         left, right = chart.axes
         for iou_thr in (0.5, 0.75, 0.9):
             left.plot(recalls, accuracy.precision_curve(iou_thr), label=f'IoU {iou_thr:g}', linewidth=1.8)
-        left.set(title='All classes, by how exact a mask must be', xlabel='recall', ylabel='precision')
+        left.set(title='All classes, by how exact a match must be', xlabel='recall', ylabel='precision')
         aps = np.array([accuracy.ap(0.5, label=label) for label in range(len(classes))])
         for label in _extremes(aps):
             name = f'{_short(classes[label])} {aps[label]:.2f}'

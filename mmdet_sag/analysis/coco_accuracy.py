@@ -58,7 +58,8 @@ class CocoAccuracy:
 class ScoreThresholds:
     """Precision and recall of the detections above a class score, for each score and class.
 
-    A detection is right if its mask has an IoU of at least 0.5 with an object of its class that no better one has.
+    A detection is right if it has an IoU of at least 0.5 with an object of its class that no better one has, by
+    :attr:`GroundTruth.iou_type`.
 
     Attributes:
         right, wrong: Such detections at each of :data:`THRESHOLDS`, shape (num_classes, 101).
@@ -72,7 +73,7 @@ class ScoreThresholds:
         for result in results:
             labels = truth.labels(result.image_id)[~truth.crowds(result.image_id)]
             self.objects += np.bincount(labels, minlength=num_classes)
-        evaluation = _evaluate(truth, results, 'segm', use_mask_scores=False, iou_thrs=np.array([0.5]))
+        evaluation = _evaluate(truth, results, truth.iou_type, use_mask_scores=False, iou_thrs=np.array([0.5]))
         for label in range(num_classes):
             # evalImgs is ordered by class, then by area range, the first of which is all sizes.
             start = label * len(evaluation.params.areaRng) * num_images

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
+import pycocotools.mask as mask_utils
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config
 
@@ -17,7 +18,11 @@ SIZE_LIMITS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, f
 
 
 class GroundTruth:
-    """The annotated objects of a COCO file; labels are numbered in its order, as MMDetection does."""
+    """The annotated objects of a COCO file; labels are numbered in its order, as MMDetection does.
+
+    Attributes:
+        num_objects, num_without_mask: Number of annotations of the model's classes, and of those without a mask.
+    """
 
     def __init__(self, ann_file: str, image_folder: str, classes: tuple[str, ...]) -> None:
         self.ann_file = ann_file
@@ -32,6 +37,8 @@ class GroundTruth:
         for annotation in self.coco.anns.values():
             if annotation['category_id'] in self._labels:
                 self._by_image[annotation['image_id']].append(annotation)
+        have_mask = [bool(a.get('segmentation')) for found in self._by_image.values() for a in found]
+        self.num_objects, self.num_without_mask = len(have_mask), have_mask.count(False)
 
     @classmethod
     def of_config(cls, cfg: Config, phase: str = 'test') -> 'GroundTruth':
@@ -48,6 +55,11 @@ class GroundTruth:
     def image_ids(self) -> list:
         """Ids of all images of the file."""
         return list(self.coco.imgs)
+
+    @property
+    def iou_type(self) -> str:
+        """What predictions are compared by: ``'segm'``, or ``'bbox'`` if not all annotations have a mask."""
+        return 'bbox' if self.num_without_mask else 'segm'
 
     def image(self, image_id: int) -> dict:
         """Entry of an image in the file."""
@@ -66,8 +78,28 @@ class GroundTruth:
         return self._labels[annotation['category_id']]
 
     def masks(self, image_id: int) -> list[dict]:
-        """Masks of :meth:`annotations`, in COCO's run-length encoding."""
-        return [self.coco.annToRLE(annotation) for annotation in self.annotations(image_id)]
+        """Masks of :meth:`annotations`, in COCO's run-length encoding; filled boxes of those without a mask."""
+        size = [self.image(image_id)[side] for side in ('height', 'width')]
+        return [
+            self.coco.annToRLE(annotation)
+            if annotation.get('segmentation')
+            else mask_utils.frPyObjects(np.array([annotation['bbox']], dtype=np.float64), *size)[0]
+            for annotation in self.annotations(image_id)
+        ]
+
+    def overlaps(self, image_id: int, bboxes: np.ndarray, masks: list[dict]) -> np.ndarray:
+        """IoUs of n predictions, boxes (n, 4) xyxy and masks, with the m :meth:`annotations`, by :attr:`iou_type`.
+
+        Returns:
+            IoUs of shape (n, m); with a crowd region, the part of the prediction that lies in it.
+        """
+        found, objects = masks, self.masks(image_id)
+        if not found or not objects:
+            return np.zeros((len(found), len(objects)))
+        if self.iou_type == 'bbox':
+            found = np.concatenate([bboxes[:, :2], bboxes[:, 2:] - bboxes[:, :2]], axis=1)
+            objects = np.array([annotation['bbox'] for annotation in self.annotations(image_id)], dtype=np.float64)
+        return mask_utils.iou(found, objects, self.crowds(image_id).astype(np.uint8).tolist())
 
     def labels(self, image_id: int) -> np.ndarray:
         """Labels of :meth:`annotations`, shape (n, )."""

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pycocotools.mask as mask_utils
 from mmengine.fileio import load
 
 from ..errors import InputError
@@ -75,7 +74,7 @@ class Outcome(Enum):
 
     RIGHT = 'right'
     WRONG_CLASS = 'wrong class'
-    INACCURATE = 'mask inaccurate'
+    INACCURATE = 'inaccurate'
     DUPLICATE = 'found twice'
     NOTHING_THERE = 'nothing there'
     IN_CROWD = 'in a crowd region'
@@ -84,10 +83,10 @@ class Outcome(Enum):
 class MatchedImage:
     """The detections of an image above a score, matched with annotated objects.
 
-    In the order of their scores, detections take the free object of their class with the highest mask IoU, if it is at
-    least 0.5. The others are, as in `TIDE <https://arxiv.org/abs/2008.08115>`_, of the wrong class (IoU of at least 0.5
-    with an object of another class), duplicates, inaccurate (IoU of 0.1 to 0.5 with an object of their class), or
-    nothing is there.
+    In the order of their scores, detections take the free object of their class with the highest IoU, if it is at least
+    0.5; IoUs are those of :meth:`GroundTruth.overlaps`. The others are, as in `TIDE
+    <https://arxiv.org/abs/2008.08115>`_, of the wrong class (IoU of at least 0.5 with an object of another class),
+    duplicates, inaccurate (IoU of 0.1 to 0.5 with an object of their class), or nothing is there.
 
     Attributes:
         detections: Indices of the n detections that count, the highest score first.
@@ -101,11 +100,7 @@ class MatchedImage:
     def __init__(self, truth: GroundTruth, result: ImageResult, score_thr: float) -> None:
         self.result = result
         self.gt_labels, crowds = truth.labels(result.image_id), truth.crowds(result.image_id)
-        num_detections, num_objects = len(result.labels), len(self.gt_labels)
-        ious = np.zeros((num_detections, num_objects))
-        if num_detections and num_objects:
-            # With a crowd region, pycocotools divides by the detection's area.
-            ious = mask_utils.iou(result.masks, truth.masks(result.image_id), crowds.astype(np.uint8).tolist())
+        ious = truth.overlaps(result.image_id, result.bboxes, result.masks)
         objects = np.where(crowds, 0, ious)
         same_class = result.labels[:, None] == self.gt_labels[None]
         self.best_ious = np.where(same_class, objects, 0).max(axis=1, initial=0)

@@ -21,6 +21,8 @@ _WRONG = (Outcome.WRONG_CLASS, Outcome.INACCURATE, Outcome.DUPLICATE, Outcome.NO
 class ReportPage:
     """A page on a model's accuracy, its errors, and the data, as one HTML file.
 
+    Where not all annotated objects have a mask, it compares boxes.
+
     ``colours`` are CSS colours of the classes, ``score_thr`` is the lowest score of the detections in errors and
     pictures, by default the one with the best F1, and ``num_examples`` the number of pictures of each kind.
     """
@@ -34,9 +36,10 @@ class ReportPage:
         num_examples: int = 6,
     ) -> None:
         self.truth, self.results, self.colours, self.num_examples = truth, results, colours, num_examples
-        self.masks, self.boundaries, self.boxes = (
-            CocoAccuracy(truth, results, kind) for kind in ('segm', 'boundary', 'bbox')
-        )
+        kinds = dict(mask='segm', boundary='boundary') if truth.iou_type == 'segm' else {}
+        # By what is compared; the first is what the page is about.
+        self.accuracies = {name: CocoAccuracy(truth, results, kind) for name, kind in dict(kinds, box='bbox').items()}
+        self.compared, self.accuracy = next(iter(self.accuracies.items()))
         self.thresholds = ScoreThresholds(truth, results)
         best = self.thresholds.best()
         self.score_thr = score_thr if score_thr is not None else 0.0 if np.isnan(best) else best
@@ -103,9 +106,11 @@ class ReportPage:
             summary=self._summary(),
             num_images=len(self.results),
             num_in_file=data.num_images,
+            compared=self.compared,
+            without_mask=(self.truth.num_without_mask, self.truth.num_objects),
             sizes=SIZES[1:],
             accuracy=self._accuracy_rows(),
-            precision_recall=Markup(charts.precision_recall_chart(self.masks, classes)),
+            precision_recall=Markup(charts.precision_recall_chart(self.accuracy, classes)),
             score_thr=self.score_thr,
             threshold_chart=Markup(charts.threshold_chart(self.thresholds, classes, self.score_thr)),
             threshold_rows=self._threshold_rows(),
@@ -135,13 +140,11 @@ class ReportPage:
         num_wrong = sum(outcomes[outcome] for outcome in _WRONG)
         found = outcomes[Outcome.RIGHT]
         commonest = max(_WRONG, key=outcomes.__getitem__)
-        aps = _known({name: self.masks.ap(label=i) for i, name in enumerate(self.truth.classes)})
-        by_size = _known({size: self.masks.ap(size=size) for size in SIZES[1:]})
+        aps = _known({name: self.accuracy.ap(label=i) for i, name in enumerate(self.truth.classes)})
+        by_size = _known({size: self.accuracy.ap(size=size) for size in SIZES[1:]})
         return dict(
-            ap=self.masks.ap(),
-            ap50=self.masks.ap(0.5),
-            boundary_ap=self.boundaries.ap(),
-            box_ap=self.boxes.ap(),
+            aps={name: accuracy.ap() for name, accuracy in self.accuracies.items()},
+            ap50=self.accuracy.ap(0.5),
             best_thr=self.thresholds.best(),
             num_objects=int(self.thresholds.objects.sum()),
             num_found=found,
@@ -159,15 +162,16 @@ class ReportPage:
         return [(-1, 'all classes'), *enumerate(self.truth.classes)]
 
     def _accuracy_rows(self) -> list[dict]:
-        masks, rows = self.masks, []
+        rows = []
         for label, name in self._rows():
             values = [
-                *(masks.ap(iou_thr, label=label) for iou_thr in (0, 0.5, 0.75)),
-                *(masks.ap(size=size, label=label) for size in SIZES[1:]),
-                masks.recall(label=label),
-                self.boundaries.ap(label=label),
-                *(self.boxes.ap(iou_thr, label=label) for iou_thr in (0, 0.5)),
+                *(self.accuracy.ap(iou_thr, label=label) for iou_thr in (0, 0.5, 0.75)),
+                *(self.accuracy.ap(size=size, label=label) for size in SIZES[1:]),
+                self.accuracy.recall(label=label),
             ]
+            if self.compared == 'mask':
+                boundaries, boxes = self.accuracies['boundary'], self.accuracies['box']
+                values += [boundaries.ap(label=label), *(boxes.ap(iou_thr, label=label) for iou_thr in (0, 0.5))]
             rows.append(dict(label=label, name=name, objects=self.thresholds.counts(label)[2], values=values))
         return rows
 
@@ -206,8 +210,10 @@ class ReportPage:
         ]
 
     def _mask_scores(self) -> dict | None:
-        """Compare predicted with true mask IoUs; None if the model predicts none, or nothing was found."""
-        if not any(result.mask_scores is not None and len(result.scores) for result in self.results):
+        """Compare predicted with true mask IoUs; None if there are none of either, or nothing was found."""
+        if self.truth.num_without_mask or not any(
+            result.mask_scores is not None and len(result.scores) for result in self.results
+        ):
             return None
         images = [image for image in self.matched.values() if image.result.mask_scores is not None]
         scores = np.concatenate([image.result.scores for image in images])

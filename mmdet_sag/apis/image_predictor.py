@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import InstanceData
 
+from ..checks import check_is_detector
 from ..datasets.coco_instance_panoptic import id_to_rgb
 from ..deployment.formats import is_exported
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
@@ -69,6 +70,7 @@ def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:
             cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), config)
         except ValueError as e:
             raise InputError(f'config {config} does not exist, and no model has this name: check the path') from e
+    check_is_detector(cfg)
     checkpoint = checkpoint or weights
     if checkpoint is None:
         raise InputError(f'model {config} comes without weights: give a checkpoint after it (docs/checkpoints.md)')

@@ -7,6 +7,7 @@ Each check raises an ``InputError``, whose message is one line that names the th
 from typing import Any
 
 from .full_check import DataSetReport, check_data_sets, check_files
+from .packages import check_is_detector
 from .problem_kinds import PROBLEM_KINDS
 from .repair import repair_coco, write_coco
 
@@ -16,6 +17,7 @@ __all__ = [
     'check_data_sets',
     'check_files',
     'check_inputs',
+    'check_is_detector',
     'hand_over',
     'repair_coco',
     'write_coco',

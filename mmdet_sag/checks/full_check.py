@@ -66,7 +66,9 @@ def check_data_sets(cfg: 'Config', splits: Sequence[str], workers: int = 1) -> l
     that the config does not have are left out. ``workers`` threads decode images.
     """
     from ..datasets.data_sources import coco_sources
+    from .packages import check_is_detector
 
+    check_is_detector(cfg)
     grouped: dict[tuple, list[CocoSource]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

@@ -54,6 +54,13 @@ def check_scope(scope: str) -> None:
         raise InputError(f"the config needs {package.split()[0]}: run 'pip install {package}'")
 
 
+def check_is_detector(cfg: Config) -> None:
+    """Check that a config is not one of MMSegmentation, whose models are only trained and tested here."""
+    scope = cfg.get('default_scope')
+    if scope in _SCOPES:
+        raise InputError(f'the config is of {scope}, and this is for detectors: train.py and test.py run it')
+
+
 def check_other_package(cfg: Config, mode: str) -> None:
     """Check what a run of another package's config needs before it starts: the package, and the folders of its data.
 

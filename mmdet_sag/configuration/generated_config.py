@@ -316,31 +316,24 @@ class GeneratedConfig:
     def _tta_lines(self) -> list[str]:
         """Scale the sizes of test-time augmentation like the images."""
         zoo_short = _test_scale(self.zoo)[1]
-        boxes = self._evaluated_without_masks()
-        if 'tta_resize' not in self.zoo or (self.short_side == zoo_short and not boxes):
+        if 'tta_resize' not in self.zoo or self.short_side == zoo_short:
             return []
-        loading = "[dict(_base_.load_annotations[0], type='LoadMaskOrBoxAnnotations')]"
-        views = [f'tta_views = [_base_.tta_views[0], {loading}, _base_.tta_views[-1]]'] if boxes else []
         ratio = self.short_side / zoo_short
         resize = self.zoo.tta_resize[0]
         scales = [tuple(round(side * ratio) for side in step.scale) for step in self.zoo.tta_resize]
         return [
-            *views,
             f'tta_scales = {scales}',
             f'tta_resize = [{_source({**resize, "scale": _Code("scale")})} for scale in tta_scales]',
-            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, "
-            f'*{"" if boxes else "_base_."}tta_views])]',
+            "tta_pipeline = [*_base_.load, dict(type='TestTimeAug', transforms=[tta_resize, *_base_.tta_views])]",
         ]
-
-    def _evaluated_without_masks(self) -> bool:
-        return any(count for split, count in self.data.num_without_mask.items() if split != 'train')
 
     def _changes(self, transform: dict, train: bool) -> dict:
         kind = transform['type']
         if kind == 'LoadAnnotations':
             bitmaps = dict(poly2mask=True) if self.data.has_rle and not transform.get('poly2mask', True) else {}
-            without_masks = self.data.num_without_mask['train'] if train else self._evaluated_without_masks()
-            boxes = dict(type='LoadMaskOrBoxAnnotations') if without_masks else {}
+            without_mask = self.data.num_without_mask
+            count = sum(number for split, number in without_mask.items() if (split == 'train') == train)
+            boxes = dict(type='LoadMaskOrBoxAnnotations') if count else {}
             return boxes | bitmaps | (dict(with_seg=False) if transform.get('with_seg') else {})
         scale = (self.long_side, self.short_side)
         # Multi-scale training covers the same range as in the zoo.

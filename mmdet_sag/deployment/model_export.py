@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from ..checks import check_inputs
+from ..checks import check_inputs, check_is_detector
 from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
@@ -147,8 +147,9 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     Of a semi-supervised one, this is the teacher or student that its ``semi_test_cfg.predict_on`` names.
 
     Raises:
-        InputError: The checkpoint cannot be read, or belongs to another model.
+        InputError: The config is of no detector, or the checkpoint cannot be read or belongs to another model.
     """
+    check_is_detector(cfg)
     content = load_checkpoint_file(checkpoint)
     # Building logs every parameter, and the weights come from the checkpoint.
     MMLogger.get_current_instance().setLevel('ERROR')

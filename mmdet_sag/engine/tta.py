@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 from ..datasets.data_sources import test_dataset
 from ..errors import InputError
 from ..models import CenterMask, PanopticCenterMask, PointCenterMask, TwoStageMaskTTAModel
-from ..models.model_config import class_of
+from ..models.model_config import class_of, config_parts, type_name
 
 
 def use_tta(cfg: Config) -> None:
@@ -17,6 +17,7 @@ def use_tta(cfg: Config) -> None:
     by the model's own NMS. A semi-supervised model is augmented as the detector that it holds.
     """
     dataset = test_dataset(cfg)
+    own_load = next((step for step in dataset.pipeline if type_name(step) == 'LoadMaskOrBoxAnnotations'), None)
     if 'tta_pipeline' not in cfg:
         *steps, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
@@ -25,9 +26,15 @@ def use_tta(cfg: Config) -> None:
         loads = [[step] for step in steps if 'Annotations' in step['type']]
         steps = [step for step in steps if [step] not in loads]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, *loads, [pack]])]
+    for _, _, step in config_parts(cfg.tta_pipeline, 'tta_pipeline') if own_load else ():
+        # The zoo's pipelines load masks, which these data may not have.
+        if type_name(step) == 'LoadAnnotations':
+            step.update(own_load)
     own = _own_tta_model(cfg.model.get('detector', cfg.model))
     tta_model = cfg.get('tta_model') or own
-    if MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
+    if type_name(tta_model) == 'SegTTAModel' and cfg.model.decode_head.get('out_channels') == 1:
+        tta_model = {**tta_model, 'type': 'mmdet.BinarySegTTAModel'}
+    elif MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
         if own['type'] != 'DetTTAModel':
             # The configs of box detectors have MMDetection's, which merges no masks.
             tta_model = {**tta_model, 'type': own['type']}

@@ -105,6 +105,30 @@ def test_what_was_taken_for_what_is_in_the_confusion_matrix(tmp_path):
     np.testing.assert_array_equal(confusion_matrix([image], 3), expected)
 
 
+def test_without_all_masks_boxes_are_compared_and_drawn(tmp_path):
+    """A prediction with the right box and the wrong mask is right, also for an object that has a mask."""
+    truth = write_truth(tmp_path / 'truth.json', [(0, A), (1, B), (2, CROWD, True)])
+    content = json.loads((tmp_path / 'truth.json').read_text())
+    del content['annotations'][1]['segmentation']
+    content['annotations'][2]['segmentation'] = []
+    (tmp_path / 'truth.json').write_text(json.dumps(content))
+    result = result_of([(0, 0.9, A), (1, 0.8, (50, 50, 90, 60)), (2, 0.7, (0, 60, 20, 80))])
+    result = result._replace(masks=[mask_of((0, 0, 5, 5))] * 3)
+    assert MatchedImage(truth, result, 0.5).outcomes[0] is Outcome.NOTHING_THERE
+    truth = GroundTruth(str(tmp_path / 'truth.json'), '', ('a', 'b', 'c'))
+    assert (truth.num_without_mask, truth.num_objects) == (2, 3)
+    matched = MatchedImage(truth, result, 0.5)
+    assert matched.outcomes == [Outcome.RIGHT, Outcome.INACCURATE, Outcome.IN_CROWD]
+    assert matched.ious[:2].tolist() == [1, 0.25]
+    page = ReportPage(truth, [result], ['red', 'green', 'blue'])
+    assert page.thresholds.counts()[0][60] == 1
+    assert {name: accuracy.ap(0.5) for name, accuracy in page.accuracies.items()} == {'box': pytest.approx(0.5)}
+    assert [mask_utils.area(mask) for mask in truth.masks(1)] == [900, 1600, 1600]
+    html = page.render('title', {})
+    assert '2 of the 3 annotated objects have no mask' in html
+    assert 'mask AP' not in html and 'boundary AP' not in html and 'true IoUs of masks' in html
+
+
 def test_an_image_is_as_good_as_its_panoptic_quality(tmp_path):
     truth = write_truth(tmp_path / 'truth.json', [(0, A), (1, B)])
     # IoU 2/3 for one of two objects, and one detection too many.

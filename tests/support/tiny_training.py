@@ -101,11 +101,9 @@ def build_runner(config: Config, work_dir: Path, **options) -> Runner:
     """Build a runner that shares nothing with the others of this process."""
     config = Config(config.to_dict())
     config.merge_from_dict(copy.deepcopy(options))
-    name = uuid.uuid4().hex
-    if config.get('visualizer'):
-        # One of the same name would write into the folder of an earlier test, which is gone.
-        config.visualizer.name = name
-    return Runner.from_cfg(Config({**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': name}))
+    # Else it is that of an earlier runner, which writes to a folder that is gone.
+    config.get('visualizer', {}).pop('name', None)
+    return Runner.from_cfg(Config({**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': uuid.uuid4().hex}))
 
 
 def assert_resumes_bit_by_bit(config: Config, folder: Path) -> None:

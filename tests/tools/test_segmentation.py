@@ -1,5 +1,6 @@
 """SA-UNet through the commands: MMSegmentation's configs, data sets and hooks with those of this package."""
 
+import json
 import os
 import pickle
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from mmengine.config import config as mmengine_config
 from support.tool import run_tool
 
 from mmdet_sag.checks import packages
+from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine import launch
 from mmdet_sag.errors import InputError
 
@@ -46,7 +48,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(tool: str, folder: Path, *arguments: object, work_dir: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
+def run(
+    tool: str, folder: Path, *arguments: object, work_dir: str, options: tuple[str, ...] = (), config: Path = CONFIG
+) -> tuple[int, str]:
     options = (
         *(f'{place}.data_root={folder}/data' for place in DATA_SETS),
         *(
@@ -64,7 +68,7 @@ def run(tool: str, folder: Path, *arguments: object, work_dir: str, options: tup
     )
     process = run_tool(
         ROOT / 'tools' / tool,
-        CONFIG,
+        config,
         *arguments,
         *('--work-dir', folder / work_dir, '--cfg-options', *options),
         cwd=folder,
@@ -96,6 +100,22 @@ def test_a_training_resumes_as_if_it_had_never_stopped_and_is_tested_and_drawn(f
     assert 'vessel/F1' in output
     assert len(pickle.loads((folder / 'out.pkl').read_bytes())) == 2
     assert len(list((folder / 'drawn').rglob('test_validation_*.png'))) == 2
+    # One view, as it is: the figures are the same.
+    transforms = [[dict(type='RandomFlip', prob=0.0)], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]]
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(960, 999), keep_ratio=True)]
+    pipeline = [*steps, dict(type='TestTimeAug', transforms=transforms)]
+    (folder / 'tta.py').write_text(f'_base_ = {str(CONFIG)!r}\ntta_pipeline = {pipeline}')
+    status, output = run('test.py', folder, 'whole/epoch_3.pth', '--tta', work_dir='tta', config=folder / 'tta.py')
+    assert status == 0, output[-3000:]
+    plain, augmented = (
+        {
+            key: value
+            for key, value in json.loads(next((folder / name).glob('*/*.json')).read_text()).items()
+            if key.startswith('vessel')
+        }
+        for name in ('test', 'tta')
+    )
+    assert plain == pytest.approx(augmented) and len(plain) == 12
 
 
 @needs_mmseg
@@ -106,6 +126,29 @@ def test_data_that_are_not_there_are_named_before_anything_runs(folder):
         "error: folder 'nowhere/images/validation' (val_dataloader.dataset.data_prefix) does not exist: put it or a "
         'link there, or set --cfg-options val_dataloader.dataset.data_root=DIR'
     )
+
+
+@needs_mmseg
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [
+        ('tools/analysis_tools/report.py', ['none.pth']),
+        ('tools/misc/check_dataset.py', []),
+        ('demo/image_demo.py', ['none.pth']),
+    ],
+)
+def test_tools_for_detectors_say_so(tool, arguments, folder):
+    first = [folder / 'data/images/validation'] if 'demo' in tool else []
+    process = run_tool(ROOT / tool, *first, CONFIG, *arguments, cwd=folder, env=ENVIRONMENT)
+    assert process.returncode == 2
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
+    assert line == 'error: the config is of mmseg, and this is for detectors: train.py and test.py run it'
+    assert 'Traceback' not in process.stderr
+
+
+def test_models_of_other_packages_are_not_exported():
+    with pytest.raises(InputError, match='the config is of mmseg, and this is for detectors'):
+        build_detector(mmengine_config.Config(dict(default_scope='mmseg')), 'none.pth')
 
 
 def test_without_mmsegmentation_one_line_says_how_to_install_it(monkeypatch):

@@ -1,8 +1,9 @@
 """Write a page on a model: its accuracy, its errors, the best score threshold, and problems of the data.
 
 The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions that tools/test.py --out wrote,
-of any instance segmentation model of MMDetection on data in COCO's format. The best threshold of a checkpoint is kept
-in report.json beside it: image_demo.py, test.py --show-dir and models exported from it then draw from that score on.
+of any instance segmentation model of MMDetection on data in COCO's format. Where objects have no mask, it compares
+boxes. The best threshold of a checkpoint is kept in report.json beside it: image_demo.py, test.py --show-dir and models
+exported from it then draw from that score on.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from mmdet_sag.analysis import (
     load_results,
     read_scalars,
 )
-from mmdet_sag.checks import check_inputs
+from mmdet_sag.checks import check_inputs, check_is_detector
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
@@ -70,6 +71,7 @@ def main() -> None:
     if args.num_images < 0:
         raise InputError(f'--num-images {args.num_images}: give 0 or more')
     cfg = load_config(args)
+    check_is_detector(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
     check_writable_file(out, '--out', makes_folder=True)
@@ -113,17 +115,18 @@ def main() -> None:
     if not has_results and not np.isnan(best):
         keep_best_threshold(args.model, best, page)
     said = 'nothing right was found' if np.isnan(best) else f'best threshold {best:.2f}'
-    print(
-        f'mask AP {page.masks.ap():.3f}, boundary AP {page.boundaries.ap():.3f}, box AP {page.boxes.ap():.3f}, {said}'
-    )
+    if truth.num_without_mask:
+        missing = f'{truth.num_without_mask} of {truth.num_objects} annotated objects'
+        print(f"only boxes are compared: {missing} of '{truth.ann_file}' have no mask")
+    print(', '.join([*(f'{name} AP {accuracy.ap():.3f}' for name, accuracy in page.accuracies.items()), said]))
     print(out)
 
 
 def keep_best_threshold(checkpoint_file: str, best: float, page: ReportPage) -> None:
     """Write it beside the checkpoint, for the pictures of the other tools."""
-    accuracies = dict(mask_ap=page.masks, boundary_ap=page.boundaries, box_ap=page.boxes)
     try:
-        keep_score_thr(checkpoint_file, best, **{name: accuracy.ap() for name, accuracy in accuracies.items()})
+        figures = {f'{name}_ap': accuracy.ap() for name, accuracy in page.accuracies.items()}
+        keep_score_thr(checkpoint_file, best, **figures)
     except OSError as e:
         print(
             f'report.json cannot be written beside {checkpoint_file} ({e.strerror}): '

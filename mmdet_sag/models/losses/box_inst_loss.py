@@ -1,11 +1,16 @@
+import logging
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import BoxInstMaskHead
 from mmdet.models.losses import DiceLoss
 from mmdet.models.utils.misc import unfold_wo_center
 from mmdet.registry import MODELS
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
+
+# The share of similar pairs is said after so many steps.
+_COUNTED_STEPS = 50
 
 
 @MODELS.register_module()
@@ -21,6 +26,9 @@ class BoxInstLoss(nn.Module):
     colours are averaged over its cells, and there is ``loss_mask_outside``, the cross-entropy of the positions outside
     of the box. A box covers most of an RoI, so that a mask that fills the RoI has small projection losses and no
     pairwise loss. The RoI must reach beyond the box: see ``roi_margin`` of :class:`CenterMaskRoIHead`.
+
+    After 50 steps, one line of the log says how many pairs in the boxes are similar, and warns if they are few
+    or all: then the threshold does not suit the images.
 
     Args:
         pairwise_size: Side of the neighbourhood of a position, odd.
@@ -50,6 +58,8 @@ class BoxInstLoss(nn.Module):
         self.warmup_iters = warmup_iters
         self.outside_weight = outside_weight
         self.pairwise_weight = pairwise_weight
+        # In boxes: similar pairs, and all of them.
+        self._counted: list[Tensor] = []
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
     def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
@@ -74,6 +84,7 @@ class BoxInstLoss(nn.Module):
         # -log(1 - p).
         loss_outside = (F.softplus(mask_preds) * outside).sum() / outside.sum().clamp(min=1)
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
+        self._count(pairs.sum(), in_box.sum() * pairs.shape[1])
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
         loss_pairwise = (disagreement * pairs).sum() / pairs.sum().clamp(min=1)
@@ -84,6 +95,26 @@ class BoxInstLoss(nn.Module):
             loss_mask_project=loss_project,
             loss_mask_outside=self.outside_weight * loss_outside,
             loss_mask_pairwise=self.pairwise_weight * warmup * loss_pairwise,
+        )
+
+    def _count(self, similar: Tensor, total: Tensor) -> None:
+        if len(self._counted) >= _COUNTED_STEPS:
+            return
+        self._counted.append(torch.stack([similar, total]))
+        if len(self._counted) < _COUNTED_STEPS:
+            return
+        similar, total = torch.stack(self._counted).sum(dim=0)
+        share = float(similar / total.clamp(min=1))
+        said = f'{share:.0%} of the neighbours in boxes have a similar colour'
+        if 0.2 <= share <= 0.98:
+            print_log(f'BoxInstLoss: {said}', 'current')
+            return
+        change, what = ('Lower', 'may fill their boxes') if share < 0.2 else ('Raise', 'may leak')
+        print_log(
+            f'BoxInstLoss: {said}, so that masks {what}. {change} loss_boxes.pairwise_color_thresh, which is '
+            f'{self.pairwise_color_thresh:g}',
+            'current',
+            logging.WARNING,
         )
 
     def similar_pairs(self, lab_crops: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def test_a_resumed_training_is_the_same_bit_by_bit(semi, tmp_path):
     assert_resumes_bit_by_bit(config, tmp_path)
 
 
-def test_the_commands_train_two_processes_with_accumulated_gradients_and_test(tmp_path):
+def test_the_commands_train_two_processes_with_accumulated_gradients_test_and_report(tmp_path):
     write_data(tmp_path / 'data')
     config = box_supervised(rectangles_config(tmp_path / 'data'))
     config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3), accumulative_counts=2)
@@ -161,6 +161,10 @@ def test_the_commands_train_two_processes_with_accumulated_gradients_and_test(tm
     )
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert 'loss_mask_project' in trained.stdout + trained.stderr
-    tested = run_tool(ROOT / 'tools/test.py', 'config.py', 'out/iter_2.pth', '--work-dir', 'test', cwd=tmp_path)
-    assert tested.returncode == 0, tested.stderr[-3000:]
-    assert 'coco/bbox_mAP' in tested.stdout + tested.stderr
+    for tool, *options in (['test.py'], ['test.py', '--tta'], ['analysis_tools/report.py', '--out', 'report.html']):
+        tested = run_tool(
+            ROOT / 'tools' / tool, 'config.py', 'out/iter_2.pth', '--work-dir', 'test', *options, cwd=tmp_path
+        )
+        assert tested.returncode == 0, tested.stderr[-3000:]
+        said = 'only boxes are compared: ' if 'report' in tool else 'coco/bbox_mAP'
+        assert said in tested.stdout + tested.stderr

@@ -10,7 +10,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
-from mmdet_sag.models.losses import BoxInstLoss
+from mmdet_sag.models.losses import BoxInstLoss, box_inst_loss
 
 STRIDE, SIZE = 4, 28
 
@@ -101,3 +101,28 @@ def test_pairs_of_similar_colours_shall_agree_and_others_need_not():
         crops[0, 1, 0, 1] = distance
         assert loss.similar_pairs(crops).sum() == (2 if similar else 0)
         assert (loss(logits, rois, boxes, crops)['loss_mask_pairwise'] > 0) == similar
+
+
+@pytest.mark.parametrize(
+    ('colours', 'said'),
+    [
+        (
+            'all differ',
+            '0% of the neighbours in boxes have a similar colour, so that masks may fill their boxes. Lower',
+        ),
+        # Two of eight neighbours.
+        ('stripes', '25% of the neighbours in boxes have a similar colour'),
+        ('one', '100% of the neighbours in boxes have a similar colour, so that masks may leak. Raise'),
+    ],
+)
+def test_after_some_steps_the_share_of_similar_pairs_is_said_once(colours, said, monkeypatch):
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing='ij')
+    lightness = {'all differ': x + 32 * y, 'stripes': x, 'one': 0 * x}[colours] * 10
+    rois, boxes = torch.tensor([[0.0, 0, 32, 32]]), torch.tensor([[4.0, 4, 28, 28]])
+    loss = BoxInstLoss()
+    messages = []
+    monkeypatch.setattr(box_inst_loss, 'print_log', lambda message, *_: messages.append(message))
+    for _ in range(120):
+        loss(torch.zeros(1, 32, 32), rois, boxes, lightness.expand(1, 3, -1, -1))
+    (message,) = messages
+    assert message.startswith(f'BoxInstLoss: {said}')
