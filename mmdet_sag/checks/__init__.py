@@ -7,7 +7,6 @@ Each check raises an ``InputError``, whose message is one line that names the th
 from typing import Any
 
 from .full_check import DataSetReport, check_data_sets, check_files
-from .packages import check_is_detector
 from .problem_kinds import PROBLEM_KINDS
 from .repair import repair_coco, write_coco
 
@@ -30,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from . import run
 
         return getattr(run, name)
+    if name == 'check_is_detector':
+        from .packages import check_is_detector
+
+        return check_is_detector
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
