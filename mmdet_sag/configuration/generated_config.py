@@ -197,6 +197,8 @@ class GeneratedConfig:
             return []
         if any(step['type'] == 'RandomCrop' for step in self.zoo.train_pipeline):
             raise InputError(f'--crop: {self.base.stem} crops its training images already; leave it out')
+        if given > self.long_side:
+            raise InputError(f'--crop is {given}: images have at most {self.long_side} pixels; leave it out')
         self._note('crop', f'{given} pixels of a training image', 'given')
         return [dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=True)]
 

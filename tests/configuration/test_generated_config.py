@@ -158,6 +158,8 @@ def test_training_images_are_cropped_and_others_are_not(data):
     assert {dataset[i % len(dataset)]['inputs'].shape for i in range(8)} == {(3, 96, 96)}
     with pytest.raises(InputError, match='crops its training images already'):
         generate(data, 'centermask-rtmdet-s', crop=96)
+    with pytest.raises(InputError, match='is 500: images have at most 427 pixels'):
+        generate(data, 'centermask-lite_v39', short_side=256, crop=500)
 
 
 @pytest.mark.parametrize(
