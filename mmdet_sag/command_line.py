@@ -2,10 +2,13 @@
 
 import argparse
 import enum
+import inspect
 import io
 import os
+import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -45,7 +48,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command and exit with the status that it returns, or None for success.
 
-    An :class:`InputError` and Ctrl-C are printed as one line, once on each machine.
+    An :class:`InputError`, a part of a config that cannot be built and Ctrl-C are printed as one line, once on each
+    machine.
     """
     warnings.filterwarnings('ignore', message='|'.join(_NOISE))
     message = ''
@@ -56,11 +60,50 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         status = main() or ExitStatus.DONE
     except InputError as error:
         message, status = f'error: {error}', ExitStatus.INPUT_ERROR
+    except (TypeError, KeyError) as error:
+        problem = _config_problem(error)
+        if not problem:
+            raise
+        message, status = f'error: {problem}', ExitStatus.INPUT_ERROR
     except KeyboardInterrupt:
         message, status = '\nstopped by Ctrl-C', 128 + signal.SIGINT
     if message and is_main_process_of_node():
         print(message, file=sys.stderr)
     sys.exit(status)
+
+
+def _config_problem(error: Exception) -> str:
+    """What is wrong with a part of a config that MMEngine could not build; empty if that is not the error's cause."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builds = [frame.f_locals for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+    if not builds or 'obj_type' not in builds[-1]:
+        return ''
+    part = builds[-1]
+    is_direct = frames[-1].f_code.co_name == 'build_from_cfg'
+    cls = part.get('obj_cls')
+    if cls is None:
+        return (
+            f"in the config, the type '{part['obj_type']}' is in no registry of a '{part['registry'].name}': check its "
+            'spelling, or name its module in custom_imports'
+        )
+    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown and unknown[1] in part['args']:
+        return f"in the config, {cls.__name__} has no option '{unknown[1]}'; its options are {', '.join(_options(cls))}"
+    missing = re.search(r'missing \d+ required .*', str(error))
+    return f'in the config, {cls.__name__} is {missing[0]}' if missing and is_direct else ''
+
+
+def _options(cls: Callable) -> list[str]:
+    """Names of the arguments of a class, with those that it passes on to its bases."""
+    names: dict[str, None] = {}
+    for function in [base.__init__ for base in inspect.getmro(cls)] if inspect.isclass(cls) else [cls]:
+        parameters = inspect.signature(function).parameters.values()
+        names.update(
+            dict.fromkeys(each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+        )
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            break
+    return [name for name in names if name != 'self']
 
 
 def is_main_process_of_node() -> bool:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from mmdet.registry import HOOKS
 
 from mmdet_sag.command_line import ExitStatus, HelpFormatter, run_command
 from mmdet_sag.errors import InputError
@@ -69,6 +70,37 @@ def test_the_exit_status_says_how_it_ended(main, status):
 def test_a_defect_keeps_its_stack_trace():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ('part', 'words'),
+    [
+        (dict(type='EarlyStoppingHook', patiense=3), "EarlyStoppingHook has no option 'patiense'; its options are "),
+        # Those of MMEngine's hook, to which its subclass hands them on.
+        (dict(type='EarlyStoppingHook', patiense=3), ' patience, '),
+        (dict(type='EarlyStoppingHook'), "missing 1 required positional argument: 'monitor'"),
+        (
+            dict(type='EarlyStopping', monitor='loss'),
+            "'EarlyStopping' is in no registry of a 'hook': check its spelling",
+        ),
+    ],
+)
+def test_a_part_of_a_config_that_cannot_be_built_is_one_line(part, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: HOOKS.build(part))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: in the config, ') and words in line
+
+
+class Defective:
+    def __init__(self, size: int) -> None:
+        dict().update(size, strict=True).sort(size=size)
+
+
+def test_a_defect_in_such_a_part_keeps_its_stack_trace():
+    with pytest.raises(TypeError):
+        run_command(lambda: HOOKS.build(dict(type=Defective, size=1)))
 
 
 @pytest.mark.parametrize(('rank', 'lines'), [('0', 1), ('1', 0)])
