@@ -1,5 +1,6 @@
 """Checks of data loaders' configs."""
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,6 +8,7 @@ from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATA_SAMPLERS, DATASETS
 from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
+from torch.utils.data import DataLoader
 
 from ..datasets.coco_source import CocoSource
 from ..datasets.data_sources import dataset_type
@@ -35,6 +37,10 @@ def check_loader(loader: dict, option: str) -> None:
     """Check that a data loader's config has a data set, and no options that exclude each other."""
     if 'dataset' not in loader:
         raise InputError(f'{option} has no dataset: name one')
+    known = [*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning']
+    unknown = [key for key in loader if key not in known]
+    if unknown:
+        raise InputError(f"{option} has no option '{unknown[0]}'; its options are {', '.join(known)}")
     if loader.get('persistent_workers', False) and loader.get('num_workers', 0) == 0:
         raise InputError(
             f'{option}.persistent_workers=True needs workers: set --cfg-options {option}.persistent_workers=False, or '

@@ -453,6 +453,10 @@ BROKEN = {
     ),
     'model without type': (_model_without_type, r'model has no type: name the class to build'),
     'no training data in the config': (_config(train_dataloader=None), r'the config has no train_dataloader: add it'),
+    'unknown option of a data loader': (
+        _config(train_dataloader__num_wrkers=2),
+        r"train_dataloader has no option 'num_wrkers'; its options are dataset, batch_size, shuffle, sampler",
+    ),
     'workers that persist but do not exist': (
         _config(train_dataloader__num_workers=0),
         r'persistent_workers=True needs workers: set --cfg-options train_dataloader\.persistent_workers=False',

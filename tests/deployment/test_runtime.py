@@ -92,6 +92,7 @@ def test_masks_are_drawn_inside_their_boxes_only():
     changed = picture.any(axis=2)
     for x1, y1, x2, y2 in boxes.astype(int):
         assert changed[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
+    for x1, y1, x2, y2 in boxes.astype(int):
         # With the name above the box.
         changed[y1 - 30 : y2, x1 - 2 : x2] = False
     assert not changed.any()
