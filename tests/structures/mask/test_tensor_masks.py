@@ -5,6 +5,7 @@ import torch
 from mmdet.models.roi_heads.mask_heads import MaskIoUHead
 from mmdet.structures.mask import BitmapMasks
 
+from mmdet_sag.models.roi_heads.mask_heads import CenterMaskIoUHead
 from mmdet_sag.structures.mask import TensorMasks
 
 
@@ -20,6 +21,8 @@ def test_crops_and_shares_are_those_of_bitmaps(device):
     cropped = masks.cropped(rois.to(device), inds.to(device), (28, 28)).cpu()
     assert np.array_equal(cropped, expected.crop_and_resize(rois.numpy(), (28, 28), inds.numpy()).to_ndarray())
     shares = masks.shares_inside(rois.to(device), inds.to(device)).cpu()
+    head = CenterMaskIoUHead.__new__(CenterMaskIoUHead)
+    assert torch.equal(shares, head._get_area_ratio(rois, inds, expected))
     # MMDetection's head fails on an RoI beside the image.
     beside = (rois[:, :2].trunc() >= torch.tensor([60, 40])).any(1)
     assert torch.equal(shares[~beside], MaskIoUHead._get_area_ratio(None, rois[~beside], inds[~beside], expected))

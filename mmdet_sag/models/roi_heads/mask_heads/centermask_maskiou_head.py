@@ -86,7 +86,12 @@ class CenterMaskIoUHead(MaskIoUHead):
             device = gt_masks.bitmaps.device
             return gt_masks.shares_inside(to_device(pos_proposals, device), to_device(pos_assigned_gt_inds, device))
         if isinstance(gt_masks, BitmapMasks) or len(pos_proposals) == 0:
-            return super()._get_area_ratio(pos_proposals, pos_assigned_gt_inds, gt_masks)
+            # MMDetection fails on an RoI beside the image.
+            last = pos_proposals.new_tensor([gt_masks.width - 1, gt_masks.height - 1])
+            corners = pos_proposals[:, :2].trunc()
+            rois = torch.cat([corners.minimum(last), pos_proposals[:, 2:]], dim=1)
+            ratios = super()._get_area_ratio(rois, pos_assigned_gt_inds, gt_masks)
+            return ratios.masked_fill((corners > last).any(dim=1), 0.0)
         gt_areas = gt_masks.areas
         ratios = []
         for (x1, y1, x2, y2), gt_ind in zip(pos_proposals.numpy(), pos_assigned_gt_inds.tolist()):
