@@ -4,13 +4,13 @@ from copy import deepcopy
 
 import torch
 from mmcv.cnn import ConvAWS2d
-from mmcv.cnn import fuse_conv_bn as fuse
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmdet.models.detectors import BaseDetector
 from torch import nn
 
 from ..models.backbones.vovnet import OSABlock
 from ..models.detectors import CenterMask
+from ..models.layers import fold_batch_norms
 from ..models.roi_heads.roi_extractors import ScaleAdaptiveRoIExtractor
 from .replacements import DirectProjection, EmbeddingBagRoIAlign, FormatConversion, FrozenBatchNorm, Replacement
 from .winograd_conv import WinogradConv
@@ -49,7 +49,7 @@ def prepare_for_inference(
         copy.eval()
         # DetectoRS standardises weights in each forward, which would undo the folding.
         if fuse_conv_bn and not any(isinstance(module, ConvAWS2d) for module in copy.modules()):
-            copy = fuse(copy)
+            fold_batch_norms(copy)
         copy.requires_grad_(False)
         copy.to(memory_format=memory_format)
         _install(copy, winograd, frozen=True)

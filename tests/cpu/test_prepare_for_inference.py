@@ -10,10 +10,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from support.reference import CASES, load_case, make_batch, read_image
 from support.tiny import build_tiny
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_sag.cpu import give_back, prepare_for_inference, prepare_for_training
 from mmdet_sag.cpu.replacements import DirectProjection
+from mmdet_sag.models.backbones import TIMMBackbone
 from mmdet_sag.models.backbones.vovnet import OSABlock
 
 
@@ -58,6 +60,26 @@ def test_batch_norms_are_gone_and_come_back():
     give_back(model)
     model.extract_feat(image)
     assert called
+
+
+# Norms with an activation; a norm of the sum of two branches.
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'repvit_m0_9', 'resnet18'])
+@torch.no_grad()
+def test_batch_norms_of_timm_do_what_they_did(name):
+    pytest.importorskip('timm')
+    model = build_tiny()
+    model.neck = None
+    model.backbone = TIMMBackbone(name, out_indices=(-1,), pretrained=False)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    model.eval()
+    image = torch.rand(1, 3, 64, 64)
+    (expected,) = model.extract_feat(image)
+    prepare_for_inference(model)
+    (actual,) = model.extract_feat(image)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
 
 
 @pytest.mark.parametrize('sac', [None, dict(type='SAC', use_deform=False)])

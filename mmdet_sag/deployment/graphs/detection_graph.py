@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmcv.cnn import ConvAWS2d, GeneralizedAttention, fuse_conv_bn
+from mmcv.cnn import ConvAWS2d, GeneralizedAttention
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...cpu import give_back
 from ...errors import InputError
+from ...models.layers import fold_batch_norms
 from ..onnx_operators import (
     ExportableDeformConv,
     ExportableRoIAlign,
@@ -70,7 +71,7 @@ class DetectionGraph(nn.Module):
         super().__init__()
         detector = deepcopy(detector).eval().requires_grad_(False)
         give_back(detector)
-        self.detector = _exportable(fuse_conv_bn(_plain(detector))).requires_grad_(False).to(dtype)
+        self.detector = _exportable(fold_batch_norms(_plain(detector))).requires_grad_(False).to(dtype)
         self.dtype = dtype
 
     def check_test_cfg(self, part: str, *limits: str) -> None:

@@ -1,0 +1,34 @@
+from mmcv.cnn import fuse_conv_bn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Where the order of submodules is that of the computation, and a batch norm does nothing else.
+_PACKAGES = {'torch', 'mmcv', 'mmdet', 'mmdet_sag'}
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Fold batch norms into the convs before them, in place, like mmcv's ``fuse_conv_bn``, which takes any model.
+
+    Modules of other packages keep theirs: timm's norms hold an activation, and its branches are added before a norm.
+
+    Args:
+        module: The model.
+
+    Returns:
+        The model.
+    """
+    for parent in [part for part in module.modules() if _is_known(part)]:
+        conv = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                conv = child
+            elif isinstance(child, _BatchNorm) and conv is not None:
+                if _is_known(child):
+                    fuse_conv_bn(nn.Sequential(conv, child))
+                    setattr(parent, name, nn.Identity())
+                conv = None
+    return module
+
+
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.partition('.')[0] in _PACKAGES
