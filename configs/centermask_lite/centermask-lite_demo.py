@@ -17,7 +17,7 @@ metainfo = dict(
 )
 
 num_classes = 6
-max_iters = 1300
+max_iters = 1200
 
 model = dict(
     bbox_head=dict(num_classes=num_classes),
@@ -47,7 +47,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=650)
+train_cfg = dict(type='ReproducibleIterBasedTrainLoop', max_iters=max_iters, val_interval=600)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -66,7 +66,7 @@ cosine = dict(
 param_scheduler = [warmup, cosine]
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
-    checkpoint=dict(interval=325, by_epoch=False, max_keep_ckpts=1),
+    checkpoint=dict(interval=300, by_epoch=False, max_keep_ckpts=1),
     fast_training=dict(type='FastTrainingHook'),
 )
 # Averages also the statistics of the batch norms, which come from two images at a time.
