@@ -62,8 +62,8 @@ def test_batch_norms_are_gone_and_come_back():
     assert called
 
 
-# Norms with an activation; a norm of the sum of two branches.
-@pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'repvit_m0_9', 'resnet18'])
+# Norms with an activation; a norm of the sum of two branches; convs that standardise their weights.
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'repvit_m0_9', 'nf_regnet_b0', 'resnet18'])
 @torch.no_grad()
 def test_batch_norms_of_timm_do_what_they_did(name):
     pytest.importorskip('timm')

@@ -21,7 +21,8 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         conv = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
-                conv = child
+                # Others may standardise their weights.
+                conv = child if _is_known(child) else None
             elif isinstance(child, _BatchNorm) and conv is not None:
                 if _is_known(child):
                     fuse_conv_bn(nn.Sequential(conv, child))
