@@ -84,7 +84,8 @@ def main() -> None:
     if len(empty) > _MAX_NAMED:
         print(f'... and the same in {len(empty) - _MAX_NAMED} more images')
     predictions.write(out_dir / 'results.json')
-    print(f'{num_found} detections in {len(predictions.images)} images: {out_dir}')
+    num_images = len(predictions.images)
+    print(f'{num_found} detections in {num_images} image{"s" if num_images != 1 else ""}: {out_dir}')
 
 
 def predict(predictor: ImagePredictor, images: list[np.ndarray]) -> list[DetDataSample | InputError]:

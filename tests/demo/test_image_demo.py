@@ -72,7 +72,7 @@ def test_detections_are_shown_from_the_best_threshold_of_the_report_on(demo, fol
 
 
 def test_without_arguments_the_model_that_comes_along_finds_the_shapes_of_an_image_that_comes_along(demo, tmp_path):
-    assert '6 detections in 1 images' in demo('--out', tmp_path)
+    assert '6 detections in 1 image: ' in demo('--out', tmp_path)
     results = json.loads((tmp_path / 'results.json').read_text())
     names = {category['id']: category['name'] for category in results['categories']}
     found = sorted(names[annotation['category_id']] for annotation in results['annotations'])
