@@ -79,7 +79,6 @@ def _config_problem(error: Exception) -> str:
     if not builds or 'obj_type' not in builds[-1]:
         return ''
     part = builds[-1]
-    is_direct = frames[-1].f_code.co_name == 'build_from_cfg'
     cls = part.get('obj_cls')
     if cls is None:
         return (
@@ -90,6 +89,8 @@ def _config_problem(error: Exception) -> str:
     if unknown and unknown[1] in part['args']:
         return f"in the config, {cls.__name__} has no option '{unknown[1]}'; its options are {', '.join(_options(cls))}"
     missing = re.search(r'missing \d+ required .*', str(error))
+    # Otherwise a call inside the part lacks it.
+    is_direct = frames[-1].f_code.co_name == 'build_from_cfg'
     return f'in the config, {cls.__name__} is {missing[0]}' if missing and is_direct else ''
 
 

@@ -117,7 +117,7 @@ def test_segments_are_merged_by_score_and_small_stuff_is_dropped():
     box = np.float32([0, 0, 8, 6])
     encoded = [runtime.encode_mask(mask, box, 6, 8, 0.5) for mask in masks]
     result = dict(masks=encoded, scores=np.array([0.9, 0.8, 0.7, 0.4]), labels=np.array([1, 0, 0, 0]))
-    # Grass, but for a column of sky, of which four pixels are seen, and two of things that were not found.
+    # Grass and a column of sky. Four pixels of the sky are visible, and two of things that were not found.
     logits = np.zeros((3, 6, 8), np.float32)
     logits[0], logits[1, :4, 7], logits[2, 4:, 7] = 1, 2, 2
     expected = np.full((6, 8), 2)
