@@ -70,10 +70,10 @@ def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) 
                 f'{place}.type: {name} mixes images: put it into the pipeline of a MultiImageMixDataset around the '
                 'data set, as configs/centermask/centermask_r50-caffe_fpn_lsj-copy-paste.py does'
             )
-        if name in _COPY_PASTE and boxes_alone:
+        if boxes_alone and (remedy := _needs_all_masks(name, part, place)):
             raise InputError(
-                f'{place}.type: {name} drops objects that have a box and no mask, and {boxes_alone[0]} may have some: '
-                'leave the transform out'
+                f'{place}.type: {name} takes the boxes of objects from their masks, and {boxes_alone[0]} may have '
+                f'objects without mask: {remedy}'
             )
         if name == 'CopyPaste' and polygons:
             raise InputError(
@@ -84,6 +84,14 @@ def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) 
                 f'{place}.type: {name} does not take polygons: set --cfg-options '
                 f'{" ".join(f"{poly2mask}=True" for poly2mask in polygons)}, with which all masks are learnt as bitmaps'
             )
+
+
+def _needs_all_masks(name: str, transform: dict, place: str) -> str | None:
+    """The remedy where a transform loses objects that have a box and no mask, or their boxes."""
+    if name in _COPY_PASTE:
+        return 'leave the transform out'
+    option = dict(RandomCrop='recompute_bbox', FilterAnnotations='by_mask').get(name)
+    return f'set --cfg-options {place}.{option}=False' if option and transform.get(option, False) else None
 
 
 def check_same_metainfo(dataset: dict, option: str, sources: Sequence[CocoSource]) -> None:

@@ -200,7 +200,12 @@ class GeneratedConfig:
         if given > self.long_side:
             raise InputError(f'--crop is {given}: images have at most {self.long_side} pixels; leave it out')
         self._note('crop', f'{given} pixels of a training image', 'given')
-        return [dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=True)]
+        return [dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=self._has_all_masks)]
+
+    @property
+    def _has_all_masks(self) -> bool:
+        # Else the box of an object without mask cannot be computed from it again.
+        return not self.data.num_without_mask['train']
 
     def _choose_detections(self) -> int:
         """Return how many detections and proposals of an image there must be at least."""
@@ -348,7 +353,8 @@ class GeneratedConfig:
             return dict(scale=tuple(round(side * ratio) for side in transform['scale']))
         for size in ('img_scale', 'crop_size', 'size'):
             if size in transform:
-                return {size: scale}
+                boxes = dict(recompute_bbox=self._has_all_masks) if transform.get('recompute_bbox') else {}
+                return {size: scale, **boxes}
         if kind == 'RandomResize':
             (_, low), (_, high) = transform['scale']
             return dict(scale=[(self.long_side, round(self.short_side * low / high)), scale])

@@ -81,6 +81,16 @@ def _copy_paste_of_boxes(data):
     data.config.model.roi_head.mask_head.loss_boxes = dict(type='BoxInstLoss')
 
 
+def _boxes_from_masks(transform):
+    """A transform that measures objects by their masks, of data of which some may have none."""
+
+    def change(data):
+        _learns_boxes(data)
+        data.train_set.pipeline.insert(2, transform)
+
+    return change
+
+
 def _decoder(backend):
     def change(data):
         data.train_set.pipeline[0].imdecode_backend = backend
@@ -564,7 +574,15 @@ BROKEN = {
         r'set --cfg-options train_dataloader\.dataset\.pipeline\.0\.type=CopyPasteWithPolygons$',
     ),
     'CopyPaste of one image': (_transform('CopyPaste'), r'pipeline\.2\.type: CopyPaste mixes images: .*MultiImageMix'),
-    'CopyPaste of boxes': (_copy_paste_of_boxes, 'drops objects .*dataset.dataset may have some: leave'),
+    'CopyPaste of boxes': (_copy_paste_of_boxes, 'CopyPaste .*from their masks, .*dataset.dataset may .*: leave'),
+    'crop that measures masks, of boxes': (
+        _boxes_from_masks(dict(type='RandomCrop', crop_size=(8, 8), recompute_bbox=True)),
+        r'RandomCrop .* may have objects without mask: set .*pipeline\.2\.recompute_bbox=False',
+    ),
+    'filter of masks, of boxes': (
+        _boxes_from_masks(dict(type='FilterAnnotations', by_mask=True)),
+        r'FilterAnnotations .*: set --cfg-options .*pipeline\.2\.by_mask=False',
+    ),
     **{
         f'{name} with masks': (_transform(name), f'{name} does not change masks: use {other}')
         for name, other in (('Mosaic', 'CachedMosaic'), ('RandomAffine', 'Rotate'), ('RandomShift', 'TranslateX'))
