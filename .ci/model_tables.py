@@ -26,6 +26,7 @@ DETECTORS = {
     'centermask-gfl': 'GFL',
     'centermask-vfnet': 'VFNet',
     'centermask-atss': 'ATSS',
+    'centermask-points-fcos': 'FCOS',
 }
 BACKBONES = dict(mv2='MobileNetV2', dla34='DLA-34', hourglass104='Hourglass-104')
 METRICS = ('box AP', 'boxes S / M / L', 'mask AP', 'masks S / M / L', 'PQ')

@@ -30,9 +30,6 @@ DECLARED = {
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'self results cfg rescale with_nms img_meta',
     },
-    'mmdet.models.dense_heads.centernet_head.CenterNetHead': {
-        '_build_head': 'self in_channels feat_channels out_channels',
-    },
     'mmdet.models.dense_heads.fcos_head.FCOSHead': {
         '_get_targets_single': 'self gt_instances points regress_ranges num_points_per_lvl',
     },

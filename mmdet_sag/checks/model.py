@@ -73,7 +73,8 @@ def check_targets(model: dict, dataset: dict, option: str, sources: Iterable[Coc
     mask_heads = {
         place: head
         for place, name, head in config_parts(model, 'model')
-        if (name == 'mask_head' and '.roi_head.' in place) or type_name(head) == 'PointCenterMaskHead'
+        if (name == 'mask_head' and '.roi_head.' in place)
+        or type_name(head) in ('PointCenterMaskHead', 'PointCenterMaskFCOSHead')
     }
     masks_only = next((place for place, head in mask_heads.items() if not head.get('loss_boxes')), None)
     for source in sources:

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from support.tiny_export import assert_same_detections, run_here
-from support.tiny_points import write_points
+from support.tiny_points import build_points, fcos_points_model, write_points
 
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import ExportedDetector
@@ -69,6 +70,20 @@ def test_every_runtime_finds_the_masks_of_the_detector(folder, name, tmp_path, m
         FORMATS[name].write(PaddedGraph(build_graph(detector), 10), path, metadata)
     exported = ExportedDetector(str(path), config.model.data_preprocessor, num_threads=1)
     assert_same_detections(detector, exported, config, 'scores')
+
+
+def test_the_variant_on_fcos_is_refused(folder, monkeypatch, capsys):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model = fcos_points_model()
+    config.dump(folder / 'fcos.py')
+    torch.save(dict(state_dict=build_points(fcos_points_model).state_dict()), folder / 'fcos.pth')
+    arguments = (folder / 'fcos.py', folder / 'fcos.pth', '--out', folder / 'fcos', '--images', 0)
+    assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
+    assert (
+        'PointCenterMaskFCOSHead cannot be exported: of PointCenterMask, only models with a PointCenterMaskHead can'
+        in capsys.readouterr().err
+    )
+    assert not (folder / 'fcos').exists()
 
 
 def test_int8_leaves_the_last_layers_and_the_masks_in_float():

@@ -1,5 +1,6 @@
 """A CenterMask by points that is small enough to train and test in milliseconds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,11 +23,18 @@ def points_model(**head) -> Config:
     return model
 
 
-def build_points(**head) -> torch.nn.Module:
-    """Build and initialize the model of :func:`points_model`."""
+def fcos_points_model(**head) -> Config:
+    """Config of the demo's model beside FCOS, for few classes and with options of its head."""
+    model = Config.fromfile(CONFIG.with_name('centermask-points-fcos_demo.py')).model
+    model.bbox_head.update({'num_classes': len(CLASSES), **head})
+    return model
+
+
+def build_points(model: Callable[..., Config] = points_model, **head) -> torch.nn.Module:
+    """Build and initialize the model of :func:`points_model` or :func:`fcos_points_model`."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    model = MODELS.build(points_model(**head))
+    model = MODELS.build(model(**head))
     model.init_weights()
     return model
 

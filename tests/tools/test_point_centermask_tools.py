@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from support.tiny_points import write_points
+from support.tiny_points import build_points, fcos_points_model, write_points
 from support.tool import run_tool
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,21 @@ def test_it_is_trained_resumed_tested_and_shown(folder):
 
     run(folder, 'tools/analysis_tools/report.py', 'train.py', 'run/iter_4.pth', '--out', 'report.html')
     assert 'No attention maps: ' in (folder / 'report.html').read_text()
+
+
+def test_the_variant_beside_fcos_is_trained_and_tested(folder):
+    config = Config.fromfile(folder / 'train.py')
+    config.model = fcos_points_model()
+    config.load_from = str(folder / 'fcos.pth')
+    config.dump(folder / 'fcos.py')
+    model = build_points(fcos_points_model)
+    torch.nn.init.zeros_(model.bbox_head.conv_cls.bias)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'fcos.pth')
+    assert 'segm_mAP' in run(folder, 'tools/train.py', 'fcos.py', '--work-dir', 'fcos')
+    options = ('train_dataloader.dataset.pipeline.1.with_mask=False',)
+    process = run_tool(ROOT / 'tools/train.py', 'fcos.py', '--work-dir', 'no', '--cfg-options', *options, cwd=folder)
+    assert process.returncode == 2
+    assert 'loads no masks' in process.stderr
 
 
 def test_data_without_masks_and_tta_are_refused_in_a_line(folder):

@@ -52,6 +52,9 @@ class CenterMaskFCOSHead(FCOSHead):
         **kwargs: As in ``FCOSHead``.
     """
 
+    # Whether detections have ``cells``, the number of their location among those of all levels.
+    with_cells = False
+
     def __init__(
         self,
         *args,
@@ -196,7 +199,8 @@ class CenterMaskFCOSHead(FCOSHead):
             cfg,
         )
         num_per_img = [sum(counts[i : i + len(points)]) for i in range(0, len(counts), len(points))]
-        results_list = split(InstanceData(bboxes=bboxes, scores=scores, labels=label), num_per_img)
+        fields = dict(cells=point) if self.with_cells else {}
+        results_list = split(InstanceData(bboxes=bboxes, scores=scores, labels=label, **fields), num_per_img)
         in_one_pass = with_nms and self._nms_in_one_pass(cfg)
         results_list = [
             self._bbox_post_process(

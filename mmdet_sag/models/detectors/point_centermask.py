@@ -6,8 +6,9 @@ from mmdet.registry import MODELS
 class PointCenterMask(CenterNet):
     """The other CenterMask: CenterNet with masks from a local shape and a global saliency map.
 
-    It shares the name with :class:`CenterMask`, not the attention. It has no RoIAlign and no NMS, so that it runs where
-    these do not. Its ``bbox_head`` is a :class:`PointCenterMaskHead`; arguments are those of ``CenterNet``.
+    It shares the name with :class:`CenterMask`, not the attention. With a :class:`PointCenterMaskHead`, it has no
+    RoIAlign and no NMS, so that it runs where these do not. With a :class:`PointCenterMaskFCOSHead`, it is FCOS with
+    such masks. Arguments are those of ``CenterNet``.
 
     Source: `CenterMask: Single Shot Instance Segmentation with Point Representation
     <https://arxiv.org/abs/2004.04446>`_.
