@@ -38,7 +38,7 @@ def program(tmp_path_factory) -> Path:
     'settings, shape',
     [
         (dict(backend='pillow'), (160, 120)),
-        (dict(backend='cv2', inclusive_boxes=True), (70, 90)),
+        (dict(backend='cv2', inclusive_boxes=True, precision='int8'), (70, 90)),
         (dict(write=write_prepared), (120, 70)),
     ],
     ids=['pillow', 'inclusive', 'prepares images'],
@@ -81,4 +81,4 @@ def test_of_a_panoptic_model_it_finds_the_instances_and_says_so(program, tmp_pat
     command = [program, tmp_path / 'exported/model.xml', tmp_path / 'picture.png']
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, len(result.stdout.splitlines())) == (0, 2)
-    assert result.stderr.startswith('only the instances of this panoptic model are found; runtime.py merges')
+    assert result.stderr.startswith('of this panoptic model, only the instances are found; runtime.py merges')
