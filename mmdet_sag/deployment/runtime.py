@@ -144,10 +144,11 @@ class OpenVINOModel(Model):
             self.names = [name for output in model.outputs for name in output.get_names()]
             self.metadata = read_metadata(path, text, self.names)
             config = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
-            hint = dict(bf16='bf16', fp16='f16').get(self.metadata['precision'])
+            # Of int8, the layers that stayed in float.
+            half = dict(bf16='bf16', fp16='fp16', int8='bf16').get(self.metadata['precision'])
             # Without the instructions for it, half precision would be computed in float32 anyway.
-            if hint and self.metadata['precision'].upper() in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
-                config['INFERENCE_PRECISION_HINT'] = hint
+            if half and half.upper() in core.get_property(device, 'OPTIMIZATION_CAPABILITIES'):
+                config['INFERENCE_PRECISION_HINT'] = half.replace('fp', 'f')
             # The core has the number of the model before; 0 is OpenVINO's own choice.
             core.set_property('CPU', dict(INFERENCE_NUM_THREADS=num_threads))
             self.model = core.compile_model(model, device, config)

@@ -28,6 +28,7 @@ METADATA = dict(runtime_version=RUNTIME_VERSION, precision='fp32', classes=['a',
 SIZES = ((2, 96, 128), (1, 192, 160))
 FEW = {**FEW_LAYERS, 'neck.num_outs': 3, 'bbox_head.strides': [8, 16, 32]}
 DCN = {**FEW, 'backbone.arch': 'tiny', 'backbone.dcn': dict(type='DCNv2', deform_groups=1)}
+DCN.update({f'{head}.num_classes': 1 for head in ('bbox_head', 'roi_head.mask_head', 'roi_head.mask_iou_head')})
 CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.mask_iou_head': None}
 
 
@@ -36,16 +37,16 @@ CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.ma
     [
         # Of any size. It is written for what needs fixed outputs and an early opset.
         ('mask-rcnn', 4, 16),
-        # The others are of one size, which is written faster.
-        *((name, None, 20) for name in ('cascade-mask-rcnn', 'htc', 'scnet', 'groie', 'ms-rcnn')),
-        ('dcn', None, 20),
+        # The others are of one size, which is written faster. That of DetectoRS is an HTC.
+        *((name, None, 20) for name in ('cascade-mask-rcnn', 'detectors', 'scnet', 'groie', 'ms-rcnn')),
+        ('dcn, one class', None, 20),
         ('first, class-agnostic', None, 16),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
 def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset, tmp_path, monkeypatch):
     init_default_scope('mmdet')
-    centermasks = {'dcn': (CONFIG, DCN), 'first, class-agnostic': (FIRST, CLASS_AGNOSTIC)}
+    centermasks = {'dcn, one class': (CONFIG, DCN), 'first, class-agnostic': (FIRST, CLASS_AGNOSTIC)}
     if name in centermasks:
         path, options = centermasks[name]
         graph = build_graph(lively_tiny(path, **options))

@@ -196,6 +196,22 @@ def test_the_predictor_takes_batches_files_classes_and_scores(openvino, folder):
         runtime.Predictor(openvino, device='gpu.7')
 
 
+def test_the_size_can_be_bounded_in_openvino(folder, openvino):
+    from openvino import Core
+
+    core = Core()
+    model = core.read_model(openvino)
+    # As docs/deployment.md says.
+    model.reshape({'images': '1..4,3,64..1344,64..1344', 'image_sizes': '1..4,2'})
+    bounded = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    predictor = runtime.Predictor(openvino, num_threads=1)
+    inputs = predictor.prepare([runtime.read_image(path) for path in sorted((folder / 'data/images').iterdir())])
+    for found, expected in zip(bounded(inputs).values(), predictor.model(*inputs).values()):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(RuntimeError, match="doesn't match|incompatible|compatible"):
+        bounded((np.zeros((5, 3, 64, 64), np.float32), np.full((5, 2), 64)))
+
+
 def test_a_model_of_one_input_size(folder, monkeypatch, capsys, tmp_path):
     config, checkpoint, out = folder / 'tiny.py', folder / 'tiny.pth', tmp_path / 'out'
     arguments = (config, checkpoint, '--format', 'openvino', '--out', out, '--images', 2, '--runs', 0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import mmcv
 import numpy as np
@@ -129,6 +130,26 @@ def test_a_device_whose_libraries_are_missing_is_not_replaced_by_the_cpu(monkeyp
     (tmp_path / 'model.onnx').touch()
     with pytest.raises(runtime.RuntimeInputError, match='device gpu: onnxruntime cannot load CUDAExecutionProvider'):
         runtime.load_model(tmp_path, device='gpu')
+
+
+@pytest.mark.parametrize(
+    ('precision', 'capabilities', 'hint'),
+    [
+        ('bf16', ['FP32', 'BF16'], 'bf16'),
+        ('bf16', ['FP32', 'INT8'], 'f32'),
+        ('fp16', ['FP32', 'FP16'], 'f16'),
+        ('int8', ['FP32', 'INT8', 'BF16'], 'bf16'),
+        ('int8', ['FP32', 'INT8'], 'f32'),
+    ],
+)
+def test_layers_compute_in_half_precision_where_the_device_has_it(precision, capabilities, hint, monkeypatch, tmp_path):
+    pytest.importorskip('openvino')
+    write_openvino(tmp_path / 'model', precision=precision)
+    core = Mock(wraps=runtime._core(), available_devices=['CPU'], compile_model=Mock())
+    core.get_property.side_effect = lambda device, name: capabilities
+    monkeypatch.setattr(runtime, '_core', lambda: core)
+    runtime.load_model(tmp_path / 'model/model.xml')
+    assert core.compile_model.call_args.args[2]['INFERENCE_PRECISION_HINT'] == hint
 
 
 def test_signals_reach_their_handler_after_models_of_openvino_are_gone(tmp_path):

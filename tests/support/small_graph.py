@@ -5,6 +5,9 @@ What they find depends on every pixel of a corner of the image, and on its size.
 
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,9 @@ MASK_SIZE = 28
 FOUND = ((0.9, (0.1, 0.2, 0.7, 0.9)), (0.6, (-0.1, 0.4, 0.5, 1.2)), (0.2, (0.6, 0.0, 1.0, 0.3)))
 
 
-def metadata(backend: str = 'pillow', inclusive_boxes: bool = False) -> dict:
-    """Metadata of a model of two classes."""
-    return dict(
+def metadata(backend: str = 'pillow', inclusive_boxes: bool = False, **more) -> dict:
+    """Metadata of a model of two classes; ``more`` is added to it."""
+    described = dict(
         runtime_version=1,
         model='CenterMask',
         format='onnx',
@@ -37,6 +40,15 @@ def metadata(backend: str = 'pillow', inclusive_boxes: bool = False) -> dict:
         inclusive_boxes=inclusive_boxes,
         has_mask_scores=True,
     )
+    return {**described, **more}
+
+
+def fixed_metadata(backend: str, **preprocessing) -> dict:
+    """Metadata of a model of one input size and at most six objects; ``preprocessing`` is added to its own."""
+    described = metadata(runtime_version=2, input_size=[96, 128], detections=6)
+    resize = dict(mode='fit', scale=[128, 96], backend=backend)
+    described['preprocessing'].update(preprocessing, resize=resize)
+    return described
 
 
 def write_onnx(folder: Path, **settings) -> dict:
@@ -95,11 +107,48 @@ def write_onnx(folder: Path, **settings) -> dict:
     return described
 
 
-def write_openvino(folder: Path, **settings) -> None:
-    """Write the same model as ``model.xml`` and ``model.bin``, beside its ``model.onnx``."""
+def write_openvino(folder: Path, write: Callable[..., dict] = write_onnx, **settings) -> None:
+    """Write the model of ``write`` as ``model.xml`` and ``model.bin``, beside its ``model.onnx``."""
     import openvino
 
-    described = {**write_onnx(folder, **settings), 'format': 'openvino'}
+    described = {**write(folder, **settings), 'format': 'openvino'}
     model = openvino.Core().read_model(str(folder / 'model.onnx'))
     model.set_rt_info(json.dumps(described), [runtime.METADATA_KEY])
     openvino.save_model(model, str(folder / 'model.xml'), compress_to_fp16=False)
+
+
+def write_prepared(folder: Path) -> dict:
+    """Write, as :func:`write_onnx`, a model that prepares images itself and whose six outputs are half padding."""
+    described = fixed_metadata('pillow', in_graph=True)
+    folder.mkdir(parents=True)
+    (folder / 'model.onnx').write_bytes(_prepared_model())
+    (folder / 'report.json').write_text(json.dumps(dict(metadata=described)))
+    return described
+
+
+@cache
+def _prepared_model() -> bytes:
+    """The same model behind the graph that prepares images, as it is exported."""
+    import torch
+
+    from mmdet_sag.deployment.formats import FORMATS
+    from mmdet_sag.deployment.graphs.detection_graph import Outputs
+    from mmdet_sag.deployment.graphs.padded_graph import PaddedGraph
+    from mmdet_sag.deployment.graphs.preprocessed_graph import PreprocessedGraph
+
+    class SmallGraph(torch.nn.Module):
+        def forward(self, images: torch.Tensor, image_sizes: torch.Tensor) -> Outputs:
+            scores, shares = map(torch.tensor, zip(*FOUND))
+            corners = images[0, :, :MASK_SIZE, :MASK_SIZE]
+            scores = scores + 0.01 * corners.mean(dim=(1, 2))
+            labels = torch.tensor([0, 1, 0])
+            boxes = shares * image_sizes[0].flip(0).repeat(2)
+            return Outputs(boxes, scores, labels, torch.zeros_like(labels), corners.sigmoid(), scores)
+
+    described = fixed_metadata('pillow', in_graph=True)
+    graph = PaddedGraph(SmallGraph(), described['detections'])
+    graph = PreprocessedGraph(graph, described['preprocessing'], described['input_size'])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'model.onnx')
+        FORMATS['onnx'].write(graph, path, described)
+        return path.read_bytes()

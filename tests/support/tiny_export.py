@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvAWS2d
 from mmcv.ops import SAConv2d
+from mmdet.models.backbones import DetectoRS_ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -28,6 +29,7 @@ for name, depthwise in (('tiny', False), ('tiny-dw', True)):
     VoVNet.arch_settings[name] = VoVNetArch(
         (8, 8, 8), (8, 8, 8, 8), (16, 16, 16, 16), num_convs=1, num_blocks=(1, 1, 1, 1), depthwise=depthwise
     )
+DetectoRS_ResNet.arch_settings['tiny'] = (DetectoRS_ResNet.arch_settings[50][0], (1, 1))
 # Of a CenterMask: a backbone of few layers, four levels, and one conv in each tower.
 FEW_LAYERS = {
     'backbone.arch': 'tiny-dw',
@@ -121,8 +123,8 @@ def lively_two_stage(name: str) -> torch.nn.Module:
     few: dict = dict(num_stages=2, out_indices=(0, 1), strides=(1, 2), dilations=(1, 1))
     few.update(init_cfg=None, base_channels=8)
     if name == 'detectors':
-        # There is no narrower one, and its first stage has no switchable convs by itself.
-        few.update(base_channels=4, stage_with_sac=(True, True))
+        # Its first stage has no switchable convs by itself.
+        few.update(depth='tiny', base_channels=4, stage_with_sac=(True, True))
         config.neck.rfp_backbone.update(few, pretrained=None, rfp_inplanes=16)
         config.neck.update(in_channels=[16, 32], aspp_out_channels=4)
     else:

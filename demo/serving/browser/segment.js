@@ -6,8 +6,9 @@ export function resizedSize(width, height, resize) {
   const [target, limit] = [Math.min(...resize.scale), Math.max(...resize.scale)];
   const [short, long] = [Math.min(width, height), Math.max(width, height)];
   if (resize.mode === 'exact') return resize.scale;
-  if (resize.mode === 'keep_ratio') {
-    const factor = Math.min(limit / long, target / short);
+  if (resize.mode === 'keep_ratio' || resize.mode === 'fit') {
+    const fits = Math.min(resize.scale[0] / width, resize.scale[1] / height);
+    const factor = resize.mode === 'fit' ? fits : Math.min(limit / long, target / short);
     return [Math.floor(width * factor + 0.5), Math.floor(height * factor + 0.5)];
   }
   let side = target;
@@ -16,13 +17,21 @@ export function resizedSize(width, height, resize) {
   return [width === short ? side : other, height === short ? side : other];
 }
 
-/** Resize, normalize and pad an image: the model's inputs, and the factors by which width and height grew. */
-export function prepare(image, settings) {
+/**
+ * The model's inputs, and the factors by which width and height grew: an image that is resized, normalized and padded,
+ * and its `size` without padding; or, of a model that does this itself, the image as it is, blue, green, red.
+ */
+export function prepare(image, { preprocessing: settings, input_size: fixed }) {
   const [width, height] = resizedSize(image.width, image.height, settings.resize);
   if (!width || !height) throw new Error(`an image of ${image.width}x${image.height} pixels is too narrow`);
+  if (settings.in_graph) {
+    const images = new Uint8Array(3 * image.width * image.height);
+    for (let i = 0; i < images.length; i++) images[i] = image.data[4 * Math.floor(i / 3) + 2 - (i % 3)];
+    return { images, dims: [1, image.height, image.width, 3], scale: [1, 1] };
+  }
   const pixels = resize(image, width, height, settings.resize.backend === 'pillow');
   const divisor = settings.pad_size_divisor;
-  const [columns, rows] = [width, height].map((side) => Math.ceil(side / divisor) * divisor);
+  const [rows, columns] = fixed ?? [height, width].map((side) => Math.ceil(side / divisor) * divisor);
   const images = new Float32Array(3 * rows * columns).fill(settings.pad_value);
   for (let channel = 0; channel < 3; channel++) {
     // `mean` and `std` are in the order of the network's channels.
@@ -37,10 +46,12 @@ export function prepare(image, settings) {
 
 /** Objects of the model's outputs that score at least `threshold`, boxes in pixels of the image, the best first. */
 export function finish(outputs, scale, image, metadata, threshold) {
-  const [rows, columns] = outputs.mask_probs.dims.slice(1);
+  const [rows, columns] = outputs.mask_probs.dims.slice(-2);
+  // A fixed number of detections is filled up with zeros.
+  const count = Number(outputs.num_detections?.data[0] ?? outputs.scores.data.length);
   const objects = [];
   outputs.scores.data.forEach((score, i) => {
-    if (score < threshold) return;
+    if (i >= count || score < threshold) return;
     let box = [0, 1, 2, 3].map((side) => Math.fround(outputs.boxes.data[4 * i + side] / Math.fround(scale[side % 2])));
     const probs = { rows, columns, data: outputs.mask_probs.data.subarray(i * rows * columns, (i + 1) * rows * columns) };
     const label = Number(outputs.labels.data[i]);

@@ -9,6 +9,7 @@ let session, metadata;
 // Of the last image: another threshold needs no other run.
 let outputs, scale, size;
 
+/** Load a model; what the page leaves out of its results, if anything. */
 async function load(folder) {
   const fetched = async (name) => {
     const response = await fetch(`${folder}/${name}`);
@@ -16,21 +17,18 @@ async function load(folder) {
     return response;
   };
   ({ metadata } = await (await fetched('report.json')).json());
-  if (metadata.runtime_version !== 1) throw new Error(`${folder}: this page cannot read version ${metadata.runtime_version}`);
+  if (![1, 2].includes(metadata.runtime_version)) throw new Error(`${folder}: this page cannot read version ${metadata.runtime_version}`);
   session = await ort.InferenceSession.create(await (await fetched('model.onnx')).arrayBuffer());
-  if (!session.outputNames.includes('image_indices'))
-    throw new Error(`${folder}: this page needs a model exported without a fixed number of detections`);
+  return metadata.panoptic ? 'This page shows the instances of a panoptic model; runtime.py merges them with the stuff.' : '';
 }
 
 /** Objects of an image, or, without one, of the last. */
 async function segment(image, threshold) {
   if (image) {
     outputs = undefined;
-    const prepared = prepare(image, metadata.preprocessing);
-    const inputs = {
-      images: new ort.Tensor('float32', prepared.images, prepared.dims),
-      image_sizes: new ort.Tensor('int64', BigInt64Array.from(prepared.size, BigInt), [1, 2]),
-    };
+    const prepared = prepare(image, metadata);
+    const inputs = { images: new ort.Tensor(prepared.images, prepared.dims) };
+    if (prepared.size) inputs.image_sizes = new ort.Tensor(BigInt64Array.from(prepared.size, BigInt), [1, 2]);
     outputs = await session.run(inputs);
     ({ scale } = prepared);
     size = { width: image.width, height: image.height };

@@ -1,6 +1,6 @@
 // Runs a model.xml that tools/deployment/export.py wrote on an image, with OpenVINO. For each object it prints class,
 // score, x1, y1, x2, y2 and the number of the mask's pixels; with a third argument, it draws them into a picture.
-// It does what runtime.py beside the model does.
+// It does what runtime.py beside the model does, but of a panoptic model it finds the instances alone.
 //
 //   segment exported/model.xml picture.jpg [drawn.png] [lowest score, 0.3]
 
@@ -39,8 +39,9 @@ cv::Size resized_size(int width, int height, const json& resize) {
     const double target = std::min(scale[0], scale[1]), limit = std::max(scale[0], scale[1]);
     const double shorter = std::min(width, height), longer = std::max(width, height);
     if (resize["mode"] == "exact") return {scale[0], scale[1]};
-    if (resize["mode"] == "keep_ratio") {
-        const double factor = std::min(limit / longer, target / shorter);
+    if (resize["mode"] == "keep_ratio" || resize["mode"] == "fit") {
+        const double fits = std::min(scale[0] / double(width), scale[1] / double(height));
+        const double factor = resize["mode"] == "fit" ? fits : std::min(limit / longer, target / shorter);
         return {int(width * factor + 0.5), int(height * factor + 0.5)};
     }
     double side = target;
@@ -86,11 +87,13 @@ cv::Mat resize_image(const cv::Mat& image, cv::Size size, bool like_pillow) {
 }
 
 // The model's input `images`: a resized image (blue, green, red) normalized and padded.
-ov::Tensor normalize(const cv::Mat& image, const json& settings) {
+ov::Tensor normalize(const cv::Mat& image, const json& metadata) {
+    const json& settings = metadata["preprocessing"];
     const int divisor = settings["pad_size_divisor"];
     // OpenVINO's pooling kernels need at least 64 pixels.
     const auto padded = [&](int side) { return size_t(std::max((side + divisor - 1) / divisor * divisor, 64)); };
-    const size_t rows = padded(image.rows), columns = padded(image.cols);
+    size_t rows = padded(image.rows), columns = padded(image.cols);
+    if (metadata.contains("input_size")) rows = metadata["input_size"][0], columns = metadata["input_size"][1];
     const auto mean = settings["mean"].get<std::vector<float>>(), std = settings["std"].get<std::vector<float>>();
     ov::Tensor tensor(ov::element::f32, {1, 3, rows, columns});
     float* data = tensor.data<float>();
@@ -149,42 +152,55 @@ void run(const std::string& model_path, const std::string& image_path, const std
     const auto model = core.read_model(model_path);
     if (!model->has_rt_info("mmdet_sag")) throw std::runtime_error(model_path + ": is no model.xml of an export");
     const json metadata = json::parse(model->get_rt_info<std::string>("mmdet_sag"));
-    if (metadata["runtime_version"] != 1) throw std::runtime_error(model_path + ": is of another version");
-    const auto outputs = model->outputs();
-    if (std::none_of(outputs.begin(), outputs.end(), [](const auto& o) { return o.get_names().count("image_indices"); }))
-        throw std::runtime_error(model_path + ": export it without a fixed number of detections");
+    const int version = metadata["runtime_version"];
+    if (version != 1 && version != 2) throw std::runtime_error(model_path + ": is of another version");
+    if (metadata.contains("panoptic"))
+        std::fputs("of this panoptic model, only the instances are found; runtime.py merges them with stuff\n", stderr);
 
     const json& settings = metadata["preprocessing"];
     const cv::Size size = resized_size(image.cols, image.rows, settings["resize"]);
     if (size.empty()) throw std::runtime_error(image_path + ": is too narrow");
-    const cv::Mat resized = resize_image(image, size, settings["resize"]["backend"] == "pillow");
-    ov::Tensor sizes(ov::element::i64, {1, 2});
-    sizes.data<int64_t>()[0] = size.height;
-    sizes.data<int64_t>()[1] = size.width;
 
     const std::string precision = metadata["precision"];
-    const auto type = precision == "bf16" ? ov::element::bf16 : precision == "fp16" ? ov::element::f16 : ov::element::f32;
+    // Of int8, for the layers that stayed in float. A CPU without the instructions for it computes in float32.
+    const auto type = precision == "bf16" || precision == "int8" ? ov::element::bf16
+                      : precision == "fp16"                      ? ov::element::f16
+                                                                 : ov::element::f32;
     auto compiled = core.compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                                        ov::hint::inference_precision(type));
     auto request = compiled.create_infer_request();
-    request.set_tensor("images", normalize(resized, settings));
-    request.set_tensor("image_sizes", sizes);
+    float x_scale = 1, y_scale = 1;
+    if (settings.value("in_graph", false)) {
+        const ov::Shape shape{1, size_t(image.rows), size_t(image.cols), 3};
+        request.set_tensor("images", ov::Tensor(ov::element::u8, shape, image.data));
+    } else {
+        x_scale = float(double(size.width) / image.cols), y_scale = float(double(size.height) / image.rows);
+        ov::Tensor sizes(ov::element::i64, {1, 2});
+        sizes.data<int64_t>()[0] = size.height;
+        sizes.data<int64_t>()[1] = size.width;
+        request.set_tensor("image_sizes", sizes);
+        const bool like_pillow = settings["resize"]["backend"] == "pillow";
+        request.set_tensor("images", normalize(resize_image(image, size, like_pillow), metadata));
+    }
     request.infer();
 
     ov::Tensor probs = request.get_tensor("mask_probs");
     const auto shape = probs.get_shape();
+    const size_t rows = shape[shape.size() - 2], columns = shape.back();
+    // A fixed number of detections is filled up with zeros.
+    size_t count = request.get_tensor("scores").get_size();
+    if (metadata.contains("detections")) count = request.get_tensor("num_detections").data<int64_t>()[0];
     const float* boxes = request.get_tensor("boxes").data<float>();
     const float* scores = request.get_tensor("scores").data<float>();
     const int64_t* labels = request.get_tensor("labels").data<int64_t>();
-    const float x_scale = float(double(size.width) / image.cols), y_scale = float(double(size.height) / image.rows);
     const bool inclusive = metadata["inclusive_boxes"];
     cv::Mat drawn = image.clone();
     // The best is drawn last, and so lies on top; lines are printed the best first.
     std::vector<std::string> lines;
-    for (size_t i = shape[0]; i-- > 0;) {
+    for (size_t i = count; i-- > 0;) {
         if (!(scores[i] >= lowest)) continue;
         Mask mask;
-        mask.probs = cv::Mat(int(shape[1]), int(shape[2]), CV_32F, probs.data<float>() + i * shape[1] * shape[2]);
+        mask.probs = cv::Mat(int(rows), int(columns), CV_32F, probs.data<float>() + i * rows * columns);
         const float* box = boxes + 4 * i;
         mask.box = {box[0] / x_scale, box[1] / y_scale, box[2] / x_scale, box[3] / y_scale};
         const auto [place, pixels] = paste(inclusive ? with_ring(mask) : mask, image.size(), metadata["mask_thr"]);

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.browser import Browser
 from support.chromium import needs_chromium
-from support.small_graph import metadata, write_onnx
+from support.small_graph import fixed_metadata, metadata, write_onnx, write_prepared
 
 from mmdet_sag.deployment import runtime
 
@@ -28,14 +28,21 @@ for await (const part of process.stdin) text += part;
 const given = JSON.parse(text);
 const results = given.images.map(({{ width, height, data, metadata }}) => {{
   const image = {{ width, height, data: Uint8Array.from(data) }};
-  const {{ images, dims, size, scale }} = prepare(image, metadata.preprocessing);
+  const {{ images, dims, size, scale }} = prepare(image, metadata);
+  const count = given.scores.length;
+  // Detections of a fixed number have the dimension of the batch too.
+  const padding = new Array(metadata.detections ? metadata.detections - count : 0).fill(0);
   const outputs = {{
     boxes: {{ data: Float32Array.from(given.boxes) }},
-    scores: {{ data: Float32Array.from(given.scores) }},
+    scores: {{ data: Float32Array.from([...given.scores, ...padding]) }},
     labels: {{ data: given.labels.map(BigInt) }},
-    mask_probs: {{ dims: [given.scores.length, 28, 28], data: Float32Array.from(given.mask_probs) }},
+    mask_probs: {{ dims: [count + padding.length, 28, 28], data: Float32Array.from(given.mask_probs) }},
   }};
-  const objects = finish(outputs, scale, image, metadata, 0.3);
+  if (metadata.detections) {{
+    outputs.num_detections = {{ data: [BigInt(count)] }};
+    outputs.mask_probs.dims.unshift(1);
+  }}
+  const objects = finish(outputs, scale, image, metadata, 0);
   return {{
     images: [...images], dims, size,
     objects: objects.map((object) => ({{ ...object, mask: {{ ...object.mask, pixels: [...object.mask.pixels] }} }})),
@@ -53,14 +60,14 @@ def run_in_node(given: dict, tmp_path: Path) -> dict:
     return json.loads(result.stdout)
 
 
-class Given:
+class Given(runtime.Model):
     """A model that gives certain outputs."""
 
     def __init__(self, described: dict, outputs: dict) -> None:
-        self.metadata, self.outputs = described, outputs
+        self.metadata, self.outputs = {**described, 'detections': None}, outputs
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> dict:
-        self.images, self.sizes = images, image_sizes
+    def _run(self, **inputs: np.ndarray) -> dict:
+        self.inputs = inputs
         return dict(self.outputs)
 
 
@@ -68,11 +75,13 @@ class Given:
 def test_the_javascript_computes_what_the_runtime_does(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     cases = [
-        (generator.integers(0, 256, (*shape, 3), dtype=np.uint8), metadata(backend, inclusive))
-        for shape, backend, inclusive in (
-            ((48, 64), 'pillow', False),
-            ((200, 90), 'pillow', True),
-            ((50, 70), 'cv2', False),
+        (generator.integers(0, 256, (*shape, 3), dtype=np.uint8), described)
+        for shape, described in (
+            ((48, 64), metadata('pillow')),
+            ((200, 90), metadata('pillow', inclusive_boxes=True)),
+            ((50, 70), metadata('cv2')),
+            ((90, 70), fixed_metadata('pillow')),
+            ((31, 45), fixed_metadata('pillow', in_graph=True)),
         )
     ]
     probs = np.float32([cv2.GaussianBlur(generator.random((28, 28)), (0, 0), 4) for _ in range(4)])
@@ -89,7 +98,7 @@ def test_the_javascript_computes_what_the_runtime_does(tmp_path, monkeypatch):
     sizes = [
         (width, height, dict(mode=mode, scale=scale))
         for width, height in ((640, 480), (427, 640), (100, 900), (900, 100), (333, 333))
-        for mode in ('keep_ratio', 'short_side', 'exact')
+        for mode in ('keep_ratio', 'short_side', 'exact', 'fit')
         for scale in ([1333, 800], [90, 75])
     ]
     given = dict(
@@ -114,8 +123,9 @@ def test_the_javascript_computes_what_the_runtime_does(tmp_path, monkeypatch):
         images = np.float32(theirs['images']).reshape(theirs['dims'])
         # OpenCV's bilinear filter rounds otherwise: a level is 0.018.
         tolerance = 1e-6 if described['preprocessing']['resize']['backend'] == 'pillow' else 0.02
-        np.testing.assert_allclose(images, model.images, atol=tolerance)
-        np.testing.assert_array_equal([theirs['size']], model.sizes)
+        np.testing.assert_allclose(images, model.inputs['images'], atol=tolerance)
+        if 'in_graph' not in described['preprocessing']:
+            np.testing.assert_array_equal([theirs['size']], model.inputs['image_sizes'])
         np.testing.assert_allclose([thing['box'] for thing in theirs['objects']], expected['boxes'], rtol=1e-6)
         assert [thing['name'] for thing in theirs['objects']] == ['green', 'blue', 'green', 'blue']
         different = 0
@@ -131,11 +141,15 @@ def test_the_javascript_computes_what_the_runtime_does(tmp_path, monkeypatch):
 
 @pytest.fixture
 def address(tmp_path):
-    """Address of a web server of the page, and in it a model."""
+    """Address of a web server of the page, and in it models."""
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        pytest.importorskip(package)
     folder = tmp_path / 'page'
     shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns('node_modules'))
     (folder / 'node_modules').symlink_to(PAGE / 'node_modules')
     write_onnx(folder / 'exported')
+    write_onnx(folder / 'panoptic', runtime_version=2, panoptic=dict(num_things=2))
+    write_prepared(folder / 'prepared')
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
@@ -146,29 +160,31 @@ def address(tmp_path):
 @needs_chromium
 @pytest.mark.skipif(not ONNXRUNTIME.is_dir(), reason=f'onnxruntime-web is not installed (npm install in {PAGE})')
 def test_the_page_segments_a_dropped_picture(address, tmp_path):
-    pytest.importorskip('onnx')
-    pytest.importorskip('onnxruntime')
     picture = tmp_path / 'picture.png'
     generator = np.random.default_rng(0)
     image = cv2.resize(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8), (160, 120))
     cv2.imwrite(str(picture), image)
     with Browser() as browser:
-        browser.open(address)
-        browser.wait_for("document.querySelector('#said')?.textContent === 'Ready.'")
-        data = dict(items=[], files=[str(picture)], dragOperationsMask=1)
-        for kind in ('dragEnter', 'dragOver', 'drop'):
-            browser.call('Input.dispatchDragEvent', type=kind, x=200, y=200, data=data)
-        browser.wait_for("document.querySelector('#said').textContent === '2 objects.'")
-        rows = browser.evaluate(
-            "[...document.querySelectorAll('tr')].map((row) => [...row.cells].map((c) => c.innerText))"
-        )
-        result = runtime.Predictor(tmp_path / 'page/exported')(image)
-        expected = [
-            ['green' if label == 0 else 'blue', f'{score:.3f}', ', '.join(f'{side:.1f}' for side in box)]
-            for label, score, box in zip(result['labels'], result['scores'], result['boxes'])
-            if score >= 0.3
-        ]
-        assert rows == [['class', 'score', 'x1, y1, x2, y2'], *expected]
+        # Of the panoptic model, the page has the instances.
+        for query, folder in (('?model=prepared', 'prepared'), ('?model=panoptic', 'exported'), ('', 'exported')):
+            browser.open(address + query)
+            browser.wait_for("document.querySelector('#said')?.textContent === 'Ready.'")
+            data = dict(items=[], files=[str(picture)], dragOperationsMask=1)
+            for kind in ('dragEnter', 'dragOver', 'drop'):
+                browser.call('Input.dispatchDragEvent', type=kind, x=200, y=200, data=data)
+            browser.wait_for("document.querySelector('#said').textContent === '2 objects.'")
+            rows = browser.evaluate(
+                "[...document.querySelectorAll('tr')].map((row) => [...row.cells].map((c) => c.innerText))"
+            )
+            result = runtime.Predictor(tmp_path / 'page' / folder)(image)
+            expected = [
+                ['green' if label == 0 else 'blue', f'{score:.3f}', ', '.join(f'{side:.1f}' for side in box)]
+                for label, score, box in zip(result['labels'], result['scores'], result['boxes'])
+                if score >= 0.3
+            ]
+            assert rows == [['class', 'score', 'x1, y1, x2, y2'], *expected]
+            note = browser.evaluate("document.querySelector('#note').textContent")
+            assert note.startswith('This page shows the instances') if 'panoptic' in query else note == ''
         pixels = browser.evaluate("document.querySelector('#canvas').toDataURL()").partition(',')[2]
         shown = cv2.imdecode(np.frombuffer(base64.b64decode(pixels), np.uint8), cv2.IMREAD_COLOR)
         changed = (shown != image).any(axis=2)
