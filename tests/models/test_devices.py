@@ -17,6 +17,8 @@ from mmdet_sag.cpu import prepare_for_inference, prepare_for_training
 from mmdet_sag.models.detectors import CenterMask
 from mmdet_sag.structures.mask import RLEMasks
 
+pytestmark = pytest.mark.usefixtures('without_tf32')
+
 
 def build_mask_rcnn() -> torch.nn.Module:
     config = Config.fromfile(CONFIGS / 'sag_mask/mask-rcnn_r50_fpn_sag_1x_coco.py').model
@@ -44,12 +46,6 @@ BUILD = {
 NOT_DETERMINISTIC = ('V-39-DCN', 'panoptic', 'Mask R-CNN with SAG-Mask')
 # How far losses may be from those of the CPU in float32.
 TOLERANCES = {'float32': 1e-3, 'TF32': 0.02, 'float16': 0.05, 'bfloat16': 0.1, 'channels last': 1e-3, 'prepared': 1e-3}
-
-
-@pytest.fixture(autouse=True)
-def float32_without_tf32():
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 @pytest.fixture
@@ -113,7 +109,7 @@ def step(model: torch.nn.Module, form: str = 'float32', with_objects: bool = Tru
     model.zero_grad()
     with (
         torch.autocast(data['inputs'].device.type, dtype, enabled=dtype is not None),
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=form == 'TF32'),
+        torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=form == 'TF32'),
     ):
         losses, log = model.parse_losses(model(**data, mode='loss'))
     # What a gradient scaler does.

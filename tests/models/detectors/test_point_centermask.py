@@ -40,8 +40,8 @@ def test_a_config_builds(path):
     [[EMPTY, EMPTY], [EMPTY, ground_truth((8, 8, 40, 40), (8, 8, 40, 41), (63, 0, 64, 1))]],
     ids=['none', 'some'],
 )
-def test_all_parameters_learn(options, truths):
-    model = build_points(num_classes=3, **options)
+def test_all_parameters_learn(options, truths, device):
+    model = build_points(num_classes=3, **options).to(device)
     batch = make_batch(images((64, 96), (50, 64)), truths)
     losses = model.train()(**model.data_preprocessor(batch, training=True), mode='loss')
     assert set(losses) == {'loss_center_heatmap', 'loss_wh', 'loss_offset', 'loss_mask'}
