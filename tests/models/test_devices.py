@@ -79,6 +79,8 @@ def model(request) -> torch.nn.Module:
     if isinstance(model, CenterMask):
         torch.nn.init.normal_(model.bbox_head.conv_cls.weight, std=0.05)
         torch.nn.init.constant_(model.bbox_head.conv_cls.bias, -1.5)
+        # Boxes of some strides, whose masks have more than a few pixels.
+        torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
     return model
 
 
@@ -153,7 +155,7 @@ def test_features_detections_and_masks(gpu, model, prepared):
             instances.masks.to_tensor() if isinstance(instances.masks, RLEMasks) else instances.masks
             for instances in (expected, actual)
         )
-        assert (expected != actual).float().mean() < 1e-3
+        assert (expected != actual).sum() < 0.01 * expected.sum()
         if 'pred_panoptic_seg' in samples[0]:
             expected, actual = (sample.pred_panoptic_seg.sem_seg.cpu() for sample in samples)
             assert (expected != actual).float().mean() < 1e-2

@@ -164,6 +164,8 @@ class _Pretended(torch.Tensor):
         return torch.empty(*size, dtype=self.dtype, device=self.device)
 
     def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if isinstance(data, torch.Tensor):
+            return data.detach().clone().to(self.device, dtype or self.dtype)
         numbers = tree_map(lambda x: x.item() if isinstance(x, torch.Tensor) else x, data)
         return torch.tensor(numbers, dtype=dtype or self.dtype, device=self.device)
 
