@@ -1,7 +1,10 @@
+import os
 import socket
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -51,3 +54,15 @@ def test_images_are_copied_to_a_gpu_behind_its_work():
     launch._copy_without_waiting(config)
     assert config.train_dataloader.pin_memory and config.val_dataloader.pin_memory
     assert MODELS.build(config.model.data_preprocessor).data_preprocessor._non_blocking
+
+
+def test_a_gpu_is_told_of_tf32_and_of_determinism_before_it_computes(monkeypatch):
+    monkeypatch.setattr(launch.Runner, 'from_cfg', MagicMock())
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        launch.build_runner(Config(dict(launcher='none', randomness=dict(deterministic=True), env_cfg=dict(tf32=True))))
+        assert torch.get_float32_matmul_precision() == 'high'
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+    finally:
+        torch.set_float32_matmul_precision(before)

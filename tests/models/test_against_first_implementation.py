@@ -30,12 +30,15 @@ NAMES = sorted(path.stem for path in ALL_CASES.glob('first_*.json'))
         ),
     ],
 )
-def case(request):
+def case(request, device, without_tf32):
     name = request.param.rpartition(' ')[-1]
     if name == request.param:
         arrays = {**read_arrays(DATA / f'{name}.npz'), 'image': read_image(f'{name}.png')}
-        return load_first_case(arrays, read_json(f'{name}.json.gz'))
-    return load_first_case(read_arrays(ALL_CASES / f'{name}.npz'), json.loads((ALL_CASES / f'{name}.json').read_text()))
+        facts = read_json(f'{name}.json.gz')
+    else:
+        arrays = read_arrays(ALL_CASES / f'{name}.npz')
+        facts = json.loads((ALL_CASES / f'{name}.json').read_text())
+    return load_first_case(arrays, facts, device)
 
 
 def batch_of(case, original=False):
@@ -76,7 +79,7 @@ def test_features_and_box_predictions_are_those_of_the_reference(case):
                 continue
             expected = case.arrays[name + level]
             step = {'p3': 4, 'p4': 2}.get(level, 1)
-            actual = feat[0, :: feat.shape[1] // len(expected), ::step, ::step].numpy()
+            actual = feat[0, :: feat.shape[1] // len(expected), ::step, ::step].cpu().numpy()
             assert np.abs(actual - expected).max() <= 3e-4 * np.abs(expected).max(), name + level
 
 
@@ -86,25 +89,26 @@ def test_detections_are_those_of_the_reference_in_the_same_order(case):
     batch = batch_of(case)
     feats = model.extract_feat(batch['inputs'])
     detections = model.bbox_head.predict(feats, batch['data_samples'])[0]
-    np.testing.assert_array_equal(detections.labels, arrays['labels'])
-    np.testing.assert_allclose(detections.bboxes, arrays['boxes'], rtol=0, atol=0.1)
-    np.testing.assert_allclose(detections.scores, arrays['scores'], rtol=0, atol=2e-4)
+    found = detections.cpu()
+    np.testing.assert_array_equal(found.labels, arrays['labels'])
+    np.testing.assert_allclose(found.bboxes, arrays['boxes'], rtol=0, atol=0.1)
+    np.testing.assert_allclose(found.scores, arrays['scores'], rtol=0, atol=2e-4)
 
     rois = bbox2roi([detections.bboxes])
-    img_areas = torch.full((len(rois),), float(np.prod(arrays['image'].shape[:2])))
+    img_areas = rois.new_full((len(rois),), float(np.prod(arrays['image'].shape[:2])))
     levels = model.roi_head.mask_roi_extractor.map_roi_levels(rois, img_areas)
-    np.testing.assert_array_equal(levels, arrays['roi_level'])
+    np.testing.assert_array_equal(levels.cpu(), arrays['roi_level'])
 
     mask_logits, _ = model.roi_head(feats, [detections], batch['data_samples'])
     expected, of_detections = stored_probs(case)
-    mask_probs = mask_logits[range(len(rois)), detections.labels].sigmoid()[of_detections]
+    mask_probs = mask_logits[range(len(rois)), detections.labels].sigmoid()[of_detections].cpu()
     np.testing.assert_allclose(mask_probs, expected, rtol=0, atol=5e-3)
 
 
 @torch.no_grad()
 def test_results_are_those_of_the_reference(case):
     batch = batch_of(case, original=True)
-    results = case.model.predict(batch['inputs'], batch['data_samples'], rescale=True)[0].pred_instances
+    results = case.model.predict(batch['inputs'], batch['data_samples'], rescale=True)[0].pred_instances.cpu()
     xywh = torch.cat([results.bboxes[:, :2], results.bboxes[:, 2:] - results.bboxes[:, :2]], dim=1)
     np.testing.assert_allclose(xywh, case.facts['original']['boxes_xywh'], rtol=0, atol=0.1)
     np.testing.assert_allclose(results.scores, case.arrays['scores'], rtol=0, atol=2e-4)
@@ -116,7 +120,7 @@ def test_results_are_those_of_the_reference(case):
 @torch.no_grad()
 def test_final_masks_are_those_of_the_reference(case):
     batch = batch_of(case)
-    results = case.model.predict(batch['inputs'], batch['data_samples'], rescale=True)[0].pred_instances
+    results = case.model.predict(batch['inputs'], batch['data_samples'], rescale=True)[0].pred_instances.cpu()
     _, of_detections = stored_probs(case)
     for mask, expected in zip(results.masks.numpy()[of_detections], masks_of(case.facts['rles']), strict=True):
         assert iou(mask, expected) >= 0.995

@@ -20,8 +20,8 @@ def operators(request, monkeypatch):
 
 
 @pytest.fixture(scope='module', params=CASES)
-def case(request):
-    return load_case(request.param)
+def case(request, device, without_tf32):
+    return load_case(request.param, device)
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def test_fpn_outputs_are_those_of_the_reference(case):
     for level, feat in zip(('p3', 'p4', 'p5', 'p6', 'p7'), model.extract_feat(batch['inputs'])):
         step = {'p3': 4, 'p4': 2}.get(level, 1)
         expected = case.arrays[level]
-        actual = feat[0, ::4, ::step, ::step].numpy()
+        actual = feat[0, ::4, ::step, ::step].cpu().numpy()
         assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max(), level
 
 
@@ -42,17 +42,17 @@ def test_detections_are_those_of_the_reference_in_the_same_order(case):
     feats = model.extract_feat(batch['inputs'])
     detections = model.bbox_head.predict(feats, batch['data_samples'])[0]
     assert len(detections) == len(case.arrays['boxes'])
-    np.testing.assert_array_equal(detections.labels, case.arrays['labels'])
-    np.testing.assert_allclose(detections.bboxes, case.arrays['boxes'], rtol=0, atol=0.01)
-    np.testing.assert_allclose(detections.scores, case.arrays['scores'], rtol=0, atol=1e-4)
+    found = detections.cpu()
+    np.testing.assert_array_equal(found.labels, case.arrays['labels'])
+    np.testing.assert_allclose(found.bboxes, case.arrays['boxes'], rtol=0, atol=0.01)
+    np.testing.assert_allclose(found.scores, case.arrays['scores'], rtol=0, atol=1e-4)
 
     rois = bbox2roi([detections.bboxes])
-    img_areas = torch.full((len(rois),), float(np.prod(read_image().shape[:2])))
-    np.testing.assert_array_equal(
-        model.roi_head.mask_roi_extractor.map_roi_levels(rois, img_areas), case.arrays['roi_level']
-    )
+    img_areas = rois.new_full((len(rois),), float(np.prod(read_image().shape[:2])))
+    levels = model.roi_head.mask_roi_extractor.map_roi_levels(rois, img_areas)
+    np.testing.assert_array_equal(levels.cpu(), case.arrays['roi_level'])
     mask_logits, _ = model.roi_head(feats, [detections], batch['data_samples'])
-    mask_probs = mask_logits[range(len(rois)), detections.labels].sigmoid()
+    mask_probs = mask_logits[range(len(rois)), detections.labels].sigmoid().cpu()
     expected = case.arrays['mask_probs']
     expected = expected / 65535 if expected.dtype == np.uint16 else expected
     np.testing.assert_allclose(mask_probs, expected, rtol=0, atol=2e-4)
@@ -63,7 +63,7 @@ def test_final_masks_and_mask_scores_are_those_of_the_reference(case):
     model = case.model.eval()
     batch = model.data_preprocessor(make_batch([read_image()]))
     results = model.predict(batch_inputs=batch['inputs'], batch_data_samples=batch['data_samples'])
-    results = results[0].pred_instances
+    results = results[0].pred_instances.cpu()
     np.testing.assert_allclose(results.mask_scores, case.arrays['mask_scores'], rtol=0, atol=1e-4)
     np.testing.assert_allclose(results.scores, case.arrays['scores'], rtol=0, atol=1e-4)
     for mask, rle in zip(results.masks.numpy(), case.facts['rles'], strict=True):

@@ -17,6 +17,8 @@ from mmdet_sag.cpu import prepare_for_inference, prepare_for_training
 from mmdet_sag.models.detectors import CenterMask
 from mmdet_sag.structures.mask import RLEMasks
 
+pytestmark = pytest.mark.usefixtures('without_tf32')
+
 
 def build_mask_rcnn() -> torch.nn.Module:
     config = Config.fromfile(CONFIGS / 'sag_mask/mask-rcnn_r50_fpn_sag_1x_coco.py').model
@@ -44,12 +46,6 @@ BUILD = {
 NOT_DETERMINISTIC = ('V-39-DCN', 'panoptic', 'Mask R-CNN with SAG-Mask')
 # How far losses may be from those of the CPU in float32.
 TOLERANCES = {'float32': 1e-3, 'TF32': 0.02, 'float16': 0.05, 'bfloat16': 0.1, 'channels last': 1e-3, 'prepared': 1e-3}
-
-
-@pytest.fixture(autouse=True)
-def float32_without_tf32():
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 @pytest.fixture
@@ -83,6 +79,8 @@ def model(request) -> torch.nn.Module:
     if isinstance(model, CenterMask):
         torch.nn.init.normal_(model.bbox_head.conv_cls.weight, std=0.05)
         torch.nn.init.constant_(model.bbox_head.conv_cls.bias, -1.5)
+        # Boxes of some strides, whose masks have more than a few pixels.
+        torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)
     return model
 
 
@@ -113,7 +111,7 @@ def step(model: torch.nn.Module, form: str = 'float32', with_objects: bool = Tru
     model.zero_grad()
     with (
         torch.autocast(data['inputs'].device.type, dtype, enabled=dtype is not None),
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=form == 'TF32'),
+        torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=form == 'TF32'),
     ):
         losses, log = model.parse_losses(model(**data, mode='loss'))
     # What a gradient scaler does.
@@ -127,6 +125,9 @@ def test_losses_and_gradients(form, model, device):
     losses, gradients = step(model)
     found, found_gradients = step(copy.deepcopy(model).to(device), form)
     tolerance = TOLERANCES[form]
+    # Its targets are IoUs of masks cut at 0.5, where rounding moves many pixels of random masks.
+    found_iou, expected_iou = (values.pop('loss_mask_iou', 0.0) for values in (found, losses))
+    assert found_iou == pytest.approx(expected_iou, rel=5 * tolerance, abs=tolerance)
     assert found == pytest.approx(losses, rel=tolerance, abs=tolerance / 5)
     assert set(found_gradients) == set(gradients)
     difference, size = (
@@ -157,7 +158,7 @@ def test_features_detections_and_masks(gpu, model, prepared):
             instances.masks.to_tensor() if isinstance(instances.masks, RLEMasks) else instances.masks
             for instances in (expected, actual)
         )
-        assert (expected != actual).float().mean() < 1e-3
+        assert (expected != actual).sum() < 0.01 * expected.sum()
         if 'pred_panoptic_seg' in samples[0]:
             expected, actual = (sample.pred_panoptic_seg.sem_seg.cpu() for sample in samples)
             assert (expected != actual).float().mean() < 1e-2

@@ -115,6 +115,7 @@ def test_boxes_of_one_pixel_count_as_one_in_nms():
     assert len(head._bbox_post_process(results.clone(), cfg, img_meta={})) == 2
 
 
+@pytest.mark.usefixtures('default_device')
 def test_the_image_and_its_whole_box_have_the_same_area():
     extractor = build_tiny(path=WITHOUT_MASK_IOU).roi_head.mask_roi_extractor
     rois = torch.tensor([[0, 0.0, 0.0, 99.0, 79.0], [0, 0.0, 0.0, 99.0, 39.0], [0, 0.0, 0.0, 99.0, 39.1]])
@@ -205,6 +206,7 @@ def test_results_end_one_pixel_after_the_last_one():
     assert results.masks.shape[1:] == (128, 288)
 
 
+@pytest.mark.usefixtures('default_device')
 def test_no_box_is_dropped_for_being_narrow():
     model = build_tiny(path=WITHOUT_MASK_IOU)
     bboxes = torch.tensor([[95.0, 3.0, 95.0, 50.0], [4.0, 63.0, 50.0, 63.0]])
@@ -225,9 +227,9 @@ def test_without_a_mask_iou_head_masks_have_no_score_of_their_own():
 
 
 @pytest.mark.parametrize('path', [WITH_MASK_IOU, WITHOUT_MASK_IOU], ids=['MaskIoU head', 'no MaskIoU head'])
-def test_training_steps_lower_the_loss(path):
+def test_training_steps_lower_the_loss(path, device):
     config = tiny_config(path=path)
-    model = build_tiny(path=path).train()
+    model = build_tiny(path=path).to(device).train()
     config.optim_wrapper.optimizer.lr = 0.005
     # Without the statistics of ImageNet weights the features are large.
     config.optim_wrapper.clip_grad = dict(max_norm=1)
@@ -269,14 +271,14 @@ def test_a_ground_truth_box_thinner_than_a_pixel_stays_a_box():
 
 @torch.no_grad()
 @pytest.mark.parametrize('path', [WITH_MASK_IOU, WITHOUT_MASK_IOU], ids=['MaskIoU head', 'no MaskIoU head'])
-def test_a_flipped_view_gives_the_mirrored_result(path):
-    model = finding(build_tiny(path=path)).eval()
+def test_a_flipped_view_gives_the_mirrored_result(path, device):
+    model = finding(build_tiny(path=path)).to(device).eval()
     tta = MODELS.build(dict(type='CenterMaskTTAModel', module=model, tta_cfg=Config.fromfile(path).tta_model.tta_cfg))
 
     def results(flip):
         batch = make_batch([image()])
         batch['data_samples'][0].set_metainfo(dict(flip=flip, flip_direction='horizontal' if flip else None))
-        return tta.test_step({key: [value] for key, value in batch.items()})[0].pred_instances[:10]
+        return tta.test_step({key: [value] for key, value in batch.items()})[0].pred_instances[:10].cpu()
 
     # The network sees the same picture twice, which is said to be the mirrored one the second time.
     plain, mirrored = results(False), results(True)
@@ -284,4 +286,4 @@ def test_a_flipped_view_gives_the_mirrored_result(path):
     width = image().shape[1]
     expected = plain.bboxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
     torch.testing.assert_close(mirrored.bboxes, expected, rtol=1e-3, atol=0.05)
-    torch.testing.assert_close(plain.bboxes, predict(model, make_batch([image()])).bboxes[:10])
+    torch.testing.assert_close(plain.bboxes, predict(model, make_batch([image()])).bboxes[:10].cpu())

@@ -22,7 +22,7 @@ BACKBONES = {'r50': 'r50-caffe', 'r101': 'r101-caffe', 'x101': 'x101-32x8d', 'v3
 VOID = 133
 
 
-def load_case(name: str, folder: Path = DATA) -> Case:
+def load_case(name: str, folder: Path = DATA, device: str = 'cpu') -> Case:
     """Build our model of a case and load the reference's checkpoint into it, strictly."""
     init_default_scope('mmdet')
     path = folder / f'{name}.json'
@@ -42,7 +42,7 @@ def load_case(name: str, folder: Path = DATA) -> Case:
     assert not result.unexpected_keys
     # The reference's frozen norm layers count no batches.
     assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)
-    return Case(arrays, facts, config, model)
+    return Case(arrays, facts, config, model.to(device))
 
 
 def make_test_batch(case: Case) -> dict:

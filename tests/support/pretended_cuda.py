@@ -158,9 +158,16 @@ class _Pretended(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    # PyTorch's own of the next two would make tensors of the CPU.
+
+    def new(self, *size: Any) -> torch.Tensor:
+        return torch.empty(*size, dtype=self.dtype, device=self.device)
+
     def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
-        # PyTorch's own would make a tensor of the CPU.
-        return torch.tensor(data, dtype=dtype or self.dtype, device=self.device)
+        if isinstance(data, torch.Tensor):
+            return data.detach().clone().to(self.device, dtype or self.dtype)
+        numbers = tree_map(lambda x: x.item() if isinstance(x, torch.Tensor) else x, data)
+        return torch.tensor(numbers, dtype=dtype or self.dtype, device=self.device)
 
 
 def _inner(value: Any) -> Any:

@@ -71,24 +71,23 @@ def read_json(name: str) -> dict:
     return json.loads(gzip.decompress((DATA / name).read_bytes()))
 
 
-def load_case(name: str) -> Case:
+def load_case(name: str, device: str = 'cpu') -> Case:
     """Build our model of a case and load the reference's checkpoint into it, strictly."""
     facts = read_json(f'{name}.json.gz')
     arrays = read_arrays(DATA / f'{name}.npz')
     state_dict, unknown = centermask_names.rename_state_dict(checkpoint(facts, arrays))
     assert not unknown
-    return _load(arrays, facts, Config.fromfile(CONFIGS / CASES[name]), state_dict)
+    return _load(arrays, facts, Config.fromfile(CONFIGS / CASES[name]), state_dict, device)
 
 
-def load_first_case(arrays: dict, facts: dict) -> Case:
+def load_first_case(arrays: dict, facts: dict, device: str) -> Case:
     """Build our model of a case of the first implementation, which its parameters tell, and load them, strictly."""
     state_dict, unknown = centermask_names.rename_state_dict(
         centermask_names.rename_to_centermask2(checkpoint(facts, arrays))
     )
     assert not unknown
-    return _load(
-        arrays, facts, known_models.recognise_detector(state_dict, known_models.FIRST_CONFIGS).config, state_dict
-    )
+    config = known_models.recognise_detector(state_dict, known_models.FIRST_CONFIGS).config
+    return _load(arrays, facts, config, state_dict, device)
 
 
 def checkpoint(facts: dict, arrays: dict) -> dict:
@@ -105,14 +104,14 @@ def read_arrays(path: Path) -> dict:
         return dict(file)
 
 
-def _load(arrays: dict, facts: dict, config: Config, state_dict: dict) -> Case:
+def _load(arrays: dict, facts: dict, config: Config, state_dict: dict, device: str) -> Case:
     init_default_scope('mmdet')
     model = MODELS.build(config.model)
     result = model.load_state_dict(state_dict, strict=False)
     assert not result.unexpected_keys
     # The reference's frozen norm layers count no batches.
     assert all(key.endswith('num_batches_tracked') for key in result.missing_keys)
-    return Case(arrays, facts, config, model)
+    return Case(arrays, facts, config, model.to(device))
 
 
 def read_image(name: str = 'image.png') -> np.ndarray:

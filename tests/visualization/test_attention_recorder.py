@@ -6,6 +6,8 @@ from support.reference import make_batch
 
 from mmdet_sag.visualization.attention_recorder import paste_attention
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 
 @pytest.mark.parametrize('flip, bright, dark', [(False, 28, 20), (True, 67, 75)])
 def test_attention_is_pasted_where_the_rois_are(flip, bright, dark):

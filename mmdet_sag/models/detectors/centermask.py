@@ -1,9 +1,10 @@
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from mmdet.models.dense_heads import RepPointsHead
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
@@ -130,7 +131,9 @@ class CenterMask(SingleStageDetector):
         else:
             # In training, some heads return something else than boxes in pixels: FCOS strides, VFNet two regressions,
             # RepPoints points.
-            losses = self.bbox_head.loss(x, box_samples)
+            # MMDetection's assigner of RepPoints looks up a GPU's indices in a tensor that it makes on the CPU.
+            with x[0].device if isinstance(self.bbox_head, RepPointsHead) else nullcontext():
+                losses = self.bbox_head.loss(x, box_samples)
             img_metas = [data_sample.metainfo for data_sample in batch_data_samples]
             with torch.no_grad(), _evaluating(self.bbox_head):
                 results_list = self.bbox_head.predict_by_feat(

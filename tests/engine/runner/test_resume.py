@@ -29,7 +29,7 @@ def on_device(device, monkeypatch):
         yield {}
         return
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    with torch.backends.cudnn.flags(enabled=True):
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled):
         yield {'randomness.deterministic': True}
     torch.use_deterministic_algorithms(False)
 

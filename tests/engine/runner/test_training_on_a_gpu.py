@@ -20,7 +20,7 @@ WAYS = {
 
 @pytest.mark.parametrize('way', WAYS)
 def test_it_trains_and_is_tested(tmp_path, device, way):
-    if device == 'cpu':
+    if device == 'cpu' or not torch.cuda.is_available():
         pytest.skip('needs a GPU')
     write_rectangles(tmp_path / 'data')
     config = Config(rectangles_config(tmp_path / 'data').to_dict())

@@ -40,6 +40,7 @@ def test_the_layers_have_the_parameters_of_the_papers_table():
     assert sum(buffer.numel() for buffer in statistics) == norms == 1_408
 
 
+@pytest.mark.usefixtures('default_device')
 def test_the_attention_stands_between_the_convs_of_the_bottleneck():
     model, plain = build().eval(), build(attention=False).eval()
     gate = model.bottleneck[1].conv

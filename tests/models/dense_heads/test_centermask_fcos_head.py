@@ -33,7 +33,7 @@ def build(**options):
 
 
 @pytest.fixture
-def head():
+def head(default_device):
     return build()
 
 

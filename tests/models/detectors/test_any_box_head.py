@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
+from support.pretended_cuda import PretendedCUDA
 from support.tiny_training import CLASSES, assert_resumes_bit_by_bit, rectangles_config, write_rectangles
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
@@ -80,8 +81,9 @@ def tiny(*args, **options) -> torch.nn.Module:
     return model
 
 
-def check(model: torch.nn.Module) -> None:
+def check(model: torch.nn.Module, device: str) -> None:
     """One training step and one prediction."""
+    model.to(device)
     batch = demo_mm_inputs(2, [[3, 96, 96], [3, 64, 90]], num_classes=NUM_CLASSES, with_mask=True)
     with patch.object(model.roi_head, 'loss', wraps=model.roi_head.loss) as roi_head_loss:
         losses = model(**model.data_preprocessor(copy.deepcopy(batch), True), mode='loss')
@@ -109,17 +111,28 @@ def check(model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize('name', HEADS)
-def test_it_trains_and_predicts_with(name):
+def test_it_trains_and_predicts_with(name, device):
     if name == 'PAA' and find_spec('sklearn') is None:
         pytest.skip('needs scikit-learn')
     # As the runner sets it: TOOD changes its assigner after some epochs.
     MessageHub.get_current_instance().update_info('epoch', 0)
-    check(tiny(HEADS[name]))
+    check(tiny(HEADS[name]), device)
+
+
+@torch.no_grad()
+def test_reppoints_trains_on_a_gpu():
+    # MMDetection's own assigner looks up CUDA indices in a tensor of the CPU.
+    batch = demo_mm_inputs(2, [[3, 96, 96], [3, 64, 90]], num_classes=NUM_CLASSES, with_mask=True)
+    with PretendedCUDA() as cuda:
+        model = cuda.move(tiny(HEADS['RepPoints']))
+        losses = model(**model.data_preprocessor(batch, True), mode='loss')
+        assert sum(losses['loss_pts_init']).item() > 0 and not cuda.mixed
 
 
 @pytest.mark.parametrize(('backbone', 'channels'), BACKBONES)
-def test_it_trains_and_predicts_on(backbone, channels):
-    check(tiny(HEADS['ATSS'], backbone=eval(f'dict({backbone})'), channels=[int(c) for c in channels.split(', ')]))
+def test_it_trains_and_predicts_on(backbone, channels, device):
+    model = tiny(HEADS['ATSS'], backbone=eval(f'dict({backbone})'), channels=[int(c) for c in channels.split(', ')])
+    check(model, device)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +143,11 @@ def test_it_trains_and_predicts_on(backbone, channels):
         ('RTMDet', 5, dict(anchor_generator=dict(strides=[8, 16, 32, 64, 128]))),
     ],
 )
-def test_another_number_of_levels(name, levels, options):
+def test_another_number_of_levels(name, levels, options, device):
     cfg = get_config(f'mmdet::{HEADS[name]}').model.bbox_head
     merged = Config(dict(head=cfg))
     merged.merge_from_dict(dict(head=options))
-    check(tiny(HEADS[name], levels, **{key: merged.head[key] for key in options}))
+    check(tiny(HEADS[name], levels, **{key: merged.head[key] for key in options}), device)
 
 
 def test_the_masks_loss_does_not_move_the_boxes_that_it_is_computed_on():

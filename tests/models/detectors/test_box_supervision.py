@@ -43,12 +43,12 @@ def step(model, batch):
 
 
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16], ids=['float32', 'autocast'])
-def test_a_batch_of_masks_and_boxes_trains_all_of_the_mask_branch(dtype):
-    model = build_tiny(**OPTIONS)
+def test_a_batch_of_masks_and_boxes_trains_all_of_the_mask_branch(dtype, device):
+    model = build_tiny(**OPTIONS).to(device)
     if dtype is None:
         losses = step(model, mixed_batch())
     else:
-        with cpu_autocast(dtype):
+        with cpu_autocast(dtype) if device == 'cpu' else torch.autocast(device, dtype):
             losses = step(model, mixed_batch())
     assert all(losses[name] > 0 for name in MASK_LOSSES)
     # Only one object has an IoU to learn.
@@ -82,7 +82,7 @@ def test_rois_move_in_training_alone():
     assert seen[1].tolist() == [[0, 10, 20, 50, 40]]
 
 
-def test_mask_rcnn_learns_boxes():
+def test_mask_rcnn_learns_boxes(device):
     init_default_scope('mmdet')
     config = Config.fromfile(ROOT / 'configs/box_supervised/box-supervised_mask-rcnn_r50_fpn_1x_coco.py').model
     config.backbone = dict(type='ResNet', depth=18, base_channels=8, norm_eval=False)
@@ -94,12 +94,12 @@ def test_mask_rcnn_learns_boxes():
     torch.manual_seed(0)
     model = MODELS.build(config)
     model.init_weights()
-    losses = step(model, mixed_batch())
+    losses = step(model.to(device), mixed_batch())
     assert all(losses[name] > 0 for name in MASK_LOSSES - {'loss_mask_pairwise'})
 
 
-def test_a_teachers_labelled_objects_learn_from_their_boxes_and_its_pseudo_labels_do_not():
-    model = build_teacher(detector=OPTIONS)
+def test_a_teachers_labelled_objects_learn_from_their_boxes_and_its_pseudo_labels_do_not(device):
+    model = build_teacher(detector=OPTIONS).to(device)
     labelled, unlabelled = mixed_batch(), make_batch(images((64, 64), (64, 64)), [(np.zeros((0, 4)), [], [])] * 2)
     batches = dict(sup_weak=labelled, sup_strong=copy.deepcopy(labelled), unsup_teacher=unlabelled)
     batches['unsup_student'] = copy.deepcopy(unlabelled)

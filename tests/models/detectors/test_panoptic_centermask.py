@@ -48,8 +48,8 @@ def predict(model, batch):
     [([(64, 64)], [ONE]), ([(64, 64)], [NONE]), ([(64, 96), (100, 50)], [ONE, NONE]), ([(33, 41)], [ONE])],
     ids=['one object', 'no object', 'sizes', 'small'],
 )
-def test_it_trains_on(shapes, truths):
-    losses = train_step(build_tiny(), training_batch(shapes, truths))
+def test_it_trains_on(shapes, truths, device):
+    losses = train_step(build_tiny().to(device), training_batch(shapes, truths))
     assert set(losses) == {'loss_cls', 'loss_bbox', 'loss_centerness', 'loss_mask', 'loss_mask_iou', 'loss_seg'}
 
 
@@ -57,8 +57,8 @@ def test_an_image_without_a_known_pixel_has_no_semantic_loss():
     assert train_step(build_tiny(), training_batch([(64, 64)], [ONE], labels=(255,)))['loss_seg'] == 0
 
 
-def test_padding_and_unknown_pixels_do_not_count():
-    model = build_tiny().eval()
+def test_padding_and_unknown_pixels_do_not_count(device):
+    model = build_tiny().to(device).eval()
     sizes = [(64, 64), (64, 96)]
     both = model.data_preprocessor(training_batch(sizes, [ONE, ONE]), training=True)
     target = torch.stack([sample.gt_sem_seg.sem_seg for sample in both['data_samples']])
@@ -75,8 +75,8 @@ def test_padding_and_unknown_pixels_do_not_count():
 
 
 @pytest.mark.parametrize('score_thr', [0.0, 2.0], ids=['instances', 'none at all'])
-def test_results_have_the_size_of_the_original_image(score_thr):
-    model = build_tiny(**{'test_cfg.bbox_head.score_thr': score_thr, 'test_cfg.panoptic.score_thr': 0.0})
+def test_results_have_the_size_of_the_original_image(score_thr, device):
+    model = build_tiny(**{'test_cfg.bbox_head.score_thr': score_thr, 'test_cfg.panoptic.score_thr': 0.0}).to(device)
     batch = make_batch(images((64, 96), (100, 50)))
     for sample, scale in zip(batch['data_samples'], (2, 0.5)):
         height, width = sample.img_shape
@@ -93,8 +93,8 @@ def test_results_have_the_size_of_the_original_image(score_thr):
 
 
 @torch.no_grad()
-def test_results_may_stay_at_the_size_of_the_input_without_its_padding():
-    model = build_tiny().eval()
+def test_results_may_stay_at_the_size_of_the_input_without_its_padding(device):
+    model = build_tiny().to(device).eval()
     data = model.data_preprocessor(make_batch(images((50, 70))))
     result = model.predict(data['inputs'], data['data_samples'], rescale=False)[0]
     assert result.pred_panoptic_seg.sem_seg.shape == (1, 50, 70)

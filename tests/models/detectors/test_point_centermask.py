@@ -46,8 +46,8 @@ def test_a_config_builds(path):
     ids=['none', 'some'],
 )
 @pytest.mark.parametrize('kind', [points_model, fcos_points_model])
-def test_all_parameters_learn(kind, options, truths):
-    model = build_points(kind, num_classes=3, **options)
+def test_all_parameters_learn(kind, options, truths, device):
+    model = build_points(kind, num_classes=3, **options).to(device)
     batch = make_batch(images((64, 96), (50, 64)), truths)
     losses = model.train()(**model.data_preprocessor(batch, training=True), mode='loss')
     assert set(losses) == {'loss_mask', *BOX_LOSSES[kind]}

@@ -2,6 +2,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 
 @pytest.mark.parametrize('kernel_size', [3, 7])
 def test_attention_is_the_sigmoid_of_a_conv_over_channel_mean_and_max(kernel_size):

@@ -3,6 +3,8 @@ import torch
 from mmdet.models.losses import GIoULoss
 from mmdet.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 
 def random_boxes(n):
     corners = torch.rand(n, 2, 2) * 10

@@ -6,6 +6,8 @@ from mmengine.structures import PixelData
 
 from mmdet_sag.models import CenterMaskSemanticHead
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 
 def features(channels=256):
     torch.manual_seed(0)
@@ -13,8 +15,8 @@ def features(channels=256):
 
 
 def samples():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 134, (1, 256, 256), generator=generator)
+    torch.manual_seed(0)
+    labels = torch.randint(0, 134, (1, 256, 256))
     return [DetDataSample(gt_sem_seg=PixelData(sem_seg=torch.where(labels == 133, 255, labels)))]
 
 

@@ -10,8 +10,8 @@ TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_p
 
 
 @pytest.fixture(scope='module')
-def model():
-    return load_case('centermask-lite_v19-slim').model.eval()
+def model(device, without_tf32):
+    return load_case('centermask-lite_v19-slim', device).model.eval()
 
 
 def view(image, scale=1.0, flip=False):
@@ -59,8 +59,8 @@ def test_a_flipped_view_of_a_flipped_image_gives_the_image_back(model):
     plain = best(augmented(model, view(image)))
     flipped = best(augmented(model, view(mirrored, flip=True)))
     width = image.shape[1]
-    expected = plain.bboxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
-    torch.testing.assert_close(flipped.bboxes, expected, rtol=1e-3, atol=0.05)
+    expected = plain.bboxes.cpu()[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
+    torch.testing.assert_close(flipped.bboxes.cpu(), expected, rtol=1e-3, atol=0.05)
     assert (flipped.masks.to_tensor().flip(-1) != plain.masks.to_tensor()).float().mean() < 5e-3
 
 

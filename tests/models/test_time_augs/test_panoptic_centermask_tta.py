@@ -11,8 +11,8 @@ TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6, split_thr=0), max_p
 
 
 @pytest.fixture(scope='module')
-def case():
-    case = load_case('panoptic_centermask_v39')
+def case(device, without_tf32):
+    case = load_case('panoptic_centermask_v39', device=device)
     case.model.eval()
     return case
 

@@ -10,6 +10,8 @@ from support.reference import CONFIGS, make_batch
 
 from mmdet_sag.models import TwoStageMaskTTAModel
 
+pytestmark = pytest.mark.usefixtures('without_tf32')
+
 TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
 NAMES = ('mask-rcnn', 'cascade-mask-rcnn')
 
@@ -49,8 +51,8 @@ def augmented(model, *views):
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_one_plain_view_gives_the_plain_result(name, image):
-    model = build(name)
+def test_one_plain_view_gives_the_plain_result(name, image, device):
+    model = build(name).to(device)
     plain = model.test_step(make_batch([image]))[0].pred_instances
     tta = augmented(model, view(image))
     assert len(plain) == 10 and plain.masks.any()
@@ -62,13 +64,13 @@ def test_one_plain_view_gives_the_plain_result(name, image):
 
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
-def test_a_flipped_view_of_a_flipped_image_gives_the_image_back(name, image):
-    model = build(name)
+def test_a_flipped_view_of_a_flipped_image_gives_the_image_back(name, image, device):
+    model = build(name).to(device)
     mirrored = np.ascontiguousarray(image[:, ::-1])
     plain, flipped = augmented(model, view(image)), augmented(model, view(mirrored, flip=True))
     width = image.shape[1]
-    expected = plain.bboxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
-    torch.testing.assert_close(flipped.bboxes, expected, rtol=1e-3, atol=0.05)
+    expected = plain.bboxes.cpu()[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
+    torch.testing.assert_close(flipped.bboxes.cpu(), expected, rtol=1e-3, atol=0.05)
     assert (flipped.masks.flip(-1) != plain.masks).float().mean() < 1e-2
 
 

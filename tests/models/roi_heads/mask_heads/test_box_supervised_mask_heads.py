@@ -15,6 +15,8 @@ from mmengine.structures import InstanceData
 
 from mmdet_sag.errors import InputError
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 SIDE = 96
 TRAIN_CFG = ConfigDict(mask_size=28, clip_mask_targets=False)
 NO_MASK = [np.zeros(6)]

@@ -29,6 +29,7 @@ def build(**options):
     return head
 
 
+@pytest.mark.usefixtures('default_device')
 def test_it_is_an_fcn_mask_head_with_attention_between_convs_and_upsampling():
     head = build()
     x = torch.randn(4, 8, 14, 14)
@@ -46,6 +47,7 @@ def test_all_that_it_adds_to_an_fcn_mask_head_is_one_conv():
     assert ours.state_dict()['convs.2.conv.weight'].shape == (1, 2, 3, 3)
 
 
+@pytest.mark.usefixtures('default_device')
 @pytest.mark.parametrize(
     'options',
     [
@@ -79,6 +81,7 @@ class NegatedMaskHead(SAGMaskHead):
         return -super().forward(x)
 
 
+@pytest.mark.usefixtures('default_device')
 @pytest.mark.parametrize('kind', [SAGMaskHead, NegatedMaskHead, SAGSCNetMaskHead])
 @torch.no_grad()
 def test_the_masks_of_a_class_are_those_of_the_heads_own_forward(kind):
@@ -97,6 +100,7 @@ def test_the_masks_of_one_class_do_not_cost_those_of_all():
     assert not calls
 
 
+@pytest.mark.usefixtures('default_device')
 def test_no_roi_gives_no_mask_but_a_gradient_to_every_parameter():
     head = build()
     head(torch.zeros(0, 8, 14, 14)).sum().backward()
@@ -187,8 +191,9 @@ def shrink(config):
     return config
 
 
-def train_and_predict(model):
+def train_and_predict(model, device):
     model.init_weights()
+    model.to(device)
     batch = demo_mm_inputs(
         2, [(3, 96, 128), (3, 80, 96)], num_items=[2, 0], num_classes=80, with_mask=True, with_semantic=True
     )
@@ -218,14 +223,14 @@ def train_and_predict(model):
         'detectors/detectors_htc-r50_1x_coco.py',
     ],
 )
-def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name):
+def test_a_detector_of_mmdetection_trains_and_predicts_with_it(name, device):
     config = shrink(get_config(f'mmdet::{name}').model)
     for mask_head in mask_heads_of(config):
         mask_head.type = SAG_HEADS[mask_head.type]
     model = MODELS.build(config)
     heads = [module for module in model.modules() if isinstance(module, FCNMaskHead)]
     assert heads and all(isinstance(head, SAGMaskHead) for head in heads)
-    train_and_predict(model)
+    train_and_predict(model, device)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +256,7 @@ def test_a_roi_head_that_passes_more_than_features_is_told_the_class_to_write():
         build()(torch.randn(1, 8, 14, 14), None, return_logits=False)
 
 
+@pytest.mark.usefixtures('default_device')
 def test_what_a_stage_of_htc_hands_on_has_passed_the_attention():
     head = MODELS.build(dict(type='SAGHTCMaskHead', attention_kernel_size=7, **TINY))
     x, res_feat = torch.randn(2, 8, 14, 14), torch.randn(2, 8, 14, 14)
@@ -261,10 +267,10 @@ def test_what_a_stage_of_htc_hands_on_has_passed_the_attention():
 
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / 'sag_mask').glob('*.py')), ids=lambda path: path.stem)
-def test_a_config_of_the_folder_trains_and_predicts(path):
+def test_a_config_of_the_folder_trains_and_predicts(path, device):
     model = MODELS.build(shrink(Config.fromfile(path).model))
     assert any(isinstance(module, SAGMaskHead) for module in model.modules())
-    train_and_predict(model)
+    train_and_predict(model, device)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from mmcv.ops import RoIAlign
 
 from mmdet_sag.models.roi_heads.roi_extractors.embedding_bag_roi_align import embedding_bag_roi_align
 
+pytestmark = pytest.mark.usefixtures('default_device')
+
 # What a test image's boxes may be: inside, off every side, wider or higher than the image, thin, empty.
 ROIS = torch.tensor(
     [
@@ -28,7 +30,7 @@ def test_it_is_the_layers_roi_align(output_size, sampling_ratio, aligned):
     torch.manual_seed(0)
     feat = torch.randn(2, 6, 24, 32, requires_grad=True)
     corners = (torch.randn(100, 2, 2) * 60 + torch.tensor([64, 48])).sort(1).values.flatten(1)
-    rois = torch.cat([ROIS, torch.cat([torch.randint(2, (100, 1)), corners], dim=1)])
+    rois = torch.cat([ROIS.to(feat), torch.cat([torch.randint(2, (100, 1)), corners], dim=1)])
     actual = embedding_bag_roi_align(layer, feat.contiguous(memory_format=torch.channels_last), rois)
     expected = layer(feat, rois)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

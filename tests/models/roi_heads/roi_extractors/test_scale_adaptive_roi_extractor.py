@@ -4,8 +4,7 @@ from mmdet.registry import MODELS
 from support.pretended_cuda import PretendedCUDA
 
 
-@pytest.fixture
-def extractor():
+def build():
     return MODELS.build(
         dict(
             type='ScaleAdaptiveRoIExtractor',
@@ -14,6 +13,11 @@ def extractor():
             featmap_strides=[8, 16, 32],
         )
     )
+
+
+@pytest.fixture
+def extractor(default_device):
+    return build()
 
 
 def feats(height=128, width=192, images=2):
@@ -67,7 +71,8 @@ def test_features_that_half_precision_cannot_sum_stay_finite(extractor):
     assert all(feat.grad is not None and feat.grad.isfinite().all() for feat in maps)
 
 
-def test_deterministic_training_on_a_gpu_does_without_the_kernel_whose_gradient_is_not(extractor, monkeypatch):
+def test_deterministic_training_on_a_gpu_does_without_the_kernel_whose_gradient_is_not(monkeypatch):
+    extractor = build()
     rois = torch.tensor([[0, 10.0, 10.0, 60.0, 90.0], [1, -20.0, 3.0, 180.0, 100.0]])
     maps = [feat.detach() for feat in feats()]
     expected = extractor(maps, rois)
