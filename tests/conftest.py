@@ -12,7 +12,7 @@ import mmdet_sag
 
 TESTS = Path(__file__).parent
 # Most of their tests start processes, which takes long.
-FIRST = ('tools', 'demo', 'deployment', 'models')
+FIRST = ('tools', 'demo', 'deployment', 'models', 'engine', 'test_packaging.py')
 
 
 shorten_start()
