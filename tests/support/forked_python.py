@@ -5,7 +5,9 @@ signals that it gets, and ends as the forked process ends. If it is killed, so i
 """
 
 import json
+import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,13 +19,17 @@ SERVER = 'FORKED_PYTHON_SERVER'
 
 
 def serve(path: str, run: Callable[[list[str], str, dict[str, str]], None]) -> None:
-    """Fork a process for each script that connects to the socket at ``path``, and call ``run`` in it."""
+    """Fork a process for each script that connects to the socket at ``path``, and call ``run`` in it.
+
+    It ends with the process that started this one.
+    """
+    tests = multiprocessing.parent_process().sentinel
     # Nobody waits for the processes that guard the forked ones.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(path)
         server.listen()
-        while True:
+        while tests not in select.select([server, tests], [], [])[0]:
             connection, _ = server.accept()
             if os.fork():
                 connection.close()
@@ -34,6 +40,8 @@ def serve(path: str, run: Callable[[list[str], str, dict[str, str]], None]) -> N
             if pid:
                 _guard(connection, pid)
             break
+        else:
+            return
     connection.close()
     # A group of its own, as torchrun gives it.
     os.setsid()
