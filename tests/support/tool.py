@@ -74,12 +74,16 @@ def run_tool(
             _start(command, cwd or os.getcwd(), variables, streams)
             for variables in _environments(dict(env or os.environ), processes)
         ]
-        for job in jobs:
-            job.join(deadline - time.monotonic())
-        if any(job.exitcode is None for job in jobs):
+        try:
+            for job in jobs:
+                job.join(deadline - time.monotonic())
+            late = any(job.exitcode is None for job in jobs)
+        finally:
+            # Also after Ctrl-C.
             for job in jobs:
                 job.kill()
                 job.join()
+        if late:
             raise subprocess.TimeoutExpired(command, timeout)
         stdout, stderr = (path.read_text(errors='replace') if path.exists() else '' for path in streams)
     status = next((job.exitcode for job in jobs if job.exitcode), 0)
