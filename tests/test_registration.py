@@ -47,13 +47,18 @@ print(*(name for name in ('torch', 'mmcv', 'mmengine', 'mmdet') if name in sys.m
         'import mmdet_sag',
     ],
 )
-def test_the_classes_are_registered_before_and_after_mmdetection_is_imported(imports):
+def test_classes_are_registered_and_configs_inherit_by_name_before_and_after_mmdetection_is_imported(imports, tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = 'mmdet_sag::centermask_lite/centermask-lite_v39_fpn_ms-4x_coco.py'\nmine = 1\n")
     script = f"""
 {imports}
 classes = MODELS.get('SAGMaskHead'), HOOKS.get('AtomicCheckpointHook'), mmdet_sag.models.CenterMask
 print(*(cls.__name__ for cls in classes))
+from mmengine.config import Config
+config = Config.fromfile({str(config)!r})
+print(config.mine, config.model.backbone.arch, config.model._scope_)
 """
-    assert python(script) == 'SAGMaskHead AtomicCheckpointHook CenterMask'
+    assert python(script) == 'SAGMaskHead AtomicCheckpointHook CenterMask\n1 V-39 mmdet'
 
 
 def test_every_registered_class_is_found_by_its_registry():
@@ -72,19 +77,6 @@ print(*(key for name in LOCATIONS for key in set(getattr(mmdet.registry, name).m
 """
     # The detector of an exported file is built by name only where its module is imported.
     assert python(script) == 'ExportedDetector'
-
-
-def test_a_config_inherits_from_an_installed_one_by_its_name(tmp_path):
-    config = tmp_path / 'mine.py'
-    config.write_text("_base_ = 'mmdet_sag::centermask_lite/centermask-lite_v39_fpn_ms-4x_coco.py'\nmine = 1\n")
-    script = f"""
-import mmdet_sag
-from mmdet.registry import MODELS
-from mmengine.config import Config
-config = Config.fromfile({str(config)!r})
-print(config.mine, config.model.backbone.arch, config.model._scope_)
-"""
-    assert python(script) == '1 V-39 mmdet'
 
 
 def test_an_inferencer_knows_our_models_and_those_of_mmdetection(monkeypatch):

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import cv2
+import pytest
 from support.tool import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,7 @@ def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
     assert table(second) == table(first)
 
 
+@pytest.mark.usefixtures('forked_torchrun')
 def test_the_panoptic_demo_trains_evaluates_and_draws(tmp_path):
     output = run(tmp_path, '--panoptic')
     assert cv2.imread(str(tmp_path / 'work/results.png')).std() > 10

@@ -99,13 +99,7 @@ def test_without_gradio_its_name_is_said(tmp_path):
 
 def test_an_older_gradio_is_refused(tmp_path):
     (tmp_path / 'gradio.py').write_text("__version__ = '5.49.1'\n")
-    result = subprocess.run(
-        [sys.executable, str(DEMO), 'a.py', 'b.pth'],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(tmp_path), os.environ.get('PYTHONPATH')]))},
-    )
+    result = run_tool(DEMO, 'a.py', 'b.pth', env={**os.environ, 'PYTHONPATH': str(tmp_path)})
     assert result.returncode == 2
     expected = 'error: the page needs gradio 6, and 5.49.1 is installed: pip install -U gradio'
     assert result.stderr.splitlines()[-1] == expected

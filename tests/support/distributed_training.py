@@ -1,4 +1,4 @@
-"""Run by torchrun: a training of a few weights, in which one process meets something bad."""
+"""Run on two processes: a training of a few weights, in which one process meets something bad."""
 
 import os
 import sys

@@ -8,6 +8,11 @@ from mmdet.registry import HOOKS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
+from .tool import shorten_start
+
+# Of the processes that torchrun starts, too.
+shorten_start()
+
 
 @HOOKS.register_module()
 class KilledOnce(Hook):

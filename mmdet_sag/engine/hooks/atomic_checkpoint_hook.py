@@ -28,6 +28,7 @@ from ..launch import in_all_processes
 
 # Seconds. A write to a remote storage may take long.
 _LONGEST_WRITE = 2 * 60 * 60
+_LONGEST_READ = 10
 _exchanges = itertools.count()
 _WITHIN_EPOCH = 'ckpt_within_epoch'
 
@@ -49,7 +50,13 @@ def exchange(value: Any) -> list:
         if time.monotonic() > deadline:
             raise TimeoutError(f'another process has not answered for {_LONGEST_WRITE} seconds')
         time.sleep(0.05)
-    return [pickle.loads(store.get(key)) for key in keys]
+    values = [pickle.loads(store.get(key)) for key in keys]
+    # Without torchrun, the store ends with rank 0, which may do so because of these values.
+    num_read, deadline = f'checkpoint_{number}_read', time.monotonic() + _LONGEST_READ
+    store.add(num_read, 1)
+    while get_rank() == 0 and store.add(num_read, 0) < len(keys) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return values
 
 
 def weights_changed(runner: Runner) -> bool:

@@ -432,8 +432,16 @@ def test_the_best_checkpoint_leaves_the_newest_one_at_an_update_of_the_weights(t
 
 def test_processes_exchange_values_through_their_store_alone(monkeypatch):
     """Gloo beside NCCL needs a network interface of its own, which a cluster may not give it."""
-    store, numbers = torch.distributed.HashStore(), iter([0, 0, 1, 1])
-    rank_of_thread = threading.local()
+    numbers, rank_of_thread, num_read = iter([0, 0, 1, 1]), threading.local(), []
+
+    class SlowlyRead(torch.distributed.HashStore):
+        def get(self, key):
+            if rank_of_thread.rank == 1:
+                time.sleep(0.1)
+                num_read.append(key)
+            return super().get(key)
+
+    store = SlowlyRead()
     monkeypatch.setattr(atomic_checkpoint_hook, 'get_world_size', lambda: 2)
     monkeypatch.setattr(atomic_checkpoint_hook, 'get_rank', lambda: rank_of_thread.rank)
     monkeypatch.setattr(atomic_checkpoint_hook, '_get_default_store', lambda: store)
@@ -443,7 +451,10 @@ def test_processes_exchange_values_through_their_store_alone(monkeypatch):
 
     def run(rank, round_):
         rank_of_thread.rank = rank
-        return atomic_checkpoint_hook.exchange({'rank': rank, 'round': round_})
+        values = atomic_checkpoint_hook.exchange({'rank': rank, 'round': round_})
+        # It may end now, and with it the store.
+        assert rank == 1 or len(num_read) == 2 * (round_ + 1)
+        return values
 
     with ThreadPoolExecutor(2) as threads:
         for round_ in range(2):

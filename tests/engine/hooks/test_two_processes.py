@@ -1,25 +1,15 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.tool import run_tool
 
-TESTS = Path(__file__).parents[2]
+TRAINING = Path(__file__).parents[2] / 'support/distributed_training.py'
 
 
 def train(work_dir: Path, case: str, accumulative_counts: int = 1) -> list[str]:
     """Run ``distributed_training.py`` on two processes, and return the errors that they ended with."""
-    paths = [TESTS, TESTS.parent, *filter(None, [os.environ.get('PYTHONPATH')])]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-    job = subprocess.run(
-        [*command, TESTS / 'support/distributed_training.py', work_dir, case, str(accumulative_counts)],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths)), 'OMP_NUM_THREADS': '1'},
-        timeout=240,
-        capture_output=True,
-        text=True,
-    )
+    job = run_tool(TRAINING, work_dir, case, accumulative_counts, processes=2)
     errors = [work_dir / f'error_{rank}' for rank in range(2)]
     assert all(path.is_file() for path in errors), job.stderr[-3000:]
     assert job.stderr.count('error: ') == 1 and 'Traceback' not in job.stderr.split('error: ')[0], job.stderr[-3000:]

@@ -54,8 +54,8 @@ def test_logits_have_the_size_of_the_image_or_of_the_original_one():
 
 
 def test_the_loss_is_float32_with_weights_in_bfloat16():
-    head = CenterMaskSemanticHead().bfloat16()
-    loss = head.loss(tuple(level.bfloat16() for level in features()), samples())['loss_seg']
+    head = CenterMaskSemanticHead(in_channels=32, inner_channels=32).bfloat16()
+    loss = head.loss(tuple(level.bfloat16() for level in features(32)), samples())['loss_seg']
     loss.backward()
     assert loss.dtype == torch.float32
     assert head.conv_logits.weight.grad.isfinite().all()
