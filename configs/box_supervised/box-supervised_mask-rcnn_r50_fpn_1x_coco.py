@@ -6,7 +6,10 @@ custom_imports = dict(imports=['mmdet_sag'], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(type='BoxSupervisedDataPreprocessor'),
     roi_head=dict(
-        mask_head=dict(type='BoxSupervisedFCNMaskHead', loss_boxes=dict(type='BoxInstLoss', warmup_iters=10000))
+        mask_head=dict(
+            type='BoxSupervisedFCNMaskHead',
+            loss_boxes=dict(type='BoxInstLoss', warmup_iters=10000, project_weight=2.0, box_weight=0.5),
+        )
     ),
 )
 train_pipeline = [

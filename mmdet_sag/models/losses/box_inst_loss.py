@@ -23,9 +23,11 @@ class BoxInstLoss(nn.Module):
     Source: `BoxInst <https://arxiv.org/abs/2012.02310>`_, Sections 3.1 and 3.2.
 
     Three things differ, since there a mask covers the image, and here an RoI: neighbours are those of the RoI's grid,
-    colours are averaged over its cells, and there is ``loss_mask_outside``, the cross-entropy of the positions outside
-    of the box. A box covers most of an RoI, so that a mask that fills the RoI has small projection losses and no
-    pairwise loss. The RoI must reach beyond the box: see ``roi_margin`` of :class:`CenterMaskRoIHead`.
+    colours are averaged over its cells, and there is ``loss_mask_box``, the cross-entropy of the box: outside of it
+    always, and inside while the weight of the pairs is small. A box covers most of an RoI, so that a mask that fills
+    the RoI has small projection losses and no pairwise loss. The RoI must reach beyond the box: see ``roi_margin`` of
+    :class:`CenterMaskRoIHead`. Masks that first fill their boxes lose the background from the outside in, once the
+    pairs count; from random masks, the pairs may as well find the background, whose projections are those of the box.
 
     After 50 steps, one line of the log says how many pairs in the boxes are similar, and warns if they are few
     or all: then the threshold does not suit the images.
@@ -35,9 +37,10 @@ class BoxInstLoss(nn.Module):
         pairwise_dilation: Distance of its positions. BoxInst's 2 would pair each of the four outputs of a stride-2
             deconvolution, the last layer of a mask head, only with its own kind: masks become grids.
         pairwise_color_thresh: Similarity from which a pair counts: exp(-d / 2) for a distance d of CIELAB colours.
-        warmup_iters: Iterations in which the weight of the pairs grows from 0. A resumed training continues them.
+        warmup_iters: Iterations in which the weight of the pairs grows from 0, and that of the inside of the box
+            falls to 0. A resumed training continues them.
         project_weight: Weight of the loss of the projections.
-        outside_weight: Weight of the loss outside of the box; BoxInst has none.
+        box_weight: Weight of the cross-entropy of the box; BoxInst has none.
         pairwise_weight: Weight of the loss of the pairs.
     """
 
@@ -48,7 +51,7 @@ class BoxInstLoss(nn.Module):
         pairwise_color_thresh: float = 0.3,
         warmup_iters: int = 10000,
         project_weight: float = 1.0,
-        outside_weight: float = 1.0,
+        box_weight: float = 1.0,
         pairwise_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class BoxInstLoss(nn.Module):
         self.pairwise_dilation = pairwise_dilation
         self.pairwise_color_thresh = pairwise_color_thresh
         self.warmup_iters = warmup_iters
-        self.outside_weight = outside_weight
+        self.box_weight = box_weight
         self.pairwise_weight = pairwise_weight
         # In boxes: similar pairs, and all of them.
         self._counted: list[Tensor] = []
@@ -72,7 +75,7 @@ class BoxInstLoss(nn.Module):
             lab_crops: CIELAB colours of the cells of the RoIs, shape (n, 3, h, w).
 
         Returns:
-            ``loss_mask_project``, a mean of the RoIs, ``loss_mask_outside``, of the positions, and
+            ``loss_mask_project``, a mean of the RoIs, ``loss_mask_box``, of the positions, and
             ``loss_mask_pairwise``, of the pairs.
         """
         columns = _coverage(rois[:, 0::2], bboxes[:, 0::2], mask_preds.shape[2])
@@ -81,19 +84,22 @@ class BoxInstLoss(nn.Module):
 
         coverage = rows[:, :, None] * columns[:, None]
         outside, in_box = coverage == 0, coverage >= 0.5
-        # -log(1 - p).
-        loss_outside = (F.softplus(mask_preds) * outside).sum() / outside.sum().clamp(min=1)
+        # Without a training, such as in a test, the weight of the pairs is the full one.
+        iteration = MessageHub.get_current_instance().get_info('iter', self.warmup_iters)
+        warmup = min(iteration / max(self.warmup_iters, 1), 1.0)
+        # -log(1 - p) and -log(p).
+        loss_outside, loss_inside = (
+            (F.softplus(logits) * part).sum() / part.sum().clamp(min=1)
+            for logits, part in ((mask_preds, outside), (-mask_preds, in_box))
+        )
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
         self._count(pairs.sum(), in_box.sum() * pairs.shape[1])
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
         loss_pairwise = (disagreement * pairs).sum() / pairs.sum().clamp(min=1)
-        # Without a training, such as in a test, the weight is the full one.
-        iteration = MessageHub.get_current_instance().get_info('iter', self.warmup_iters)
-        warmup = min(iteration / max(self.warmup_iters, 1), 1.0)
         return dict(
             loss_mask_project=loss_project,
-            loss_mask_outside=self.outside_weight * loss_outside,
+            loss_mask_box=self.box_weight * (loss_outside + (1 - warmup) * loss_inside),
             loss_mask_pairwise=self.pairwise_weight * warmup * loss_pairwise,
         )
 

@@ -23,7 +23,7 @@ OPTIONS = {
     'roi_head.mask_head.loss_boxes': dict(type='BoxInstLoss', warmup_iters=4),
     'train_cfg.rcnn.roi_margin': (-0.1, 0.15),
 }
-MASK_LOSSES = {'loss_mask', 'loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise'}
+MASK_LOSSES = {'loss_mask', 'loss_mask_project', 'loss_mask_box', 'loss_mask_pairwise'}
 NO_MASK = [[0.0] * 6]
 
 

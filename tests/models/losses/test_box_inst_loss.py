@@ -84,9 +84,22 @@ def test_projections_are_compared_with_the_box_in_the_frame_of_the_roi():
     # Columns are equal; rows are 0.5 where the box has 1: 1 - 2 (0.5 + 0.5) / (0.25 + 0.25 + 1 + 1).
     assert losses['loss_mask_project'].item() == pytest.approx(1 - 2 / 2.5, abs=1e-4)
     # All but the two cells are outside, and are background.
-    assert losses['loss_mask_outside'].item() == pytest.approx(0, abs=1e-6)
-    outside = BoxInstLoss(outside_weight=2.0)(torch.zeros_like(logits), rois, boxes, crops)['loss_mask_outside']
+    assert losses['loss_mask_box'].item() == pytest.approx(0, abs=1e-6)
+    outside = BoxInstLoss(box_weight=2.0)(torch.zeros_like(logits), rois, boxes, crops)['loss_mask_box']
     assert outside.item() == pytest.approx(2 * math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize(('step', 'inside_weight'), [(0, 1.0), (25, 0.75), (100, 0.0), (1000, 0.0)])
+def test_masks_fill_their_boxes_until_the_pairs_count(iteration, step, inside_weight):
+    # The first of two columns is the box.
+    rois, boxes = torch.tensor([[0.0, 0, 2, 1]]), torch.tensor([[0.0, 0, 1, 1]])
+    logits = torch.tensor([[[-math.log(4), 0.0]]])
+    iteration(step)
+    losses = BoxInstLoss(warmup_iters=100, box_weight=0.5)(logits, rois, boxes, torch.zeros(1, 3, 1, 2))
+    # Probabilities 1/5 and 1/2.
+    expected = 0.5 * (math.log(2) + inside_weight * math.log(5))
+    assert losses['loss_mask_box'].item() == pytest.approx(expected, abs=1e-6)
+    assert (losses['loss_mask_pairwise'] > 0) == (step > 0)
 
 
 def test_pairs_of_similar_colours_shall_agree_and_others_need_not():

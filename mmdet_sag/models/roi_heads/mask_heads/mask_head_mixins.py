@@ -18,7 +18,7 @@ from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
 from ...layers.group_selection import filled
 
-_LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise')
+_LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_box', 'loss_mask_pairwise')
 
 
 class MaskTargetMixin(FCNMaskHead):

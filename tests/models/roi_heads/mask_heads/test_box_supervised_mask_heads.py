@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures('default_device')
 SIDE = 96
 TRAIN_CFG = ConfigDict(mask_size=28, clip_mask_targets=False)
 NO_MASK = [np.zeros(6)]
-NAMES = ('loss_mask', 'loss_mask_project', 'loss_mask_outside', 'loss_mask_pairwise')
+NAMES = ('loss_mask', 'loss_mask_project', 'loss_mask_box', 'loss_mask_pairwise')
 HEADS = ['SAGMaskHead', 'BoxSupervisedFCNMaskHead']
 
 
