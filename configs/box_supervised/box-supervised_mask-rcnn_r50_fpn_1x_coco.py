@@ -1,16 +1,11 @@
 # MMDetection's Mask R-CNN on COCO without its masks. The proposals of its RPN reach beyond the boxes by themselves.
-_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', '../_base_/models/box_supervision.py']
 
 custom_imports = dict(imports=['mmdet_sag'], allow_failed_imports=False)
 
 model = dict(
-    data_preprocessor=dict(type='BoxSupervisedDataPreprocessor'),
-    roi_head=dict(
-        mask_head=dict(
-            type='BoxSupervisedFCNMaskHead',
-            loss_boxes=dict(type='BoxInstLoss', warmup_iters=10000, project_weight=2.0, box_weight=0.5),
-        )
-    ),
+    data_preprocessor=_base_.box_supervision.data_preprocessor,
+    roi_head=dict(mask_head=dict(_base_.box_supervision.roi_head.mask_head, type='BoxSupervisedFCNMaskHead')),
 )
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),

@@ -72,7 +72,7 @@ def check_transforms(dataset: dict, option: str, sources: Iterable[CocoSource]) 
             )
         if boxes_alone and (remedy := _needs_all_masks(name, part, place)):
             raise InputError(
-                f'{place}.type: {name} takes the boxes of objects from their masks, and {boxes_alone[0]} may have '
+                f'{place}.type: {name} takes boxes or areas of objects from their masks, and {boxes_alone[0]} may have '
                 f'objects without mask: {remedy}'
             )
         if name == 'CopyPaste' and polygons:

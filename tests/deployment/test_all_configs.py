@@ -1,4 +1,4 @@
-"""Every instance-segmentation config of this package can be exported, but for those that the page names."""
+"""All instance segmentation configs of this package can be exported, except the families listed here."""
 
 from pathlib import Path
 
