@@ -29,10 +29,18 @@ DECLARED = {
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {'_coco_api': None},
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'self results cfg rescale with_nms img_meta',
+        '_predict_by_feat_single': (
+            'self cls_score_list bbox_pred_list score_factor_list mlvl_priors img_meta cfg rescale with_nms'
+        ),
     },
     'mmdet.models.dense_heads.fcos_head.FCOSHead': {
         '_get_targets_single': 'self gt_instances points regress_ranges num_points_per_lvl',
     },
+    'mmdet.models.dense_heads.fovea_head.FoveaHead': {'_bbox_decode': 'self priors bbox_pred base_len max_shape'},
+    'mmdet.models.dense_heads.reppoints_head.RepPointsHead': {
+        '_bbox_decode': 'self points bbox_pred stride max_shape',
+    },
+    'mmdet.models.dense_heads.yolox_head.YOLOXHead': {'_bbox_decode': 'self priors bbox_preds'},
     'mmdet.models.detectors.single_stage.SingleStageDetector': {
         '_forward': 'self batch_inputs batch_data_samples',
         '_load_from_state_dict': 'self state_dict prefix local_metadata strict missing_keys unexpected_keys error_msgs',

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, nms, roi_align
@@ -22,15 +22,15 @@ NATIVE_OPSET = 18
 class ExportableDeformConv(nn.Module):
     """A layer of mmcv's DCN or DCNv2, computed by torchvision's operator, which can be exported."""
 
-    def __init__(self, conv: DeformConv2dPack | ModulatedDeformConv2dPack) -> None:
+    def __init__(self, conv: DeformConv2d | ModulatedDeformConv2dPack) -> None:
         super().__init__()
         self.conv = conv
         self.modulated = isinstance(conv, ModulatedDeformConv2dPack)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve features (N, C, H, W)."""
-        conv = self.conv
-        offset, mask = conv.conv_offset(x), None
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Convolve features (N, C, H, W), with the offsets of the layer's own conv unless others are given."""
+        conv, mask = self.conv, None
+        offset = conv.conv_offset(x) if offset is None else offset
         if self.modulated:
             first, second, mask = offset.chunk(3, dim=1)
             offset, mask = torch.cat([first, second], dim=1), mask.sigmoid()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from support.tiny import CONFIG
+from support.tiny_box_heads import HEADS, lively
 from support.tiny_export import FEW_LAYERS, lively_tiny, lively_two_stage
 from torch import nn
 
@@ -41,6 +42,9 @@ CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.ma
         *((name, None, 20) for name in ('cascade-mask-rcnn', 'detectors', 'scnet', 'groie', 'ms-rcnn')),
         ('dcn, one class', None, 20),
         ('first, class-agnostic', None, 16),
+        # Their box heads, with CenterMask's mask branch.
+        ('RTMDet', None, 20),
+        ('YOLOX', None, 20),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
@@ -50,6 +54,8 @@ def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset,
     if name in centermasks:
         path, options = centermasks[name]
         graph = build_graph(lively_tiny(path, **options))
+    elif name in HEADS:
+        graph = build_graph(lively(HEADS[name]))
     else:
         graph = build_graph(lively_two_stage(name))
     fixed = dict(detections=detections) if detections else dict(input_size=SIZES[0][1:])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from support.tiny_box_heads import HEADS, lively
 from support.tiny_export import lively_tiny, lively_two_stage
 from support.tiny_points import build_points, make_lively
 
@@ -15,6 +16,9 @@ from mmdet_sag.errors import InputError
 ROOT = Path(__file__).parents[2]
 SIZES = torch.tensor([[90, 120], [96, 101]])
 FIRST = ROOT / 'configs/centermask_first/centermask-first-lite_v19_fpn_ms-4x_coco.py'
+
+# Their post-processing is their own.
+NOT_EXPORTED = ['SABL', 'PAA', 'TOOD']
 
 
 def images(std: float = 30.0) -> torch.Tensor:
@@ -88,6 +92,19 @@ def test_centermask_by_points(options):
     detector = build_points(**options).eval()
     make_lively(detector)
     assert check(detector, images(std=1.0)) > 20
+
+
+@pytest.mark.parametrize('name', [name for name in HEADS if name not in NOT_EXPORTED])
+def test_centermask_behind_other_box_heads(name):
+    assert check(lively(HEADS[name]), images(std=1.0)) >= 10
+
+
+@pytest.mark.parametrize('name', NOT_EXPORTED)
+def test_box_heads_that_post_process_otherwise_are_refused(name):
+    if name == 'PAA':
+        pytest.importorskip('sklearn')
+    with pytest.raises(InputError, match='cannot be exported'):
+        build_graph(lively(HEADS[name]))
 
 
 def test_a_soft_nms_is_refused():

@@ -5,6 +5,7 @@ from torch import nn
 from ...errors import InputError
 from ...models.dense_heads import CenterMaskFCOSHead, PointCenterMaskHead
 from ...models.detectors import CenterMask, PanopticCenterMask, PointCenterMask
+from .box_head_graph import BoxHeadGraph
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph
 from .panoptic_centermask_graph import PanopticCenterMaskGraph
@@ -32,10 +33,7 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
     if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
         if isinstance(detector, CenterMask):
             if not isinstance(detector.bbox_head, CenterMaskFCOSHead):
-                raise InputError(
-                    f'{type(detector.bbox_head).__name__} cannot be exported: of CenterMask, only models with a '
-                    'CenterMaskFCOSHead can (configs/centermask, configs/centermask_lite)'
-                )
+                return BoxHeadGraph(detector, dtype)
             kind = PanopticCenterMaskGraph if isinstance(detector, PanopticCenterMask) else CenterMaskGraph
             return kind(detector, dtype)
         if isinstance(detector, TwoStageDetector) and detector.with_rpn:

@@ -17,7 +17,17 @@ class CenterMaskGraph(DetectionGraph):
     def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
         self.scale_adaptive = isinstance(detector.roi_head.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
-        self.check_test_cfg('bbox_head', 'nms_pre', 'max_per_img')
+        self.check_test_cfg('bbox_head', *self.limits)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Limits that the test config of the box head has to set."""
+        return 'nms_pre', 'max_per_img'
+
+    @property
+    def keep_ties(self) -> bool:
+        """Whether detections that tie with the last one are kept."""
+        return self.detector.test_cfg.bbox_head.get('keep_ties', True)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         return self.detect(self.detector.extract_feat(images.to(self.dtype)), image_sizes)
@@ -34,7 +44,7 @@ class CenterMaskGraph(DetectionGraph):
             cfg.nms.iou_threshold,
             cfg.max_per_img,
             cfg.nms.get('offset', 0),
-            cfg.get('keep_ties', True),
+            self.keep_ties,
         )
         boxes = take(candidates.boxes, order)
         clipped = clip_boxes(boxes, image_sizes[:, None], inclusive)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmcv.cnn import ConvAWS2d, GeneralizedAttention
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d
+from mmcv.ops import DeformConv2d, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ def _exportable(module: nn.Module) -> nn.Module:
                 setattr(module, name, ExportableRoIExtractor(child))
         elif isinstance(child, GeneralizedAttention):
             child.get_position_embedding = partial(_position_embedding, child.position_magnitude)
-        elif isinstance(child, (DeformConv2dPack, ModulatedDeformConv2dPack)):
+        elif isinstance(child, (DeformConv2d, ModulatedDeformConv2dPack)):
             setattr(module, name, ExportableDeformConv(child))
         else:
             _exportable(child)

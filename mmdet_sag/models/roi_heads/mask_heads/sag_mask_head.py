@@ -91,7 +91,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         # A head that is combined with another has more than an FCN head's layers.
         is_fcn = type(self).forward is SAGMaskHead.forward and super().forward.__func__ is FCNMaskHead.forward
         if not is_fcn or type(self.conv_logits) not in (nn.Conv2d, Conv2d) or self.conv_logits.kernel_size != (1, 1):
-            return self(x)[torch.arange(len(labels), device=labels.device), labels][:, None]
+            return self(x)[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
         for conv in self.convs:
             x = conv(x)
         if self.upsample is not None:
