@@ -83,7 +83,8 @@ class PretendedCUDA(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         on_device = any(isinstance(tensor, _Pretended) for tensor in tensors)
-        target = kwargs.get('device')
+        # In inference mode, ``to`` comes here as it is, with the device as an argument of the second place.
+        target = kwargs.get('device', args[1] if func is torch.ops.aten.to.device else None)
         name = func._schema.name
         operator = name.partition('::')[2]
         if operator == 'copy_':
@@ -96,7 +97,6 @@ class PretendedCUDA(TorchDispatchMode):
             self._count_waits(name, operator, args, kwargs, tensors)
         if target is not None:
             on_device = torch.device(target).type == 'cuda'
-            kwargs['device'] = torch.device('cpu')
         result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if operator.endswith('_') and not operator.endswith('__') and isinstance(args[0], torch.Tensor):
             return args[0]
@@ -171,6 +171,8 @@ class _Pretended(torch.Tensor):
 
 
 def _inner(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device('cpu')
     return value.inner if isinstance(value, _Pretended) else value
 
 

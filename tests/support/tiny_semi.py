@@ -87,7 +87,7 @@ def samples(boxes_per_image: list) -> list:
         gt_instances = InstanceData(
             bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             labels=torch.ones(len(boxes), dtype=torch.long),
-            masks=BitmapMasks(masks.numpy(), SIZE, SIZE),
+            masks=BitmapMasks(masks.cpu().numpy(), SIZE, SIZE),
         )
         sample = DetDataSample(gt_instances=gt_instances)
         shape = (SIZE, SIZE)

@@ -88,9 +88,11 @@ def add_random_images(data, number=30):
         data.add(truth, {1000} if rng.random() < 0.5 else set(), prediction)
 
 
-def test_a_perfect_prediction_has_all_of_it(data):
+def test_a_perfect_prediction_has_all_of_it(data, device):
     truth = np.array([[1000, 1000, 2, 2], [1000, 1000, 2, 2], [0, 0, 3, 3]])
     data.add(truth, set(), np.where(truth == 0, VOID, truth))
+    found = data.samples[0]['pred_panoptic_seg']
+    found['sem_seg'] = found['sem_seg'].to(device)
     metrics = data.evaluate()
     assert metrics == {
         f'coco_panoptic/{name}{part}': 100.0 for name in ('PQ', 'SQ', 'RQ') for part in ('', '_th', '_st')

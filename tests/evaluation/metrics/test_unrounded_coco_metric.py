@@ -103,8 +103,11 @@ def plain_segm_ap(ann_file, samples, score):
     return evaluation.stats
 
 
-def test_mask_ap_is_that_of_pycocotools_with_masks_ranked_by_mask_score(ann_file):
-    metrics = evaluate(ann_file, predictions())
+def test_mask_ap_is_that_of_pycocotools_with_masks_ranked_by_mask_score(ann_file, device):
+    samples = predictions()
+    for sample in samples:
+        sample['pred_instances'] = {key: value.to(device) for key, value in sample['pred_instances'].items()}
+    metrics = evaluate(ann_file, samples)
     expected = plain_segm_ap(ann_file, predictions(), 'mask_scores')
     assert [metrics[f'coco/segm_{name}'] for name in ('mAP', 'mAP_50', 'mAP_75')] == pytest.approx(
         expected[:3], abs=1e-6

@@ -27,10 +27,13 @@ def figures_of(*samples: dict, **options) -> dict:
     return {key.removeprefix('vessel/'): value for key, value in metric.evaluate(len(samples)).items()}
 
 
-def test_the_figures_of_ten_pixels_in_two_images():
+def test_the_figures_of_ten_pixels_in_two_images(device):
     # 2 of 3 vessels found, 2 of 5 background pixels taken for one; 255 does not count.
     first = sample(np.array([[1, 1, 0, 255]]), np.array([[[0.9, 0.8, 0.6, 0.99]]]))
     second = sample(np.array([[1, 0, 0, 0], [0, 255, 255, 255]]), np.array([[[0.3, 0.8, 0.2, 0.1], [0.3, 0, 1, 1]]]))
+    for values in (first, second):
+        for name in ('gt_sem_seg', 'pred_sem_seg', 'seg_logits'):
+            values[name]['data'] = values[name]['data'].to(device)
     figures = figures_of(first, second)
     # Of the 15 pairs, 0.9 wins 5; 0.8 wins 4 and ties; 0.3 wins 2 and ties.
     auc = (5 + 4.5 + 2.5) / 15

@@ -19,7 +19,9 @@ ONLY_LABELS_AS_ROIS = {'train_cfg.proposal.score_thr': 1.0}
 
 
 def images(count: int = 1, seed: int = 0) -> torch.Tensor:
-    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    found = torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed), device='cpu')
+    # Where tensors are made by default.
+    return found.to(torch.empty(0).device)
 
 
 def pseudo(model, count: int = 1) -> list:
@@ -40,6 +42,7 @@ def total(losses: dict, prefix: str, name: str = '') -> torch.Tensor:
     return sum(sum(value) if isinstance(value, list) else value.sum() for value in values)
 
 
+@pytest.mark.usefixtures('default_device')
 def test_boxes_are_kept_above_a_score_of_0_6_and_masks_above_an_iou_of_0_9():
     model = build_teacher()
     set_detections(model, [detections(BOXES, [0.61, 0.6, 0.7])], ious=[0.91, 0.9])
@@ -50,6 +53,7 @@ def test_boxes_are_kept_above_a_score_of_0_6_and_masks_above_an_iou_of_0_9():
     assert (info['num_boxes'].item(), info['num_masks'].item()) == (2, 1)
 
 
+@pytest.mark.usefixtures('default_device')
 def test_the_predicted_iou_is_not_multiplied_by_the_score():
     model = build_teacher()
     set_detections(model, [detections(BOXES[:1], [0.65])], ious=[0.95])
@@ -57,6 +61,7 @@ def test_the_predicted_iou_is_not_multiplied_by_the_score():
     assert sample.gt_instances.mask_weights.tolist() == [1]
 
 
+@pytest.mark.usefixtures('default_device')
 def test_thresholds_are_options():
     model = build_teacher(cls_pseudo_thr=0.3, mask_pseudo_thr=0.5)
     set_detections(model, [detections(BOXES, [0.31, 0.3, 0.7])], ious=[0.6, 0.4])
@@ -64,6 +69,7 @@ def test_thresholds_are_options():
     assert sample.gt_instances.mask_weights.tolist() == [1, 0]
 
 
+@pytest.mark.usefixtures('default_device')
 def test_pseudo_masks_are_bitmaps_of_the_unclipped_box():
     model = build_teacher()
     box = [-10.0, 20.0, 30.0, 80.0]
@@ -75,6 +81,7 @@ def test_pseudo_masks_are_bitmaps_of_the_unclipped_box():
     assert (sample.gt_instances.masks.masks[0] == expected).all()
 
 
+@pytest.mark.usefixtures('default_device')
 @pytest.mark.parametrize(('logit', 'area'), [(0.0, 26 * 34), (-0.01, 0)])
 def test_a_pseudo_mask_is_where_the_probability_is_at_least_a_half(logit, area):
     model = build_teacher()
@@ -84,6 +91,7 @@ def test_a_pseudo_mask_is_where_the_probability_is_at_least_a_half(logit, area):
     assert sample.gt_instances.masks.areas[0] == pytest.approx(area, abs=2 * (26 + 34))
 
 
+@pytest.mark.usefixtures('default_device')
 def test_the_teacher_detects_with_the_settings_of_training():
     model = build_teacher(cls_pseudo_thr=0.0)
     seen = {}
@@ -97,6 +105,7 @@ def test_the_teacher_detects_with_the_settings_of_training():
     assert (seen['score_thr'], seen['nms_pre'], seen['max_per_img']) == (0.05, 1000, 100)
 
 
+@pytest.mark.usefixtures('default_device')
 @pytest.mark.parametrize('counts', [(1, 0), (0, 1), (0, 0)])
 def test_images_without_pseudo_label_are_background(counts):
     model = build_teacher(detector=ONLY_LABELS_AS_ROIS)
@@ -110,6 +119,7 @@ def test_images_without_pseudo_label_are_background(counts):
     assert without == []
 
 
+@pytest.mark.usefixtures('default_device')
 def test_images_without_pseudo_label_can_be_left_out():
     model = build_teacher(keep_images_without_pseudo_labels=False)
     set_detections(model, [detections([], []), detections([], [])], ious=[])
@@ -127,6 +137,7 @@ def mask_loss(weights) -> float:
     return losses['loss_mask'].item(), losses['loss_mask_iou'].item()
 
 
+@pytest.mark.usefixtures('default_device')
 def test_rejected_masks_count_in_the_normaliser_and_in_the_iou_loss():
     plain, plain_iou = mask_loss(None)
     assert mask_loss([1.0, 1.0, 1.0]) == pytest.approx((plain, plain_iou))
@@ -136,6 +147,7 @@ def test_rejected_masks_count_in_the_normaliser_and_in_the_iou_loss():
     assert mask_loss([0.0, 0.0, 0.0]) == pytest.approx((0.0, plain_iou))
 
 
+@pytest.mark.usefixtures('default_device')
 def test_losses_of_unlabelled_images_are_those_of_the_student_times_their_weights():
     model = build_teacher(detector=ONLY_LABELS_AS_ROIS)
     set_detections(model, [detections(BOXES[:2], [0.9, 0.9])], ious=[0.95, 0.95])
@@ -160,6 +172,7 @@ def test_one_weight_can_be_set_without_the_others():
     assert model.semi_train_cfg.unsup_weights.loss_cls == 2
 
 
+@pytest.mark.usefixtures('default_device')
 def test_labelled_views_share_one_forward_and_its_normaliser():
     model = build_teacher(detector=ONLY_LABELS_AS_ROIS)
     inputs, data = batch([BOXES[:1], BOXES[1:]], 0)
@@ -193,6 +206,7 @@ def test_without_unlabelled_images_training_is_the_supervised_one():
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures('default_device')
 @pytest.mark.parametrize('norm_eval', [True, False])
 def test_batch_norms_of_the_student_can_keep_the_statistics_of_the_burn_in(norm_eval):
     model = build_teacher(detector={'neck.norm_cfg': dict(type='BN')}, norm_eval=norm_eval)
@@ -297,6 +311,7 @@ GFL = dict(
 )
 
 
+@pytest.mark.usefixtures('default_device')
 def test_the_losses_of_another_box_head_need_weights():
     inputs, data = batch([BOXES[:1]], 1)
     for sample in sum(data.values(), []):

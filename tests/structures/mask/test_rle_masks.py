@@ -177,9 +177,9 @@ def test_their_device_is_where_they_are_decoded(masks):
     torch.testing.assert_close(moved.cpu().to_tensor(), masks.to_tensor())
 
 
-def test_instance_data_selects_joins_and_moves_them(masks, bitmaps):
-    instances = sample_of(masks).pred_instances
-    for index in (instances.scores > 0.4, torch.tensor([3, 1]), slice(0, 2), 2):
+def test_instance_data_selects_joins_and_moves_them(masks, bitmaps, device):
+    instances, bitmaps = sample_of(masks).pred_instances.to(device), bitmaps.to(device)
+    for index in (instances.scores > 0.4, torch.tensor([3, 1], device=device), slice(0, 2), 2):
         chosen = instances[index]
         torch.testing.assert_close(chosen.masks.to_tensor(), bitmaps[index].reshape(-1, HEIGHT, WIDTH))
     assert len(InstanceData.cat([instances[:2], instances[4:]]).masks) == 3
