@@ -29,9 +29,6 @@ DECLARED = {
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {'_coco_api': None},
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'self results cfg rescale with_nms img_meta',
-        '_predict_by_feat_single': (
-            'self cls_score_list bbox_pred_list score_factor_list mlvl_priors img_meta cfg rescale with_nms'
-        ),
     },
     'mmdet.models.dense_heads.fcos_head.FCOSHead': {
         '_get_targets_single': 'self gt_instances points regress_ranges num_points_per_lvl',

@@ -14,5 +14,10 @@ model.train_cfg.bbox_head = rtmdet.train_cfg
 model.test_cfg.bbox_head = _base_.model.test_cfg
 del rtmdet
 
+# Without padding to 640x640: the data preprocessor pads as far as a batch needs, as exported models do.
+test_pipeline = [step for step in _base_.test_pipeline if step.type != 'Pad']
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
 # The learning rate is that of 8 processes; MMDetection's config says 16 images.
 auto_scale_lr = dict(base_batch_size=256)

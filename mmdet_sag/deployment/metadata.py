@@ -81,15 +81,14 @@ def _panoptic(model: ConfigDict) -> dict:
 
 def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
     preprocessor = model.get('data_preprocessor') or {}
-    if preprocessor.get('mean') is None or preprocessor.get('std') is None:
-        raise InputError('model.data_preprocessor has no mean and std, which an exported model needs to know')
     divisor = preprocessor.get('pad_size_divisor', 1)
     if divisor % 32:
         raise InputError(f'model.data_preprocessor.pad_size_divisor is {divisor}: set it to 32 or a multiple')
     return dict(
         resize=_resize(pipeline),
-        mean=[float(value) for value in preprocessor.mean],
-        std=[float(value) for value in preprocessor.std],
+        # YOLOX's images are not normalized.
+        mean=[float(value) for value in preprocessor.get('mean') or (0.0, 0.0, 0.0)],
+        std=[float(value) for value in preprocessor.get('std') or (1.0, 1.0, 1.0)],
         # Both swap the same two channels.
         bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr')),
         pad_size_divisor=divisor,
@@ -119,7 +118,7 @@ def _resize(pipeline: list[dict]) -> dict:
         elif not issubclass(transform, (MMCVLoadAnnotations, PackDetInputs)):
             raise InputError(
                 f'the test pipeline has {step["type"]}: only LoadImageFromFile and one Resize or ShortSideResize can '
-                'be exported'
+                'be exported; remove it (an exported model pads by itself)'
             )
     if len(found) != 1 or 'scale' not in found[0][1]:
         raise InputError('the test pipeline needs one Resize or ShortSideResize with a scale to be exported')

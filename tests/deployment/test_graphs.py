@@ -100,8 +100,8 @@ def test_centermask_by_points(options, device):
 
 
 @pytest.mark.parametrize('name', [name for name in HEADS if name not in NOT_EXPORTED])
-def test_centermask_behind_other_box_heads(name):
-    assert check(lively(HEADS[name]), images(std=1.0)) >= 10
+def test_centermask_behind_other_box_heads(name, device):
+    assert check(lively(HEADS[name]), images(std=1.0), device) >= 10
 
 
 @pytest.mark.parametrize('name', NOT_EXPORTED)
