@@ -93,6 +93,9 @@ class PretendedCUDA(TorchDispatchMode):
         elif operator in ('_to_copy', 'to') and target is not None:
             on_device = torch.device(target).type == 'cuda'
             self._count_copy(tensors[0], on_device)
+        elif operator == 'type_as':
+            on_device = isinstance(args[1], _Pretended)
+            self._count_copy(args[0], on_device)
         elif on_device:
             self._count_waits(name, operator, args, kwargs, tensors)
         if target is not None:
