@@ -96,6 +96,17 @@ def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset,
                     np.testing.assert_array_equal(other[key], value, err_msg=f'{file} {key}')
 
 
+def test_an_export_computes_the_logits_of_one_class_per_mask():
+    # Its box head shares convs between levels: PyTorch then puts modules into classes of its own.
+    graph = build_graph(lively(HEADS['RTMDet']))
+    example = torch.zeros(1, 3, *SIZES[0][1:]), torch.tensor([SIZES[0][1:]])
+    with torch.no_grad():
+        program = torch.export.export(graph, example, strict=False)
+    names = {name: key for name, key in program.graph_signature.inputs_to_parameters.items() if 'conv_logits' in key}
+    users = [str(user.target) for node in program.graph.nodes if node.name in names for user in node.users]
+    assert len(names) == 2 and set(users) == {'aten.index.Tensor'}
+
+
 def test_an_operator_that_an_opset_lacks_is_named():
     from onnx import TensorProto, helper
 

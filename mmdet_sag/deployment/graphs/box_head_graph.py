@@ -7,7 +7,7 @@ from ...errors import InputError
 from ...models.detectors import CenterMask
 from ...structures.inclusive_boxes import clip_boxes
 from .centermask_graph import CenterMaskGraph
-from .detection_graph import Candidates, take, top_scores
+from .detection_graph import Candidates, by_prior, take, top_scores
 
 # Heads with post-processing of their own that :meth:`BoxHeadGraph._decode` repeats.
 _DECODED_HEADS = (FoveaHead, GFLHead, RepPointsHead, YOLOXHead)
@@ -50,12 +50,11 @@ class BoxHeadGraph(CenterMaskGraph):
         all_priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=feats[0].device)
         levels = []
         for level, (priors, (cls_score, bbox_pred, *factors)) in enumerate(zip(all_priors, outputs)):
-            # In float32, as the points of what is predicted in half precision have to be.
-            logits = _by_prior(cls_score.float(), head.cls_out_channels)
+            logits = by_prior(cls_score, head.cls_out_channels)
             scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
-            factor = _by_prior(factors[0].float(), 1).sigmoid() if factors else torch.ones_like(scores[..., :1])
+            factor = by_prior(factors[0], 1).sigmoid() if factors else torch.ones_like(scores[..., :1])
             num_priors = cls_score.shape[1] // head.cls_out_channels
-            bbox_pred = _by_prior(bbox_pred.float(), bbox_pred.shape[1] // num_priors)
+            bbox_pred = by_prior(bbox_pred, bbox_pred.shape[1] // num_priors)
             if isinstance(head, YOLOXHead):
                 scores, labels = (scores * factor).max(dim=-1)
                 scores = torch.where(scores >= cfg.score_thr, scores, 0.0)
@@ -95,15 +94,6 @@ class BoxHeadGraph(CenterMaskGraph):
 
 
 def _can_export(head: nn.Module) -> bool:
-    kind = type(head)
-    if isinstance(head, _DECODED_HEADS):
-        # LAD, PAA and the like derive from heads that can.
-        base = next(known for known in _DECODED_HEADS if isinstance(head, known))
-    else:
-        base = BaseDenseHead
-    return isinstance(head, base) and all(getattr(kind, name) is getattr(base, name) for name in _POST_PROCESSING)
-
-
-def _by_prior(outputs: Tensor, channels: int) -> Tensor:
-    """Outputs (N, priors * channels, H, W) of a level as (N, H * W * priors, channels)."""
-    return outputs.permute(0, 2, 3, 1).reshape(outputs.shape[0], -1, channels)
+    base = next((known for known in _DECODED_HEADS if isinstance(head, known)), BaseDenseHead)
+    # PAA and the like derive from heads that can, and do it otherwise.
+    return isinstance(head, base) and all(getattr(type(head), name) is getattr(base, name) for name in _POST_PROCESSING)

@@ -138,6 +138,12 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
+def by_prior(outputs: Tensor, channels: int) -> Tensor:
+    """Outputs (N, priors * channels, H, W) of a level as (N, H * W * priors, channels), in float32."""
+    # Also of layers in half precision: what is decoded and ranked would lose pixels and order.
+    return outputs.float().permute(0, 2, 3, 1).reshape(outputs.shape[0], -1, channels)
+
+
 def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best of scores (N, M) and their indices, each (N, count); -1 and 0 where there are fewer."""
     best, index = torch.cat([scores, scores.new_full((1, 1), -1.0).expand(scores.shape[0], count)], 1).topk(count, 1)

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
 from ...structures.inclusive_boxes import clip_boxes
 from ..onnx_operators import is_exporting, non_max_suppression
-from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
+from .detection_graph import Candidates, DetectionGraph, Outputs, by_prior, keep_best, take, top_scores, with_filler
 
 _ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead, MaskScoringRoIHead, SCNetRoIHead)
 
@@ -68,10 +68,10 @@ class TwoStageGraph(DetectionGraph):
         priors = head.prior_generator.grid_priors([score.shape[-2:] for score in cls_scores], device=feats[0].device)
         levels = []
         for level, (cls_score, bbox_pred, level_priors) in enumerate(zip(cls_scores, bbox_preds, priors)):
-            cls_score = cls_score.float().permute(0, 2, 3, 1).reshape(cls_score.shape[0], -1, head.cls_out_channels)
+            cls_score = by_prior(cls_score, head.cls_out_channels)
             scores = cls_score.sigmoid() if head.use_sigmoid_cls else cls_score.softmax(-1)[..., :-1]
             best, index = top_scores(scores[..., 0], cfg.nms_pre)
-            deltas = bbox_pred.float().permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)
+            deltas = by_prior(bbox_pred, 4)
             boxes = _decode(head.bbox_coder, level_priors[index], take(deltas, index))
             levels.append((boxes, best, torch.full_like(index, level)))
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))

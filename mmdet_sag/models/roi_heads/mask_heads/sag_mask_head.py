@@ -90,7 +90,9 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
             return self(x)
         # A head that is combined with another has more than an FCN head's layers.
         is_fcn = type(self).forward is SAGMaskHead.forward and super().forward.__func__ is FCNMaskHead.forward
-        if not is_fcn or type(self.conv_logits) not in (nn.Conv2d, Conv2d) or self.conv_logits.kernel_size != (1, 1):
+        # By their method: while a model is exported, PyTorch puts modules into classes of its own.
+        is_conv = type(self.conv_logits).forward in (nn.Conv2d.forward, Conv2d.forward)
+        if not (is_fcn and is_conv and self.conv_logits.kernel_size == (1, 1)):
             return self(x)[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
         for conv in self.convs:
             x = conv(x)
