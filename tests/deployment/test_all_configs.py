@@ -15,7 +15,7 @@ from mmdet_sag.deployment.metadata import describe
 from mmdet_sag.deployment.runtime import resized_size
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-NOT_EXPORTED = '_base_/', 'sa_unet/', 'centermask_points/centermask-points-fcos'
+NOT_EXPORTED = '_base_/', 'sa_unet/'
 PATHS = sorted(
     path for path in CONFIGS.glob('*/*.py') if not path.relative_to(CONFIGS).as_posix().startswith(NOT_EXPORTED)
 )

@@ -7,7 +7,7 @@ import torch
 from mmdet.structures import DetDataSample
 from support.tiny_box_heads import HEADS, lively
 from support.tiny_export import lively_tiny, lively_two_stage
-from support.tiny_points import build_points, make_lively
+from support.tiny_points import build_points, fcos_points_model, make_lively
 
 from mmdet_sag.deployment.comparison import detect_with_pytorch
 from mmdet_sag.deployment.graphs import build_graph
@@ -99,6 +99,17 @@ def test_two_stage_detectors_with_spatial_attention(name, device, pretended_gpu)
 @pytest.mark.parametrize('options', [{}, dict(saliency='class-agnostic')], ids=['class-specific', 'class-agnostic'])
 def test_centermask_by_points(options, device):
     detector = build_points(**options).eval()
+    make_lively(detector)
+    assert check(detector, images(std=1.0), device) > 20
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(saliency='class-agnostic'), dict(saliency=None), dict(shape_size=0)],
+    ids=['class-specific', 'class-agnostic', 'shape alone', 'saliency alone'],
+)
+def test_centermask_by_points_beside_fcos(options, device):
+    detector = build_points(fcos_points_model, **options).eval()
     make_lively(detector)
     assert check(detector, images(std=1.0), device) > 20
 

@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from support.tiny_export import assert_same_detections, run_here
-from support.tiny_points import build_points, fcos_points_model, write_points
+from support.tiny_points import fcos_points_model, write_points
 
 from mmdet_sag.deployment.comparison import BOUNDS
 from mmdet_sag.deployment.exported_detector import ExportedDetector
@@ -22,16 +21,22 @@ for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package, reason=f'exports need {package}')
 
 
+def export(folder: Path, *arguments: object, **kwargs) -> Path:
+    config, checkpoint = write_points(folder, **kwargs)
+    options = ('--out', folder / 'onnx', '--images', 4, '--runs', 0, '--opset', 16, *arguments)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run_here(monkeypatch, 'deployment/export.py', config, checkpoint, *options) == 0
+    return folder
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('points')
-    config, checkpoint = write_points(folder)
-    options = ('--images', 4, '--runs', 0, '--opset', 16, '--detections', 10)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert (
-            run_here(monkeypatch, 'deployment/export.py', config, checkpoint, '--out', folder / 'onnx', *options) == 0
-        )
-    return folder
+    return export(tmp_path_factory.mktemp('points'), '--detections', 10)
+
+
+@pytest.fixture(scope='module')
+def fcos_folder(tmp_path_factory) -> Path:
+    return export(tmp_path_factory.mktemp('points-fcos'), model=fcos_points_model)
 
 
 def test_the_file_has_plain_operators_and_outputs_of_fixed_size(folder):
@@ -46,8 +51,20 @@ def test_the_file_has_plain_operators_and_outputs_of_fixed_size(folder):
     assert shapes['mask_probs'] == ['batch', 10, 32, 32]
 
 
-def test_it_is_as_close_as_other_models(folder):
-    report = json.loads((folder / 'onnx/report.json').read_text())
+def test_beside_fcos_the_file_has_nms_and_detections_of_any_number(fcos_folder):
+    import onnx
+
+    model = onnx.load(fcos_folder / 'onnx/model.onnx')
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {'RoiAlign', 'DeformConv', 'Loop', 'If'}
+    assert {'GridSample', 'NonMaxSuppression'} <= operators
+    shapes = {o.name: [d.dim_value or d.dim_param for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
+    assert shapes['mask_probs'] == ['detections', 32, 32]
+
+
+@pytest.mark.parametrize('name', ['folder', 'fcos_folder'])
+def test_it_is_as_close_as_other_models(name, request):
+    report = json.loads((request.getfixturevalue(name) / 'onnx/report.json').read_text())
     agreement = report['agreement']
     assert agreement['num_found'] == agreement['num_detections'] > 20
     assert all(agreement[name] <= bound for name, bound in BOUNDS.items())
@@ -55,35 +72,25 @@ def test_it_is_as_close_as_other_models(folder):
     assert not report['metadata']['has_mask_scores']
 
 
+@pytest.mark.parametrize('model', ['folder', 'fcos_folder'])
 @pytest.mark.parametrize('name', ['onnx', 'openvino', 'torchscript'])
-def test_every_runtime_finds_the_masks_of_the_detector(folder, name, tmp_path, monkeypatch):
+def test_every_runtime_finds_the_masks_of_the_detector(model, name, tmp_path, monkeypatch, request):
+    folder = request.getfixturevalue(model)
     config = Config.fromfile(folder / 'tiny.py')
-    config.model.test_cfg.max_per_img = 10
-    detector = build_detector(config, str(folder / 'tiny.pth'))
     path = folder / 'onnx/model.onnx'
+    metadata = json.loads((folder / 'onnx/report.json').read_text())['metadata']
+    config.model.test_cfg.max_per_img = metadata['max_per_img']
+    detector = build_detector(config, str(folder / 'tiny.pth'))
     if name != 'onnx':
         # The same export is not run twice.
         onnx_path = path
         monkeypatch.setattr(OnnxFormat, 'write', lambda self, graph, path, *_: shutil.copy(onnx_path, path))
-        metadata = dict(json.loads((folder / 'onnx/report.json').read_text())['metadata'], format=name)
         path = tmp_path / f'model{FORMATS[name].suffix}'
-        FORMATS[name].write(PaddedGraph(build_graph(detector), 10), path, metadata)
+        graph = build_graph(detector)
+        graph = PaddedGraph(graph, metadata['detections']) if 'detections' in metadata else graph
+        FORMATS[name].write(graph, path, dict(metadata, format=name))
     exported = ExportedDetector(str(path), config.model.data_preprocessor, num_threads=1)
     assert_same_detections(detector, exported, config, 'scores')
-
-
-def test_the_variant_on_fcos_is_refused(folder, monkeypatch, capsys):
-    config = Config.fromfile(folder / 'tiny.py')
-    config.model = fcos_points_model()
-    config.dump(folder / 'fcos.py')
-    torch.save(dict(state_dict=build_points(fcos_points_model).state_dict()), folder / 'fcos.pth')
-    arguments = (folder / 'fcos.py', folder / 'fcos.pth', '--out', folder / 'fcos', '--images', 0)
-    assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
-    assert (
-        'PointCenterMaskFCOSHead cannot be exported: of PointCenterMask, only models with a PointCenterMaskHead can'
-        in capsys.readouterr().err
-    )
-    assert not (folder / 'fcos').exists()
 
 
 def test_int8_leaves_the_last_layers_and_the_masks_in_float():

@@ -8,6 +8,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet_sag.models import PointCenterMaskFCOSHead
+
 from .tiny_training import CLASSES, rectangles_config, write_rectangles
 
 CONFIG = Path(__file__).parents[2] / 'configs/centermask_points/centermask-points_r18_8xb16-crop512-140e_coco.py'
@@ -48,20 +50,25 @@ def make_lively(model: torch.nn.Module) -> None:
         model.train().extract_feat(torch.randn(4, 3, 64, 64))
     head = model.eval().bbox_head
     for name, std in dict(heatmap=0.3, wh=0.05, shape=0.5, saliency=1.0).items():
-        torch.nn.init.normal_(getattr(head, f'{name}_head')[-1].weight, std=std)
-    torch.nn.init.constant_(head.wh_head[-1].bias, 6.0)
+        if getattr(head, f'{name}_head', None) is not None:
+            torch.nn.init.normal_(getattr(head, f'{name}_head')[-1].weight, std=std)
+    if isinstance(head, PointCenterMaskFCOSHead):
+        torch.nn.init.normal_(head.conv_cls.weight, std=0.5)
+        torch.nn.init.constant_(head.conv_reg.bias, 2.0)
+    else:
+        torch.nn.init.constant_(head.wh_head[-1].bias, 6.0)
 
 
-def write_points(folder: Path) -> tuple[Path, Path]:
+def write_points(folder: Path, model: Callable[..., Config] = points_model) -> tuple[Path, Path]:
     """Write data, a config and a checkpoint that detects something into a folder; paths of the latter two."""
     write_rectangles(folder / 'data', num_images=4)
     config = rectangles_config(folder / 'data')
-    config.model = points_model()
+    config.model = model()
     for name in ('test_dataloader', 'val_dataloader'):
         config[name].dataset.pipeline[1].scale = (90, 75)
     config.model.test_cfg.max_per_img = 12
-    model = build_points()
-    make_lively(model)
-    torch.save(dict(state_dict=model.state_dict()), folder / 'tiny.pth')
+    detector = build_points(model)
+    make_lively(detector)
+    torch.save(dict(state_dict=detector.state_dict()), folder / 'tiny.pth')
     config.dump(folder / 'tiny.py')
     return folder / 'tiny.py', folder / 'tiny.pth'

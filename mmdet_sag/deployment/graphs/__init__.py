@@ -3,12 +3,13 @@ from mmdet.models.detectors import TwoStageDetector
 from torch import nn
 
 from ...errors import InputError
-from ...models.dense_heads import CenterMaskFCOSHead, PointCenterMaskHead
+from ...models.dense_heads import CenterMaskFCOSHead
 from ...models.detectors import CenterMask, PanopticCenterMask, PointCenterMask
 from .box_head_graph import BoxHeadGraph
 from .centermask_graph import CenterMaskGraph
 from .detection_graph import DetectionGraph
 from .panoptic_centermask_graph import PanopticCenterMaskGraph
+from .point_centermask_fcos_graph import PointCenterMaskFCOSGraph
 from .point_centermask_graph import PointCenterMaskGraph
 from .two_stage_graph import TwoStageGraph
 
@@ -24,12 +25,8 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
         InputError: The detector has no instance masks, or a part that cannot be exported.
     """
     if isinstance(detector, PointCenterMask):
-        if not isinstance(detector.bbox_head, PointCenterMaskHead):
-            raise InputError(
-                f'{type(detector.bbox_head).__name__} cannot be exported: of PointCenterMask, only models with a '
-                'PointCenterMaskHead can, which need no NMS (configs/centermask_points/centermask-points_*.py)'
-            )
-        return PointCenterMaskGraph(detector, dtype)
+        kind = PointCenterMaskFCOSGraph if isinstance(detector.bbox_head, CenterMaskFCOSHead) else PointCenterMaskGraph
+        return kind(detector, dtype)
     if getattr(getattr(detector, 'roi_head', None), 'with_mask', False):
         if isinstance(detector, CenterMask):
             if not isinstance(detector.bbox_head, CenterMaskFCOSHead):

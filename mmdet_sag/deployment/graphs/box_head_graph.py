@@ -43,13 +43,12 @@ class BoxHeadGraph(CenterMaskGraph):
         # YOLOX's detections are chosen by CenterMask, those of other heads by the head.
         return isinstance(self.detector.bbox_head, YOLOXHead)
 
-    def _candidates(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Candidates:
-        head, cfg = self.detector.bbox_head, self.detector.test_cfg.bbox_head
-        outputs = list(zip(*head(feats)))
-        sizes = [level[0].shape[-2:] for level in outputs]
-        all_priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=feats[0].device)
+    def _candidates(self, outputs: tuple[list[Tensor], ...], image_sizes: Tensor) -> Candidates:
+        head, cfg = self.detector.bbox_head, self.cfg
+        sizes = [level.shape[-2:] for level in outputs[0]]
+        all_priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device=outputs[0][0].device)
         levels = []
-        for level, (priors, (cls_score, bbox_pred, *factors)) in enumerate(zip(all_priors, outputs)):
+        for level, (priors, (cls_score, bbox_pred, *factors)) in enumerate(zip(all_priors, zip(*outputs))):
             logits = by_prior(cls_score, head.cls_out_channels)
             scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(-1)[..., :-1]
             factor = by_prior(factors[0], 1).sigmoid() if factors else torch.ones_like(scores[..., :1])

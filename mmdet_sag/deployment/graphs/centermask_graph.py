@@ -1,10 +1,33 @@
+from typing import NamedTuple
+
 import torch
+from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ...models.detectors import CenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
 from ...structures.inclusive_boxes import clip_boxes, not_empty
 from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
+
+
+class Found(NamedTuple):
+    """Detections of all images as one list.
+
+    Attributes:
+        boxes: x1, y1, x2, y2 in pixels of the network's input, not clipped, shape (n, 4).
+        clipped: The same, clipped to the image.
+        scores: Scores of shape (n, ).
+        labels: Classes of shape (n, ).
+        image: Index of each detection's image in the batch, shape (n, ), ascending.
+        cells: As in :class:`Candidates`, shape (n, ).
+    """
+
+    boxes: Tensor
+    clipped: Tensor
+    scores: Tensor
+    labels: Tensor
+    image: Tensor
+    cells: Tensor | None
 
 
 class CenterMaskGraph(DetectionGraph):
@@ -14,10 +37,18 @@ class CenterMaskGraph(DetectionGraph):
         InputError: Its ``test_cfg`` asks for what a graph cannot do.
     """
 
+    # The part of ``test_cfg`` that the box head has, None if that is all of it.
+    part: str | None = 'bbox_head'
+
     def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
         self.scale_adaptive = isinstance(detector.roi_head.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
-        self.check_test_cfg('bbox_head', *self.limits)
+        self.check_test_cfg(self.part, *self.limits)
+
+    @property
+    def cfg(self) -> ConfigDict:
+        """The test config of the box head."""
+        return self.detector.test_cfg[self.part] if self.part else self.detector.test_cfg
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -27,20 +58,26 @@ class CenterMaskGraph(DetectionGraph):
     @property
     def keep_ties(self) -> bool:
         """Whether detections that tie with the last one are kept."""
-        return self.detector.test_cfg.bbox_head.get('keep_ties', True)
+        return self.cfg.get('keep_ties', True)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         return self.detect(self.detector.extract_feat(images.to(self.dtype)), image_sizes)
 
     def detect(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Outputs:
         """Detect objects in all levels of the FPN."""
-        detector = self.detector
-        cfg, inclusive = detector.test_cfg.bbox_head, detector.inclusive_boxes
-        feats = detector.instance_feats(feats)
-        candidates = self._candidates(feats, image_sizes)
+        feats = self.detector.instance_feats(feats)
+        found = self._best(self._candidates(self.detector.bbox_head(feats), image_sizes), image_sizes)
+        rois = torch.cat([found.image[:, None].to(found.boxes.dtype), found.boxes], dim=1)
+        rois, roi_labels = with_filler(rois, found.labels)
+        probs, ious = self._masks(feats, rois, roi_labels, image_sizes)
+        mask_scores = found.scores if ious is None else found.scores * ious[:-1]
+        return Outputs(found.clipped, found.scores, found.labels, found.image, probs[:-1], mask_scores)
+
+    def _best(self, candidates: Candidates, image_sizes: Tensor) -> Found:
+        cfg, inclusive = self.cfg, getattr(self.detector, 'inclusive_boxes', False)
         order, best = keep_best(
             candidates,
-            detector.bbox_head.num_classes,
+            self.detector.bbox_head.num_classes,
             cfg.nms.iou_threshold,
             cfg.max_per_img,
             cfg.nms.get('offset', 0),
@@ -48,16 +85,14 @@ class CenterMaskGraph(DetectionGraph):
         )
         boxes = take(candidates.boxes, order)
         clipped = clip_boxes(boxes, image_sizes[:, None], inclusive)
-        chosen = (best > 0) & not_empty(clipped, inclusive)
-        image, rank = chosen.nonzero().unbind(1)
-        labels = candidates.labels.gather(1, order)[image, rank]
-        scores = best[image, rank]
+        image, rank = ((best > 0) & not_empty(clipped, inclusive)).nonzero().unbind(1)
 
-        rois = torch.cat([image[:, None].to(boxes.dtype), boxes[image, rank]], dim=1)
-        rois, roi_labels = with_filler(rois, labels)
-        probs, ious = self._masks(feats, rois, roi_labels, image_sizes)
-        mask_scores = scores if ious is None else scores * ious[:-1]
-        return Outputs(clipped[image, rank], scores, labels, image, probs[:-1], mask_scores)
+        def chosen(values: Tensor) -> Tensor:
+            return values.gather(1, order)[image, rank]
+
+        cells = None if candidates.cells is None else chosen(candidates.cells)
+        labels = chosen(candidates.labels)
+        return Found(boxes[image, rank], clipped[image, rank], best[image, rank], labels, image, cells)
 
     def _masks(
         self, feats: tuple[Tensor, ...], rois: Tensor, labels: Tensor, image_sizes: Tensor
@@ -75,10 +110,11 @@ class CenterMaskGraph(DetectionGraph):
         index = labels if ious.shape[1] > 1 else torch.zeros_like(labels)
         return probs, ious.gather(1, index[:, None])[:, 0]
 
-    def _candidates(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Candidates:
-        head, cfg = self.detector.bbox_head, self.detector.test_cfg.bbox_head
-        levels = []
-        for cls_score, bbox_pred, centerness, stride in zip(*head(feats), head.strides):
+    def _candidates(self, outputs: tuple[list[Tensor], ...], image_sizes: Tensor) -> Candidates:
+        """Candidates of what the box head returned for each level."""
+        head, cfg = self.detector.bbox_head, self.cfg
+        levels, start = [], 0
+        for cls_score, bbox_pred, centerness, stride in zip(*outputs[:3], head.strides):
             # In float32, as the points of what is predicted in half precision have to be.
             cls_score = cls_score.float().permute(0, 2, 3, 1).flatten(1, 2)
             joint, rank = head.rank_candidates(cls_score, centerness.flatten(1)[..., None], cfg)
@@ -88,10 +124,13 @@ class CenterMaskGraph(DetectionGraph):
             distances = take(bbox_pred.float().flatten(2).transpose(1, 2), place)
             if head.norm_on_bbox:
                 distances = distances * stride
-            width = bbox_pred.shape[3]
+            height, width = bbox_pred.shape[2:]
             row = place.div(width, rounding_mode='floor')
             points = torch.stack([place - row * width, row], dim=-1)
             points = (points.to(distances.dtype) + head.prior_generator.offset) * stride
-            levels.append((points, distances, joint, index % head.num_classes))
-        points, distances, joint, labels = (torch.cat(parts, dim=1) for parts in zip(*levels))
-        return Candidates(*head.decode_candidates(points, distances, joint, image_sizes[:, None], cfg), labels)
+            levels.append((points, distances, joint, index % head.num_classes, start + place))
+            start = start + height * width
+        points, distances, joint, labels, cells = (torch.cat(parts, dim=1) for parts in zip(*levels))
+        boxes, scores = head.decode_candidates(points, distances, joint, image_sizes[:, None], cfg)
+        large = (boxes[..., 2:] - boxes[..., :2] > cfg.get('min_bbox_size', -1)).all(dim=-1)
+        return Candidates(boxes, torch.where(large, scores, 0.0), labels, cells)

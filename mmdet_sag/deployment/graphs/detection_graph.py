@@ -29,11 +29,13 @@ class Candidates(NamedTuple):
         boxes: x1, y1, x2, y2 in pixels of the network's input, shape (N, M, 4).
         scores: Scores of shape (N, M).
         labels: Classes, or other groups that NMS separates, shape (N, M).
+        cells: Number of their location among those of all levels, shape (N, M), where it is needed.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    cells: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -74,14 +76,19 @@ class DetectionGraph(nn.Module):
         self.detector = _exportable(fold_batch_norms(_plain(detector))).requires_grad_(False).to(dtype)
         self.dtype = dtype
 
-    def check_test_cfg(self, part: str, *limits: str) -> None:
-        """Raise an InputError if a limit of ``test_cfg[part]`` is not set, or if its NMS cannot be exported."""
-        cfg = self.detector.test_cfg[part]
+    def check_test_cfg(self, part: str | None, *limits: str) -> None:
+        """Raise an InputError if a limit of a part of ``test_cfg`` is not set, or if its NMS cannot be exported.
+
+        Without RoI head, there are no parts: None.
+        """
+        cfg, name = self.detector.test_cfg, 'test_cfg'
+        if part is not None:
+            cfg, name = cfg[part], f'{name}.{part}'
         for key in limits:
             if cfg.get(key, -1) <= 0:
-                raise InputError(f'test_cfg.{part}.{key} has to be set: an exported model needs a limit')
+                raise InputError(f'{name}.{key} has to be set: an exported model needs a limit')
         if cfg.nms.get('type', 'nms') != 'nms':
-            raise InputError(f'test_cfg.{part}.nms.type={cfg.nms.type} cannot be exported, only nms can')
+            raise InputError(f'{name}.nms.type={cfg.nms.type} cannot be exported, only nms can')
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """Detect objects.
@@ -118,7 +125,7 @@ def keep_best(
         Index of each image's best candidates, by descending score, and their scores, 0 or less where there are fewer,
         each of shape (N, max_per_img), or (N, M) with ``keep_ties``.
     """
-    boxes, scores, labels = candidates
+    boxes, scores, labels, _ = candidates
     if offset:
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:] + offset], dim=-1)
     classes = torch.arange(num_labels, device=labels.device)[:, None]
