@@ -22,17 +22,17 @@ SIZES = (96, 128), (200, 60), (31, 97), (192, 256), (480, 640)
 
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
-def test_images_are_prepared_as_by_the_runtime(backend):
+def test_images_are_prepared_as_by_the_runtime(backend, device):
     predictor = Predictor.__new__(Predictor)
     settings = dict(mean=[100.0, 110.0, 120.0], std=[1.0, 2.0, 50.0], bgr_to_rgb=True, pad_value=-3.0)
     settings.update(resize=dict(mode='fit', scale=[128, 96], backend=backend), pad_size_divisor=32)
     predictor.metadata = dict(preprocessing=settings)
-    graph = PreprocessedGraph(torch.nn.Identity(), settings, (96, 128))
+    graph = PreprocessedGraph(torch.nn.Identity(), settings, (96, 128)).to(device)
     generator = np.random.default_rng(0)
     for size in SIZES:
         image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
         (expected,), expected_sizes = predictor.prepare([image])
-        inputs, sizes = graph.prepare(torch.from_numpy(np.stack([image, image])))
+        inputs, sizes = (part.cpu() for part in graph.prepare(torch.from_numpy(np.stack([image, image])).to(device)))
         assert inputs.shape == (2, 3, 96, 128) and sizes.tolist() == [expected_sizes[0].tolist()] * 2
         height, width = expected_sizes[0]
         difference = (inputs[1, :, :height, :width].numpy() - expected[:, :height, :width]).transpose(1, 2, 0)

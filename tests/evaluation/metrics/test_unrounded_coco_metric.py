@@ -74,6 +74,12 @@ def predictions():
     return samples
 
 
+def on(device, samples):
+    for sample in samples:
+        sample['pred_instances'] = {key: value.to(device) for key, value in sample['pred_instances'].items()}
+    return samples
+
+
 def evaluate(ann_file, samples, metric_type='UnroundedCocoMetric', **options):
     metric = METRICS.build(dict(type=metric_type, ann_file=ann_file, metric=['bbox', 'segm'], **options))
     metric.dataset_meta = dict(classes=CLASSES)
@@ -104,10 +110,7 @@ def plain_segm_ap(ann_file, samples, score):
 
 
 def test_mask_ap_is_that_of_pycocotools_with_masks_ranked_by_mask_score(ann_file, device):
-    samples = predictions()
-    for sample in samples:
-        sample['pred_instances'] = {key: value.to(device) for key, value in sample['pred_instances'].items()}
-    metrics = evaluate(ann_file, samples)
+    metrics = evaluate(ann_file, on(device, predictions()))
     expected = plain_segm_ap(ann_file, predictions(), 'mask_scores')
     assert [metrics[f'coco/segm_{name}'] for name in ('mAP', 'mAP_50', 'mAP_75')] == pytest.approx(
         expected[:3], abs=1e-6
@@ -173,14 +176,14 @@ def found(*boxes):
     ],
     ids=str,
 )
-def test_boundary_ap_is_by_the_smaller_iou_of_masks_and_boundaries(squares, second, boundary_iou):
+def test_boundary_ap_is_by_the_smaller_iou_of_masks_and_boundaries(squares, second, boundary_iou, device):
     boxes = [[100, 100, 100, 100], [300, 0, 100, 100] if second == 'hole' else second]
     samples = found(*boxes)
     if second == 'hole':
         samples[0]['pred_instances']['masks'][1, 20:80, 320:380] = False
     metric = METRICS.build(dict(type='UnroundedCocoMetric', ann_file=squares, metric=['segm', 'boundary']))
     metric.dataset_meta = dict(classes=CLASSES)
-    metric.process({}, samples)
+    metric.process({}, on(device, samples))
     metrics = metric.evaluate(size=1)
     # The first is right at each threshold, the second at those up to its IoU: then 51 of 101 recalls have precision.
     right = sum(threshold <= boundary_iou + 1e-9 for threshold in np.linspace(0.5, 0.95, 10))
@@ -295,7 +298,7 @@ def test_thresholds_may_be_one_or_a_list(ann_file, iou_thrs):
     assert metrics['coco/segm_mAP_75'] == (-1 if iou_thrs == 0.5 else expected[1])
 
 
-def test_recall_of_boxes_is_measured_where_images_have_different_numbers_of_objects(ann_file):
+def test_recall_of_boxes_is_measured_where_images_have_different_numbers_of_objects(ann_file, device):
     content = json.loads(Path(ann_file).read_text())
     # Three objects, one and none; a crowd region does not count.
     content['annotations'][2]['image_id'] = 0
@@ -309,13 +312,13 @@ def test_recall_of_boxes_is_measured_where_images_have_different_numbers_of_obje
     samples = predictions()
     samples[0]['pred_instances']['bboxes'][:] = torch.tensor([[5.0, 4, 25, 16]])
     samples[1]['pred_instances']['bboxes'][:] = torch.tensor([[14.0, 4, 34, 19]])
-    metric.process({}, samples)
+    metric.process({}, on(device, samples))
     # One box finds one of the three, another the only one.
     assert metric.evaluate(size=len(samples))['coco/AR@1'] == 0.5
 
 
-def test_classes_are_listed_with_their_ap(ann_file):
-    metrics = evaluate(ann_file, predictions(), classwise=True)
+def test_classes_are_listed_with_their_ap(ann_file, device):
+    metrics = evaluate(ann_file, on(device, predictions()), classwise=True)
     theirs = evaluate(ann_file, predictions(), 'CocoMetric', classwise=True)
     assert {key: round(value, 3) for key, value in metrics.items()} == {
         key: float(value) for key, value in theirs.items()

@@ -67,7 +67,9 @@ def sample_of(masks):
     ],
     ids=str,
 )
-def test_they_are_indexed_like_a_tensor(masks, bitmaps, index):
+def test_they_are_indexed_like_a_tensor(masks, bitmaps, index, device):
+    masks, bitmaps = masks.to(device), bitmaps.to(device)
+    index = index.to(device) if isinstance(index, torch.Tensor) else index
     expected = bitmaps[index if isinstance(index, (slice, torch.Tensor)) else torch.as_tensor(index).long()]
     assert masks[index].shape == expected.shape
     torch.testing.assert_close(masks[index].to_tensor(), expected)
@@ -133,24 +135,29 @@ USES = {
 def pixels_of(result):
     if isinstance(result, RLEMasks):
         result = result.to_tensor()
-    return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+    return result.cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
 # torch.as_tensor, and what calls it: indices of a tensor.
 USES_DLPACK = ('as_tensor', 'tensor of a type', 'index of a scalar tensor', 'index of an image', 'picture')
+# NumPy takes no tensor of a GPU.
+OF_NUMPY = ('asarray', 'array of a type', 'stack of masks', 'astype', 'index of an array', 'plot', 'contours')
 
 
 @pytest.mark.parametrize('use', USES)
-def test_they_do_what_a_tensor_of_bitmaps_does(use, masks, bitmaps):
+def test_they_do_what_a_tensor_of_bitmaps_does(use, masks, bitmaps, device, default_device):
     if use in USES_DLPACK and digit_version(torch.__version__) < digit_version('2.6'):
         pytest.skip('torch.as_tensor reads other types than its own since PyTorch 2.6')
-    expected, actual = USES[use](bitmaps), USES[use](masks)
+    if use in OF_NUMPY and device != 'cpu':
+        pytest.skip('NumPy takes no tensor of a GPU')
+    expected, actual = USES[use](bitmaps.to(device)), USES[use](masks.to(device))
     assert isinstance(actual, RLEMasks) or type(actual) is type(expected)
     assert pixels_of(actual).dtype == pixels_of(expected).dtype
     np.testing.assert_array_equal(pixels_of(actual), pixels_of(expected))
 
 
-def test_pixels_are_set_as_in_a_tensor(masks, bitmaps):
+def test_pixels_are_set_as_in_a_tensor(masks, bitmaps, device, default_device):
+    masks, bitmaps = masks.to(device), bitmaps.to(device)
     chosen = torch.tensor([True, False, True, False, True])
     for both in (masks, bitmaps):
         kept = both[chosen]
@@ -159,7 +166,7 @@ def test_pixels_are_set_as_in_a_tensor(masks, bitmaps):
         both[4][:, 7:9] = False
         both[both[3][None].expand(5, -1, -1) & torch.tensor([False] * 4 + [True])[:, None, None]] = True
     torch.testing.assert_close(masks.to_tensor(), bitmaps)
-    assert masks[1] == encode_mask_results(bitmaps.numpy())[1]
+    assert masks[1] == encode_mask_results(bitmaps.cpu().numpy())[1]
 
 
 def test_what_would_change_a_decoded_copy_is_refused(masks):
