@@ -84,7 +84,9 @@ class OnnxFormat(ExportFormat):
         elif size is None:
             # That of detectors is for all their levels, whatever the images are padded to.
             divisor = metadata['preprocessing']['pad_size_divisor'] if 'semantic' in metadata else _DIVISOR
-            height, width = (divisor * torch.export.Dim(name, min=1, max=1 << 15) for name in ('rows', 'columns'))
+            # The exporter refuses sizes at which a layer's output could be a single pixel; files have no bounds.
+            least = -(-64 // divisor) if 'semantic' in metadata else 1
+            height, width = (divisor * torch.export.Dim(name, min=least, max=1 << 15) for name in ('rows', 'columns'))
             dynamic['images'].update({2: height, 3: width})
         with _one_line_errors(graph), torch.no_grad():
             onnx_program = torch.onnx.export(
