@@ -3,6 +3,8 @@ from .coco_accuracy import CocoAccuracy, ScoreThresholds
 from .ground_truth import DataStatistics, GroundTruth
 from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix, load_results
 from .report_page import ReportPage, class_colours
+from .segmentation_page import SegmentationPage
+from .segmentation_results import SegmentationResults, SegmentedImage
 
 __all__ = [
     'CocoAccuracy',
@@ -13,6 +15,9 @@ __all__ = [
     'Outcome',
     'ReportPage',
     'ScoreThresholds',
+    'SegmentationPage',
+    'SegmentationResults',
+    'SegmentedImage',
     'class_colours',
     'confusion_matrix',
     'load_results',

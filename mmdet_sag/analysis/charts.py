@@ -34,6 +34,7 @@ _STYLE = {
 }
 # More lines than this cannot be told apart.
 _MAX_LINES = 8
+AP_NAMES = dict(bbox_mAP='box AP', segm_mAP='mask AP', boundary_mAP='boundary AP')
 
 
 class _Chart:
@@ -88,9 +89,7 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
     """Draw precision, recall and F1 against the score threshold, and F1 by class."""
     with _chart(unit=True) as chart:
         left, right = chart.axes
-        for name, values in (('precision', thresholds.precision()), ('recall', thresholds.recall())):
-            left.plot(THRESHOLDS, values, label=name, linewidth=1.8)
-        left.plot(THRESHOLDS, thresholds.f1(), label='F1', linewidth=1.8, color='black')
+        _plot_thresholds(left, thresholds.precision(), thresholds.recall(), thresholds.f1())
         left.set(title='All classes', xlabel='score threshold')
         f1 = [np.nan_to_num(thresholds.f1(label)) for label in range(len(classes))]
         best = np.where(thresholds.objects > 0, [values.max() for values in f1], np.nan)
@@ -99,6 +98,18 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
         right.set(title=_title('F1 by class', best), xlabel='score threshold')
         for axes in chart.axes:
             axes.axvline(chosen, color='black', linewidth=0.8, linestyle=':')
+    return chart.svg
+
+
+def pixel_threshold_chart(curves: dict[str, np.ndarray], chosen: float) -> str:
+    """Draw precision, recall and F1 of pixels, each (101, ), against the threshold, and precision against recall."""
+    with _chart(unit=True) as chart:
+        left, right = chart.axes
+        _plot_thresholds(left, curves['precision'], curves['recall'], curves['F1'])
+        left.axvline(chosen, color='black', linewidth=0.8, linestyle=':')
+        left.set(title='By threshold', xlabel='threshold of the probability')
+        right.plot(curves['recall'], curves['precision'], linewidth=1.8)
+        right.set(title='Precision against recall', xlabel='recall', ylabel='precision')
     return chart.svg
 
 
@@ -139,10 +150,17 @@ def read_scalars(work_dir: Path) -> list[dict]:
     return [records[key] for key in sorted(records)]
 
 
-def training_chart(scalars: Sequence[dict]) -> str | None:
-    """Draw losses and AP over the steps of :func:`read_scalars`, or return None if nothing was logged."""
+def training_chart(
+    scalars: Sequence[dict], names: dict[str, str] = AP_NAMES, title: str = 'AP on the validation images'
+) -> str | None:
+    """Draw losses and figures over the steps of :func:`read_scalars`, or return None if nothing was logged.
+
+    Args:
+        scalars: Records of the log.
+        names: Names in the chart by what the figures' names in the log end with.
+        title: Title of the chart of the figures.
+    """
     training = [record for record in scalars if 'loss' in record]
-    names = dict(bbox_mAP='box AP', segm_mAP='mask AP', boundary_mAP='boundary AP')
     ap_names = dict.fromkeys(
         key for record in scalars if 'loss' not in record for key in record if key.endswith(tuple(names))
     )
@@ -164,8 +182,14 @@ def training_chart(scalars: Sequence[dict]) -> str | None:
         left.yaxis.set_minor_formatter(NullFormatter())
         for key in ap_names:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
-            right.plot(steps, values, marker='o', markersize=4, label=names[key.rpartition('/')[2]])
-        right.set(title='AP on the validation images', xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
+            right.plot(
+                steps,
+                values,
+                marker='o',
+                markersize=4,
+                label=next(name for end, name in names.items() if key.endswith(end)),
+            )
+        right.set(title=title, xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
         if not ap_names:
             right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')
     return chart.svg
@@ -196,6 +220,12 @@ def data_chart(data: DataStatistics) -> str:
         limit = data.image_sizes.max(initial=1) * 1.1
         image.set(title='Size of images', xlabel='width', ylabel='height', xlim=(0, limit), ylim=(0, limit))
     return chart.svg
+
+
+def _plot_thresholds(axes: Axes, precision: np.ndarray, recall: np.ndarray, f1: np.ndarray) -> None:
+    for name, values in dict(precision=precision, recall=recall).items():
+        axes.plot(THRESHOLDS, values, label=name, linewidth=1.8)
+    axes.plot(THRESHOLDS, f1, label='F1', linewidth=1.8, color='black')
 
 
 def _extremes(values: np.ndarray) -> list[int]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from scipy.stats import rankdata
 
@@ -14,6 +13,7 @@ from .coco_accuracy import SIZES, THRESHOLDS, CocoAccuracy, ScoreThresholds
 from .ground_truth import DataStatistics, GroundTruth
 from .image_figure import Outline, display_size, encode_image, image_figure
 from .image_results import ImageResult, MatchedImage, Outcome, confusion_matrix
+from .page_template import render_page
 
 _WRONG = (Outcome.WRONG_CLASS, Outcome.INACCURATE, Outcome.DUPLICATE, Outcome.NOTHING_THERE)
 
@@ -88,19 +88,13 @@ class ReportPage:
             no_scalars: See above.
             training: The data that the model was trained on.
         """
-        environment = Environment(
-            loader=PackageLoader('mmdet_sag.analysis', '.'),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-        )
-        environment.filters.update(figure=_figure, percent=_percent)
         classes = self.truth.classes
         images = {i: self._image(i, (attention or {}).get(i)) for i in self.image_ids}
         data = DataStatistics(self.truth)
         data_sets = {'Data of this report': data, **({'Training data': training} if training else {})}
         curves = charts.training_chart(scalars) if scalars else None
-        return environment.get_template('report.html.jinja').render(
+        return render_page(
+            'report.html.jinja',
             title=title,
             facts=facts,
             summary=self._summary(),
@@ -326,11 +320,3 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float('nan')
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
-
-
-def _figure(value: float, digits: int = 3) -> str:
-    return '–' if value is None or np.isnan(value) else f'{value:.{digits}f}'
-
-
-def _percent(part: int, whole: int) -> str:
-    return f'{part / whole:.0%}' if whole else '–'

@@ -22,12 +22,14 @@ class ExportedInferencer:
         device: Device that it runs on, as the runtime names it.
 
     Raises:
-        InputError: The model cannot be loaded, or the device cannot be used.
+        InputError: The model cannot be loaded, or is a segmentor, or the device cannot be used.
     """
 
     def __init__(self, path: str, device: str | None = None) -> None:
         self.predictor = load_predictor(path, device=device or 'CPU')
         metadata = self.predictor.metadata
+        if 'semantic' in metadata:
+            raise InputError(f'{path} is a segmentor, and this is for detectors: runtime.py beside the model takes it')
         self.cfg = Config(dict(model=dict(type=metadata['model'])))
         self.model: Any = nn.Module()
         self.model.dataset_meta = dict(

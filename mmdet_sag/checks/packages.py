@@ -55,10 +55,12 @@ def check_scope(scope: str) -> None:
 
 
 def check_is_detector(cfg: Config) -> None:
-    """Check that a config is not one of MMSegmentation, whose models are only trained and tested here."""
+    """Check that a config is not one of MMSegmentation, whose models have no instances."""
     scope = cfg.get('default_scope')
     if scope in _SCOPES:
-        raise InputError(f'the config is of {scope}, and this is for detectors: train.py and test.py run it')
+        raise InputError(
+            f'the config is of {scope}, and this is for detectors: train.py, test.py, export.py and report.py take it'
+        )
 
 
 def check_other_package(cfg: Config, mode: str) -> None:

@@ -53,7 +53,9 @@ def test_dataset(cfg: Config) -> ConfigDict:
 def dataset_meta(cfg: Config) -> dict:
     """``classes`` and ``palette`` of the test data set, if it has them."""
     dataset = test_dataset(cfg)
-    return {**(DATASETS.get(dataset.type).METAINFO or {}), **(dataset.get('metainfo') or {})}
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        kind = registry.get(dataset.type)
+    return {**(kind.METAINFO or {}), **(dataset.get('metainfo') or {})}
 
 
 def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> Iterator[dict]:

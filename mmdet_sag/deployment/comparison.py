@@ -24,7 +24,7 @@ from .runtime import Predictor, decode_mask
 # Largest differences of float32 models: pixels, scores, mask probabilities.
 BOUNDS = dict(boxes=0.02, scores=1e-4, mask_probs=1e-3)
 # Of the runtime's own work: levels of 0 to 255, as Pillow's versions differ, and the share of the masks' pixels.
-_LARGEST_INPUT, _LARGEST_MASKS = 1.01, 1e-3
+LARGEST_INPUT, _LARGEST_MASKS = 1.01, 1e-3
 # In float32, rounding decides whether detections that are this close to the lowest score are kept.
 _SCORE_OF_LAST = 1e-4
 # Share of the other detections that only one of two float32 models may have: where an IoU is at the threshold of NMS,
@@ -88,8 +88,8 @@ def compare(
     score_differences: list[float] = []
     for batch in batches:
         images, data_samples = preprocess(detector, batch, predictor.metadata.get('input_size'))
-        prepared = [_prepare(predictor, sample, backend_args) for sample in data_samples]
-        worst['inputs'] = max(worst['inputs'], *_input_differences(predictor, images, data_samples, prepared))
+        prepared = [prepare(predictor, sample, backend_args) for sample in data_samples]
+        worst['inputs'] = max(worst['inputs'], *input_differences(predictor, images, data_samples, prepared))
         if prepares_images(predictor.model):
             # Its images are not rounded to levels, and the detections of these are to be the same.
             images = torch.cat(prepared)
@@ -116,7 +116,7 @@ def compare(
     else:
         too_far = sum(score_differences) > _SCORE_BY_PRECISION * len(score_differences)
         failed = too_far or different > _SHARE_BY_PRECISION * agreement.num_detections
-    failed = failed or worst['inputs'] > _LARGEST_INPUT or worst['masks'] > _LARGEST_MASKS
+    failed = failed or worst['inputs'] > LARGEST_INPUT or worst['masks'] > _LARGEST_MASKS
     if not agreement.num_detections and not failed:
         raise InputError(
             f"PyTorch's model detects nothing{'' if exact else ' that scores 0.3'} on {agreement.num_images} images: "
@@ -192,12 +192,17 @@ def preprocess(detector: nn.Module, batch: dict, size: Sequence[int] | None = No
 
 
 def measure_speed(
-    detector: nn.Module, models: dict[str, Callable], batch: dict, num_runs: int, num_warmup: int = 2
+    detector: nn.Module,
+    models: dict[str, Callable],
+    batch: dict,
+    num_runs: int,
+    num_warmup: int = 2,
+    run_pytorch: Callable = detect_with_pytorch,
 ) -> dict[str, float]:
-    """Median seconds of ``PyTorch`` and of exported models in turns, from the image tensor to mask probabilities."""
+    """Median seconds of ``PyTorch`` and of exported models in turns, from the image tensor to the models' outputs."""
     inputs = preprocess(detector, batch)
     arrays = model_inputs(*inputs)
-    runs: dict[str, Callable] = {'PyTorch': partial(detect_with_pytorch, detector, *inputs)}
+    runs: dict[str, Callable] = {'PyTorch': partial(run_pytorch, detector, *inputs)}
     for name, model in models.items():
         given = (read_image(inputs[1][0])[None],) if prepares_images(model) else arrays
         runs[name] = partial(model, *given)
@@ -215,7 +220,7 @@ def in_turns(runs: dict[str, Callable], num_runs: int, num_warmup: int = 2) -> d
     return {name: statistics.median(values[num_warmup:]) for name, values in seconds.items()}
 
 
-def _prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | None) -> Tensor:
+def prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | None) -> Tensor:
     """The image of a sample's file, (1, 3, H, W), as the runtime prepares it, or the graph, computed by PyTorch."""
     image = read_image(sample, backend_args)
     if not prepares_images(predictor.model):
@@ -231,7 +236,7 @@ def _prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | N
     return inputs
 
 
-def _input_differences(
+def input_differences(
     predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
 ) -> list[float]:
     """Largest difference of each image that was prepared from its file, in levels of 0 to 255."""

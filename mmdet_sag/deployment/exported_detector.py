@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ _loaded: dict[tuple[str, int, str], Predictor] = {}
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """An exported model with the interface of a detector, for evaluation.
+    """An exported model with the interface of a detector, or of a segmentor of MMSegmentation, for evaluation.
 
     Args:
         model_file: A model.onnx, model.xml or model.pt, or the folder of one.
@@ -53,10 +54,15 @@ class ExportedDetector(BaseModel):
             )
 
     def forward(self, inputs: Tensor, data_samples: SampleList, mode: str = 'predict') -> SampleList:
-        """Detect objects in images (N, 3, H, W): add ``pred_instances``, with :class:`RLEMasks`, to their samples."""
+        """Detect objects in images (N, 3, H, W): add ``pred_instances``, with :class:`RLEMasks`, to their samples.
+
+        A segmentor adds ``pred_sem_seg`` and ``seg_logits`` instead.
+        """
         if mode != 'predict':
             raise NotImplementedError(f'an exported model has no mode {mode}')
         metadata = self.model.metadata
+        if 'semantic' in metadata:
+            return self._segment(inputs, data_samples)
         for sample, results in zip(data_samples, detect(self.model, inputs, data_samples)):
             probs = results.pop('mask_probs')
             if not metadata['has_mask_scores']:
@@ -75,6 +81,16 @@ class ExportedDetector(BaseModel):
                 merged = merge_panoptic(logits, own, sample.ori_shape, sample.img_shape, metadata)
                 sample.pred_panoptic_seg = PixelData(sem_seg=torch.from_numpy(merged)[None])
         return data_samples
+
+    def _segment(self, inputs: Tensor, data_samples: SampleList) -> SampleList:
+        # An optional package, which is there where its configs are.
+        from mmseg.models.segmentors import BaseSegmentor
+
+        settings = self.model.metadata['semantic']
+        self.align_corners = settings['align_corners']
+        self.decode_head = SimpleNamespace(threshold=settings['threshold'])
+        logits = self.model(*model_inputs(inputs, data_samples))['semantic_logits']
+        return BaseSegmentor.postprocess_result(self, torch.from_numpy(logits), data_samples)
 
 
 def fit_images(cfg: Config, size: Sequence[int] | None) -> None:
@@ -149,7 +165,7 @@ def use_exported_model(cfg: Config, model_file: str, device: str = 'CPU') -> Non
     predictor = _loaded[model_file, 0, device] = load_predictor(model_file, device=device)
     fit_images(cfg, predictor.metadata.get('input_size'))
     cfg.model = dict(
-        type='ExportedDetector',
+        type='mmdet.ExportedDetector',
         model_file=model_file,
         device=device,
         data_preprocessor=cfg.model.data_preprocessor,

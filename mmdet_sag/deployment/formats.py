@@ -82,7 +82,11 @@ class OnnxFormat(ExportFormat):
         if 'image_sizes' not in names:
             dynamic['images'].update({i: torch.export.Dim(f'side{i}', min=2, max=1 << 16) for i in (1, 2)})
         elif size is None:
-            height, width = (_DIVISOR * torch.export.Dim(name, min=1, max=1024) for name in ('rows', 'columns'))
+            # That of detectors is for all their levels, whatever the images are padded to.
+            divisor = metadata['preprocessing']['pad_size_divisor'] if 'semantic' in metadata else _DIVISOR
+            # The exporter refuses sizes at which a layer's output could be a single pixel; files have no bounds.
+            least = -(-64 // divisor) if 'semantic' in metadata else 1
+            height, width = (divisor * torch.export.Dim(name, min=least, max=1 << 15) for name in ('rows', 'columns'))
             dynamic['images'].update({2: height, 3: width})
         with _one_line_errors(graph), torch.no_grad():
             onnx_program = torch.onnx.export(

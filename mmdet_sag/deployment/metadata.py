@@ -5,8 +5,8 @@ import mmdet
 import numpy as np
 import torch
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
-from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets.transforms import PackDetInputs, Resize
+from mmcv.transforms import LoadImageFromFile, Resize
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmdet.visualization import get_palette
 from mmengine.config import Config, ConfigDict
@@ -35,6 +35,25 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
         )
     # Teacher and student of a semi-supervised detector have the same config.
     model = cfg.model.get('detector', cfg.model)
+    own = dict(semantic=_semantic(model)) if 'decode_head' in model else _detection(model, checkpoint)
+    return dict(
+        # That with which every runtime.py so far can run it.
+        runtime_version=3 if 'semantic' in own else 2 if 'panoptic' in own else 1,
+        model=model.type,
+        format=model_format,
+        precision=precision,
+        config=Path(cfg.filename).name,
+        checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
+        classes=classes,
+        palette=[list(map(int, colour)) for colour in get_palette(meta.get('palette'), num_classes)],
+        preprocessing=_preprocessing(model, test_dataset(cfg).pipeline, cfg.get('default_scope')),
+        versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
+        **own,
+    )
+
+
+def _detection(model: ConfigDict, checkpoint: str) -> dict:
+    """How the runtime finishes detections."""
     # A model without RoI head has one test_cfg for all.
     rcnn = model.test_cfg.get('rcnn', model.test_cfg)
     box_cfg = model.test_cfg.get('bbox_head', rcnn)
@@ -44,27 +63,25 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
             f'test_cfg.rcnn.mask_thr_binary is {mask_thr}, which asks for probabilities in place of masks: '
             'set it to 0.5'
         )
-    extra = dict(panoptic=_panoptic(model)) if 'panoptic_fusion_head' in model else {}
+    panoptic = dict(panoptic=_panoptic(model)) if 'panoptic_fusion_head' in model else {}
     return dict(
-        # That with which every runtime.py so far can run it.
-        runtime_version=2 if extra else 1,
-        model=model.type,
-        format=model_format,
-        precision=precision,
-        config=Path(cfg.filename).name,
-        checkpoint=dict(name=Path(checkpoint).name, sha256=sha256(checkpoint)),
-        classes=classes,
-        palette=[list(colour) for colour in get_palette(meta.get('palette'), num_classes)],
-        preprocessing=_preprocessing(model, test_dataset(cfg).pipeline),
         score_thr=box_cfg.get('score_thr', 0),
         picture_score_thr=picture_score_thr(checkpoint),
         max_per_img=box_cfg.max_per_img,
         mask_thr=mask_thr,
         inclusive_boxes=bool(model.get('inclusive_boxes', False)),
         has_mask_scores=bool(model.get('roi_head', {}).get('mask_iou_head')),
-        versions=dict(mmdet_sag=__version__, mmdet=mmdet.__version__, torch=torch.__version__),
-        **extra,
+        **panoptic,
     )
+
+
+def _semantic(model: ConfigDict) -> dict:
+    """How the runtime makes classes of logits; ``threshold`` is that of one channel's probability."""
+    head, threshold = model.decode_head, None
+    if head.get('out_channels') == 1:
+        # MMSegmentation's default.
+        threshold = 0.3 if head.get('threshold') is None else head.threshold
+    return dict(threshold=threshold, align_corners=head.get('align_corners', False))
 
 
 def _panoptic(model: ConfigDict) -> dict:
@@ -79,21 +96,36 @@ def _panoptic(model: ConfigDict) -> dict:
     )
 
 
-def _preprocessing(model: ConfigDict, pipeline: list[dict]) -> dict:
+def _preprocessing(model: ConfigDict, pipeline: list[dict], scope: str | None) -> dict:
     preprocessor = model.get('data_preprocessor') or {}
-    divisor = preprocessor.get('pad_size_divisor', 1)
-    if divisor % 32:
-        raise InputError(f'model.data_preprocessor.pad_size_divisor is {divisor}: set it to 32 or a multiple')
+    is_segmentor = 'decode_head' in model
     return dict(
-        resize=_resize(pipeline),
+        resize=_resize(pipeline, scope, is_segmentor),
         # YOLOX's images are not normalized.
         mean=[float(value) for value in preprocessor.get('mean') or (0.0, 0.0, 0.0)],
         std=[float(value) for value in preprocessor.get('std') or (1.0, 1.0, 1.0)],
         # Both swap the same two channels.
         bgr_to_rgb=bool(preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr')),
-        pad_size_divisor=divisor,
-        pad_value=float(np.float32(preprocessor.get('pad_value', 0))),
+        pad_size_divisor=_segmentor_divisor(preprocessor) if is_segmentor else _detector_divisor(preprocessor),
+        pad_value=float(np.float32(preprocessor.get('pad_val' if is_segmentor else 'pad_value', 0))),
     )
+
+
+def _detector_divisor(preprocessor: dict) -> int:
+    divisor = preprocessor.get('pad_size_divisor', 1)
+    if divisor % 32:
+        raise InputError(f'model.data_preprocessor.pad_size_divisor is {divisor}: set it to 32 or a multiple')
+    return divisor
+
+
+def _segmentor_divisor(preprocessor: dict) -> int:
+    padding = preprocessor.get('test_cfg') or {}
+    if padding.get('size'):
+        raise InputError(
+            f'model.data_preprocessor.test_cfg pads images to size={padding["size"]}, which an exported model cannot '
+            'do: set size_divisor in its place'
+        )
+    return padding.get('size_divisor') or 1
 
 
 def _check_loading(step: dict) -> None:
@@ -106,30 +138,35 @@ def _check_loading(step: dict) -> None:
             )
 
 
-def _resize(pipeline: list[dict]) -> dict:
-    """The one transform of a test pipeline that changes the image."""
+def _resize(pipeline: list[dict], scope: str | None, is_segmentor: bool) -> dict:
+    """The one transform of a test pipeline that changes the image; a segmentor's may also lack, or have a factor."""
     found = []
     for step in pipeline:
-        transform: Any = TRANSFORMS.get(step['type'])
-        if transform in (Resize, ShortSideResize, FitResize):
+        with TRANSFORMS.switch_scope_and_registry(scope) as registry:
+            transform: Any = registry.get(step['type'])
+        # MMSegmentation has a subclass of its own of this name.
+        is_resize = issubclass(transform, Resize) and transform.__name__ == 'Resize'
+        if is_resize or transform in (ShortSideResize, FitResize):
             found.append((transform, step))
         elif transform is LoadImageFromFile:
             _check_loading(step)
-        elif not issubclass(transform, (MMCVLoadAnnotations, PackDetInputs)):
+        elif not issubclass(transform, (MMCVLoadAnnotations, PackDetInputs)) and transform.__name__ != 'PackSegInputs':
             raise InputError(
                 f'the test pipeline has {step["type"]}: only LoadImageFromFile and one Resize or ShortSideResize can '
                 'be exported; remove it (an exported model pads by itself)'
             )
-    if len(found) != 1 or 'scale' not in found[0][1]:
+    if is_segmentor and not found:
+        return dict(mode='exact', scale_factor=[1.0, 1.0], backend='cv2')
+    if len(found) != 1 or not (found[0][1].get('scale') or is_segmentor):
         raise InputError('the test pipeline needs one Resize or ShortSideResize with a scale to be exported')
     transform, step = found[0]
     if step.get('interpolation', 'bilinear') != 'bilinear':
         raise InputError(f'the test pipeline resizes by {step.interpolation}: only bilinear can be exported')
     if step.get('backend', 'cv2') not in ('cv2', 'pillow'):
         raise InputError(f'the test pipeline resizes with {step.backend}: only cv2 and pillow can be exported')
-    scale = step['scale']
     modes = {ShortSideResize: 'short_side', FitResize: 'fit'}
     mode = modes.get(transform, 'keep_ratio' if step.get('keep_ratio') else 'exact')
-    return dict(
-        mode=mode, scale=[scale, scale] if isinstance(scale, int) else list(scale), backend=step.get('backend', 'cv2')
-    )
+    # Of both, a transform takes the scale.
+    key = 'scale' if step.get('scale') else 'scale_factor'
+    sides = [step[key]] * 2 if isinstance(step[key], (int, float)) else list(step[key])
+    return {'mode': mode, key: sides, 'backend': step.get('backend', 'cv2')}

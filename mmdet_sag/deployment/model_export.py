@@ -15,22 +15,25 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from ..checks import check_inputs, check_is_detector
+from ..checks import check_inputs
+from ..checks.packages import check_scope
 from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
 from ..fileio import atomic_folder, check_writable_folder, sha256
 from . import runtime
-from .comparison import compare, measure_speed, preprocess
+from .comparison import compare, detect_with_pytorch, measure_speed, preprocess
 from .exported_detector import ExportedDetector, fit_images, model_inputs
 from .formats import FORMATS, load_predictor
 from .graphs import build_graph
 from .graphs.padded_graph import PaddedGraph
 from .graphs.panoptic_centermask_graph import PanopticCenterMaskGraph
 from .graphs.preprocessed_graph import PreprocessedGraph
+from .graphs.segmentation_graph import SegmentationGraph
 from .metadata import describe
 from .onnx_operators import OPSET_VERSION, ExportableDeformConv, ExportableSAConv
 from .quantization import calibration_batches
+from .semantic_comparison import compare_segmentation, segment_with_pytorch
 
 
 class ExportSettings(NamedTuple):
@@ -85,7 +88,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         raise InputError(f'--preprocessing {reason}')
     _check_out(Path(out))
     register_all_modules(init_default_scope=False)
-    init_default_scope('mmdet')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     if settings.num_images or settings.measure_ap:
         check_inputs(cfg, 'test')
     fit_images(cfg, settings.input_size)
@@ -93,18 +96,17 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         _limit_detections(cfg, settings.num_detections)
     detector = build_detector(cfg, checkpoint)
     graph = build_graph(detector, model_format.precisions[precision])
-    heads = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
-    num_classes = (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
-    if isinstance(graph, PanopticCenterMaskGraph):
-        num_classes = detector.panoptic_fusion_head.num_classes
+    if isinstance(graph, (PanopticCenterMaskGraph, SegmentationGraph)):
+        kind = 'panoptic models' if isinstance(graph, PanopticCenterMaskGraph) else 'segmentors'
         for option, value in (
             ('--detections', settings.num_detections),
             ('--preprocessing', settings.prepares_images),
             ('--precision int8', precision == 'int8'),
+            ('--input-size', settings.input_size and kind == 'segmentors'),
         ):
             if value:
-                raise InputError(f'{option}: panoptic models are exported without it, leave it out')
-    metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes)
+                raise InputError(f'{option}: {kind} are exported without it, leave it out')
+    metadata = describe(cfg, checkpoint, model_format.name, precision, num_classes_of(detector))
     if model_format.name == 'onnx':
         metadata['opset'] = settings.opset
         deformable = any(isinstance(module, (ExportableDeformConv, ExportableSAConv)) for module in graph.modules())
@@ -142,14 +144,14 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
 
 
 def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
-    """Build a config's detector, with the weights of a checkpoint, in evaluation mode.
+    """Build a config's detector, or segmentor of MMSegmentation, with the weights of a checkpoint, in evaluation mode.
 
     Of a semi-supervised one, this is the teacher or student that its ``semi_test_cfg.predict_on`` names.
 
     Raises:
-        InputError: The config is of no detector, or the checkpoint cannot be read or belongs to another model.
+        InputError: The checkpoint cannot be read or belongs to another model, or the config's package is missing.
     """
-    check_is_detector(cfg)
+    check_scope(cfg.get('default_scope', 'mmdet'))
     content = load_checkpoint_file(checkpoint)
     # Building logs every parameter, and the weights come from the checkpoint.
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -163,18 +165,32 @@ def build_detector(cfg: Config, checkpoint: str) -> nn.Module:
     return detector.eval().requires_grad_(False)
 
 
+def num_classes_of(detector: nn.Module) -> int:
+    """Number of classes of a detector, with those of stuff, or of a segmentor."""
+    if hasattr(detector, 'panoptic_fusion_head'):
+        return detector.panoptic_fusion_head.num_classes
+    if hasattr(detector, 'decode_head'):
+        return detector.decode_head.num_classes
+    heads = detector.roi_head.mask_head if hasattr(detector, 'roi_head') else detector.bbox_head
+    return (heads[-1] if isinstance(heads, nn.ModuleList) else heads).num_classes
+
+
 def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSettings) -> dict[str, Any]:
     report: dict[str, Any] = {}
     predictor = load_predictor(str(path), settings.num_threads)
+    is_segmentor = 'semantic' in predictor.metadata
     if settings.num_images:
         batches = config_images(cfg, settings.num_images)
         load = next(step for step in test_dataset(cfg).pipeline if step['type'] == 'LoadImageFromFile')
-        agreement = compare(detector, predictor, batches, settings.precision, load.get('backend_args'))
+        compare_outputs = compare_segmentation if is_segmentor else compare
+        agreement = compare_outputs(detector, predictor, batches, settings.precision, load.get('backend_args'))
         report['agreement'] = agreement._asdict()
         print(f'agreement with PyTorch: {agreement}')
         if settings.num_runs:
             batch = next(config_images(cfg, 1))
-            seconds = measure_speed(detector, {settings.model_format: predictor.model}, batch, settings.num_runs)
+            run_pytorch = segment_with_pytorch if is_segmentor else detect_with_pytorch
+            models = {settings.model_format: predictor.model}
+            seconds = measure_speed(detector, models, batch, settings.num_runs, run_pytorch=run_pytorch)
             report['seconds'] = seconds
             theirs, own = seconds['PyTorch'] * 1000, seconds[settings.model_format] * 1000
             print(f'speed: {own:.0f} ms an image, PyTorch {theirs:.0f} ms; share {own / theirs:.2f}')

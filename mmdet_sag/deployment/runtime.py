@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 # A model's metadata say which version of this file it needs.
-RUNTIME_VERSION = 2
+RUNTIME_VERSION = 3
 METADATA_KEY = 'mmdet_sag'
 REPORT = 'report.json'
 OUTPUTS = ('boxes', 'scores', 'labels', 'image_indices', 'mask_probs', 'mask_scores')
@@ -51,7 +51,8 @@ class Model:
 
         Returns:
             The model's outputs by name: ``boxes`` (n, 4) in pixels of these images, ``scores`` (n, ),
-            ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ).
+            ``labels`` (n, ), ``image_indices`` (n, ), ``mask_probs`` (n, h, w) and ``mask_scores`` (n, ). Of a
+            segmentor, ``semantic_logits`` (N, C, H, W).
 
         Raises:
             RuntimeInputError: The images are larger than that size.
@@ -143,6 +144,8 @@ class OpenVINOModel(Model):
             text = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
             self.names = [name for output in model.outputs for name in output.get_names()]
             self.metadata = read_metadata(path, text, self.names)
+            if 'semantic' in self.metadata:
+                self.least_size = (1, 1)
             config = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
             # Of int8, the layers that stayed in float.
             half = dict(bf16='bf16', fp16='fp16', int8='bf16').get(self.metadata['precision'])
@@ -225,7 +228,7 @@ def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> M
 
 
 class Predictor:
-    """Finds objects and their masks in images, also when called from several threads at once.
+    """Finds objects and their masks in images, or segments them, also when called from several threads at once.
 
     Args:
         path: A model.onnx, model.xml or model.pt, or the folder of one.
@@ -235,7 +238,8 @@ class Predictor:
         classes: Names of the classes of the results; by default all.
 
     Raises:
-        RuntimeInputError: As :func:`load_model`, or the model lacks one of the classes.
+        RuntimeInputError: As :func:`load_model`, or the model lacks one of the classes, or is a segmentor, which gives
+            every pixel a class and no scores.
     """
 
     def __init__(
@@ -249,6 +253,9 @@ class Predictor:
         self.model = load_model(path, num_threads, device)
         self.metadata = self.model.metadata
         self.score_thr = score_thr
+        if 'semantic' in self.metadata and (score_thr or classes):
+            option = 'a lowest score' if score_thr else 'some classes alone'
+            raise RuntimeInputError(f'{path}: a segmentor gives every pixel a class and no score, leave {option} out')
         known = self.metadata['classes']
         for name in classes or ():
             if name not in known:
@@ -272,8 +279,8 @@ class Predictor:
             ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
             (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
             compressed run-length encodings. Of a panoptic model, also ``panoptic`` (H, W), int32: label + 1000 x
-            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. A list of
-            these for a list of images.
+            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. Of a
+            segmentor, only ``semantic`` (H, W), int32: the label of each pixel. A list of these for a list of images.
 
         Raises:
             RuntimeInputError: An image cannot be used.
@@ -298,7 +305,9 @@ class Predictor:
         ]
 
     def _of_image(self, outputs: dict, i: int) -> dict:
-        """Outputs of the wanted detections in an image."""
+        """Outputs of the wanted detections in an image, or a segmentor's."""
+        if 'semantic' in self.metadata:
+            return dict(semantic_logits=outputs['semantic_logits'][i])
         wanted = outputs['image_indices'] == i
         wanted &= np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
         own = {name: values[wanted] for name, values in outputs.items() if name in OUTPUTS and name != 'image_indices'}
@@ -347,6 +356,8 @@ class Predictor:
             shape: Height and width of the image.
             size: Height and width of it where the boxes lie, as the network saw it.
         """
+        if 'semantic' in self.metadata:
+            return dict(semantic=label_pixels(outputs['semantic_logits'], shape, size, self.metadata['semantic']))
         height, width = shape[:2]
         scale = size[1] / width, size[0] / height
         boxes = outputs['boxes'] / np.float32([*scale, *scale])
@@ -375,11 +386,17 @@ class Predictor:
         height, width = image.shape[:2]
         zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
         picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
-        if 'panoptic' in result:
-            segments = cv2.resize(result['panoptic'], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            for label in range(self.metadata['panoptic']['num_things'], len(self.metadata['classes'])):
-                colour = np.uint8(self.metadata['palette'][label][::-1])
-                picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
+        for kind in ('panoptic', 'semantic'):
+            if kind not in result:
+                continue
+            segments = cv2.resize(result[kind], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            first = self.metadata[kind].get('num_things', 0)
+            for label, name in enumerate(self.metadata['classes'][first:], first):
+                if name != 'background':
+                    colour = np.uint8(self.metadata['palette'][label][::-1])
+                    picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
+        if 'semantic' in result:
+            return picture
         shown = np.flatnonzero(result['scores'] >= score_thr)
         for i in shown[::-1]:
             label = int(result['labels'][i])
@@ -412,7 +429,18 @@ class Predictor:
         return picture
 
     def as_json(self, result: dict) -> list[dict]:
-        """The result of a call in COCO's format of results, with ``mask_score`` and the name of the class."""
+        """The result of a call in COCO's format of results, with ``mask_score`` and the name of the class.
+
+        Of a segmentor: ``label``, ``name`` and ``segmentation`` of each class in the image.
+        """
+        if 'semantic' in result:
+            labels = result['semantic']
+            return [
+                dict(
+                    label=int(label), name=self.metadata['classes'][label], segmentation=encode_bitmap(labels == label)
+                )
+                for label in np.unique(labels)
+            ]
         return [
             dict(
                 bbox=[float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
@@ -430,7 +458,9 @@ class Predictor:
 
 def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
     """Width and height of a resized image; ``settings`` are the metadata's ``preprocessing.resize``."""
-    scale = settings['scale']
+    scale = settings.get('scale') or [
+        int(side * factor + 0.5) for side, factor in zip((width, height), settings['scale_factor'])
+    ]
     if settings['mode'] == 'exact':
         return tuple(scale)
     if settings['mode'] == 'fit':
@@ -463,8 +493,36 @@ def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, thr
     # Where one column ends in the image's last row and the next begins in its first, the mask goes on.
     joined = np.flatnonzero(places[1:] == places[:-1])
     places = np.delete(places, np.concatenate([joined, joined + 1]))
-    counts = np.diff(places, prepend=0, append=height * width)
-    return dict(size=[height, width], counts=_compress(counts[:-1] if len(counts) > 1 and not counts[-1] else counts))
+    return _run_lengths(places, height, width)
+
+
+def encode_bitmap(bitmap: np.ndarray) -> dict:
+    """Encode a mask of a whole image (H, W), bool, as :func:`encode_mask`."""
+    return _run_lengths(np.flatnonzero(np.diff(bitmap.T.ravel(), prepend=False)), *bitmap.shape)
+
+
+def label_pixels(logits: np.ndarray, shape: Sequence[int], size: Sequence[int], settings: dict) -> np.ndarray:
+    """Give each pixel a class, as MMSegmentation does.
+
+    Args:
+        logits: Logits (C, H, W) of an image with its padding.
+        shape: Height and width of the image.
+        size: Height and width of it as the network saw it, without padding.
+        settings: The metadata's ``semantic``.
+
+    Returns:
+        ``semantic`` of :class:`Predictor`'s results.
+    """
+    best, labels = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
+    # One class at a time: all together would take a gigabyte in a large image.
+    for label, own in enumerate(logits):
+        own = _resize_bilinear(own[: size[0], : size[1]], shape[:2], settings['align_corners'])
+        if len(logits) == 1:
+            with np.errstate(over='ignore'):
+                return (1 / (1 + np.exp(-own)) > settings['threshold']).astype(np.int32)
+        labels[own > best] = label
+        np.maximum(best, own, out=best)
+    return labels
 
 
 def merge_panoptic(
@@ -590,6 +648,10 @@ def main(arguments: list[str] | None = None) -> int:
     source, out = Path(args.input), Path(args.out)
     paths = find_images(source, out)
     predictor = Predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
+    if 'semantic' in predictor.metadata and args.score_thr is not None:
+        raise RuntimeInputError(
+            f'--score-thr {args.score_thr}: {args.model} is a segmentor, without scores: leave it out'
+        )
     score_thr = predictor.picture_score_thr if args.score_thr is None else args.score_thr
     results, left_out = {}, []
     try:
@@ -611,6 +673,17 @@ def main(arguments: list[str] | None = None) -> int:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
                 picture.write_bytes(content.tobytes())
+                if 'semantic' in result:
+                    labels = result['semantic'].astype(
+                        np.uint8 if len(predictor.metadata['classes']) < 257 else np.uint16
+                    )
+                    _, content = cv2.imencode('.png', labels)
+                    (out / f'{name}.semantic.png').write_bytes(content.tobytes())
+                    shares = ', '.join(
+                        f'{part["name"]} {(labels == part["label"]).mean():.1%}' for part in results[name]
+                    )
+                    print(f'{path}: {shares}')
+                    continue
                 if 'panoptic' in result:
                     ids = np.where(
                         result['panoptic'] % 1000 < len(predictor.metadata['classes']), result['panoptic'], 0
@@ -640,6 +713,8 @@ def input_names(metadata: dict) -> tuple[str, ...]:
 
 def output_names(metadata: dict) -> tuple[str, ...]:
     """Names of a model's outputs in order."""
+    if 'semantic' in metadata:
+        return ('semantic_logits',)
     names = PADDED_OUTPUTS if metadata.get('detections') else OUTPUTS
     return (*names, 'semantic_logits') if metadata.get('panoptic') else names
 
@@ -734,6 +809,18 @@ def _ringed(probs: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.pad(probs, ((0, 0), (1, 1), (1, 1))), boxes
 
 
+def _resize_bilinear(values: np.ndarray, size: Sequence[int], align_corners: bool) -> np.ndarray:
+    """Resize a map (h, w) as PyTorch's ``interpolate`` does."""
+    if not align_corners:
+        return cv2.resize(values, size[::-1])
+    for side in size:
+        places = np.linspace(0, len(values) - 1, side, dtype=np.float32)
+        before = places.astype(np.int64)
+        share = (places - before)[:, None]
+        values = (values[before] * (1 - share) + values[np.minimum(before + 1, len(values) - 1)] * share).T
+    return values
+
+
 def _samples(low: np.float32, high: np.float32, size: int, length: int) -> tuple[int, np.ndarray]:
     """First pixel that a mask may reach, and the weights of its samples in each pixel, shape (pixels, size)."""
     first, last = max(int(np.floor(low)) - 1, 0), min(int(np.ceil(high)) + 1, length)
@@ -779,6 +866,12 @@ def _decode_cropped(mask: dict) -> tuple[int, int, np.ndarray]:
     pixels = np.pad(pixels, (0, (right - left) * height - len(pixels))).reshape(right - left, height)
     rows = np.flatnonzero(pixels.any(axis=0))
     return int(left), int(rows[0]), cv2.transpose(pixels[:, rows[0] : rows[-1] + 1])
+
+
+def _run_lengths(places: np.ndarray, height: int, width: int) -> dict:
+    """COCO's encoding of a mask that changes at these places of its image, column by column."""
+    counts = np.diff(places, prepend=0, append=height * width)
+    return dict(size=[height, width], counts=_compress(counts[:-1] if len(counts) > 1 and not counts[-1] else counts))
 
 
 def _compress(counts: np.ndarray) -> str:

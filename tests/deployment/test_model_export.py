@@ -512,7 +512,7 @@ def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path)
     arguments = (tmp_path / 'boxes.py', tmp_path / 'boxes.pth', '--out', tmp_path / 'out', '--images', 0)
     assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
     assert (
-        'FCOS cannot be exported: only CenterMask, PointCenterMask and two-stage detectors with a mask head can'
+        'FCOS cannot be exported: only CenterMask, PointCenterMask, two-stage detectors with a mask head, such as'
         in capsys.readouterr().err
     )
     assert not (tmp_path / 'out').exists()

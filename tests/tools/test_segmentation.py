@@ -6,21 +6,17 @@ import pickle
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from mmengine.config import config as mmengine_config
+from support.tiny_vessels import DATA_SETS, FEW_CHANNELS, FULL_SIZE, write_vessels
 from support.tool import run_tool
 
 from mmdet_sag.checks import packages
-from mmdet_sag.deployment.model_export import build_detector
 from mmdet_sag.engine import launch
 from mmdet_sag.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs/sa_unet/sa-unet_1xb2-150e_chase-db1-1008x1008.py'
-DATA_SETS = ('train_dataloader.dataset.dataset', 'val_dataloader.dataset', 'test_dataloader.dataset')
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1'}
 needs_mmseg = pytest.mark.skipif(
     find_spec('mmseg') is None, reason='needs MMSegmentation: pip install -r requirements/segmentation.txt'
@@ -29,27 +25,13 @@ needs_mmseg = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """A folder with pictures of dark lines on a bright ground, in MMSegmentation's layout of CHASE_DB1."""
     folder = tmp_path_factory.mktemp('vessels')
-    generator = np.random.default_rng(0)
-    for split, count in dict(training=4, validation=2).items():
-        images, labels = (folder / 'data' / kind / split for kind in ('images', 'annotations'))
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for i in range(count):
-            # The sides are no multiples of 8.
-            label = np.zeros((60, 68), np.uint8)
-            for _ in range(3):
-                start, end = (tuple(map(int, generator.integers(0, 60, 2))) for _ in range(2))
-                cv2.line(label, start, end, 1, 3)
-            image = np.where(label[..., None], 60, 180) + generator.integers(-20, 20, (60, 68, 3))
-            cv2.imwrite(str(images / f'{split}_{i}.png'), image.astype(np.uint8))
-            cv2.imwrite(str(labels / f'{split}_{i}_1stHO.png'), label)
+    write_vessels(folder / 'data')
     return folder
 
 
 def run(
-    tool: str, folder: Path, *arguments: object, work_dir: str, options: tuple[str, ...] = (), config: Path = CONFIG
+    tool: str, folder: Path, *arguments: object, work_dir: str, options: tuple[str, ...] = (), config: Path = FULL_SIZE
 ) -> tuple[int, str]:
     options = (
         *(f'{place}.data_root={folder}/data' for place in DATA_SETS),
@@ -58,9 +40,7 @@ def run(
             for place in DATA_SETS
             for key in ('num_workers=0', 'persistent_workers=0')
         ),
-        'model.backbone.base_channels=2',
-        'model.decode_head.in_channels=2',
-        'model.decode_head.channels=2',
+        *(f'{key}={value}' for key, value in FEW_CHANNELS.items()),
         'train_dataloader.dataset.times=1',
         'default_hooks.checkpoint.interval=1',
         'randomness.seed=0',
@@ -104,7 +84,7 @@ def test_a_training_resumes_as_if_it_had_never_stopped_and_is_tested_and_drawn(f
     transforms = [[dict(type='RandomFlip', prob=0.0)], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]]
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(960, 999), keep_ratio=True)]
     pipeline = [*steps, dict(type='TestTimeAug', transforms=transforms)]
-    (folder / 'tta.py').write_text(f'_base_ = {str(CONFIG)!r}\ntta_pipeline = {pipeline}')
+    (folder / 'tta.py').write_text(f'_base_ = {str(FULL_SIZE)!r}\ntta_pipeline = {pipeline}')
     status, output = run('test.py', folder, 'whole/epoch_3.pth', '--tta', work_dir='tta', config=folder / 'tta.py')
     assert status == 0, output[-3000:]
     plain, augmented = (
@@ -132,30 +112,26 @@ def test_data_that_are_not_there_are_named_before_anything_runs(folder):
 @pytest.mark.parametrize(
     ('tool', 'arguments'),
     [
-        ('tools/analysis_tools/report.py', ['none.pth']),
+        ('tools/analysis_tools/benchmark.py', ['--checkpoints', 'none.pth', '--exported', 'none']),
         ('tools/misc/check_dataset.py', []),
         ('demo/image_demo.py', ['none.pth']),
     ],
 )
 def test_tools_for_detectors_say_so(tool, arguments, folder):
     first = [folder / 'data/images/validation'] if 'demo' in tool else []
-    process = run_tool(ROOT / tool, *first, CONFIG, *arguments, cwd=folder, env=ENVIRONMENT)
+    process = run_tool(ROOT / tool, *first, FULL_SIZE, *arguments, cwd=folder, env=ENVIRONMENT)
     assert process.returncode == 2
     (line,) = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
-    assert line == 'error: the config is of mmseg, and this is for detectors: train.py and test.py run it'
+    others = 'train.py, test.py, export.py and report.py take it'
+    assert line == f'error: the config is of mmseg, and this is for detectors: {others}'
     assert 'Traceback' not in process.stderr
-
-
-def test_models_of_other_packages_are_not_exported():
-    with pytest.raises(InputError, match='the config is of mmseg, and this is for detectors'):
-        build_detector(mmengine_config.Config(dict(default_scope='mmseg')), 'none.pth')
 
 
 def test_without_mmsegmentation_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(mmengine_config, 'is_installed', lambda package: False)
     monkeypatch.setattr(packages.importlib.util, 'find_spec', lambda name: None)
     message = "the config needs mmsegmentation: run 'pip install mmsegmentation ftfy regex'"
-    arguments = launch.argparse.Namespace(config=str(CONFIG), launcher='none')
+    arguments = launch.argparse.Namespace(config=str(FULL_SIZE), launcher='none')
     with pytest.raises(InputError, match=message):
         launch.load_config(arguments)
     with pytest.raises(InputError, match=message):

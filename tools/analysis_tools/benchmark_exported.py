@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
+from mmdet_sag.checks import check_is_detector
 from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import in_turns, measure_speed
 from mmdet_sag.deployment.exported_detector import use_exported_model
@@ -43,6 +44,7 @@ def measure_exported(config: str, checkpoint: str, args: argparse.Namespace) -> 
     """
     options = dict(config=config, cfg_options=args.cfg_options, launcher='none', local_rank=0, work_dir=None)
     cfg = load_config(argparse.Namespace(**options))
+    check_is_detector(cfg)
     init_default_scope('mmdet')
     detector = build_detector(cfg, checkpoint)
     predictors = {path: load_predictor(path, args.threads or 0) for path in args.exported}

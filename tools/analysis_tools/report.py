@@ -2,8 +2,9 @@
 
 The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions that tools/test.py --out wrote,
 of any instance segmentation model of MMDetection on data in COCO's format. Where objects have no mask, it compares
-boxes. The best threshold of a checkpoint is kept in report.json beside it: image_demo.py, test.py --show-dir and models
-exported from it then draw from that score on.
+boxes. Of a model of MMSegmentation, it compares pixels; the input is a checkpoint. The best threshold of a detector's
+checkpoint is kept in report.json beside it: image_demo.py, test.py --show-dir and models exported from it then draw
+from that score on.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import mmdet_sag
 # isort: split
 import mmcv
 import mmdet
+from mmdet.visualization import get_palette
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
@@ -31,11 +33,13 @@ from mmdet_sag.analysis import (
     GroundTruth,
     ImageResult,
     ReportPage,
+    SegmentationPage,
+    SegmentationResults,
     class_colours,
     load_results,
     read_scalars,
 )
-from mmdet_sag.checks import check_inputs, check_is_detector
+from mmdet_sag.checks import check_inputs
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.checkpoint_files import (
     check_checkpoint_fits,
@@ -71,7 +75,6 @@ def main() -> None:
     if args.num_images < 0:
         raise InputError(f'--num-images {args.num_images}: give 0 or more')
     cfg = load_config(args)
-    check_is_detector(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
     check_writable_file(out, '--out', makes_folder=True)
@@ -80,6 +83,9 @@ def main() -> None:
     not_best = ''
     if not has_results:
         args.model, not_best = last_instead_of_worthless_best(args.model)
+    if cfg.get('default_scope') == 'mmseg':
+        report_segmentor(args, cfg, out, not_best)
+        return
     runner = None if has_results else evaluate(cfg, args.model, out.with_suffix('.pkl'))
     truth = GroundTruth.of_config(cfg)
     results = load_results(args.model if has_results else out.with_suffix('.pkl'))
@@ -96,17 +102,12 @@ def main() -> None:
             no_attention = ''
         except InputError as e:
             no_attention = f'No attention maps: {e}.'
-    train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
-    names = ', '.join(dict.fromkeys((Path(args.config).stem, Path(args.model).stem)))
     html = page.render(
-        title=f'Report on {cfg.model.type} ({names})',
-        facts=facts(args, cfg, truth, not_best),
+        title=title(args, cfg),
+        facts=facts(args, cfg, dict(annotations=truth.ann_file), not_best),
         attention=attention,
         no_attention=no_attention,
-        scalars=read_scalars(Path(train_dir)) if train_dir else (),
-        no_scalars=f'There is no log of a training in {train_dir}: name its work folder with --train-dir.'
-        if train_dir
-        else 'For the curves of the training, name its work folder with --train-dir.',
+        **training_log(args),
         training=training_data(cfg),
     )
     with atomic_write(out, 'w') as file:
@@ -119,6 +120,42 @@ def main() -> None:
         missing = f'{truth.num_without_mask} of {truth.num_objects} annotated objects'
         print(f"only boxes are compared: {missing} of '{truth.ann_file}' have no mask")
     print(', '.join([*(f'{name} AP {accuracy.ap():.3f}' for name, accuracy in page.accuracies.items()), said]))
+    print(out)
+
+
+def report_segmentor(args: argparse.Namespace, cfg: Config, out: Path, not_best: str) -> None:
+    """Test a model of MMSegmentation, and write the page on it."""
+    if args.model.endswith(('.pkl', '.pickle')):
+        raise InputError(f'{args.model}: predictions of a segmentor hold no labels, give its checkpoint')
+    if args.score_thr is not None:
+        raise InputError(
+            f'--score-thr {args.score_thr}: the page shows the pixels as the model labels them, set --cfg-options '
+            'model.decode_head.threshold in its place'
+        )
+    runner = build_test(cfg, args.model)
+    dataset = runner.test_dataloader.dataset
+    classes = dataset.metainfo['classes']
+    evaluator = runner.build_evaluator(cfg.test_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    results = SegmentationResults(evaluator, len(classes))
+    runner.test_evaluator.metrics.append(results)
+    with torch.inference_mode():
+        figures = runner.test()
+    head = runner.model.decode_head
+    page = SegmentationPage(
+        results.images,
+        figures,
+        classes,
+        get_palette(dataset.metainfo.get('palette'), len(classes)),
+        head.threshold if head.out_channels == 1 else None,
+        args.num_images,
+    )
+    data = dict(images=str(Path(results.images[0].path).parent))
+    html = page.render(title(args, cfg), facts(args, cfg, data, not_best), **training_log(args))
+    with atomic_write(out, 'w') as file:
+        file.write(html)
+    best = '' if np.isnan(page.best_threshold) else f', best threshold {page.best_threshold:.2f}'
+    print(', '.join(f'{name} {value:.3f}' for name, value in figures.items()) + best)
     print(out)
 
 
@@ -136,18 +173,25 @@ def keep_best_threshold(checkpoint_file: str, best: float, page: ReportPage) -> 
 
 def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:
     """Predict the test images into a file beside the page, from which the page can be made again."""
+    # The page computes the metrics.
+    runner = build_test(cfg, checkpoint_file, [dict(type='DumpRLEResults', out_file_path=str(out))])
+    with torch.inference_mode():
+        runner.test()
+    return runner
+
+
+def build_test(cfg: Config, checkpoint_file: str, evaluator: list[dict] | None = None) -> Runner:
+    """Build the runner of a test, by default with the config's evaluator."""
     cfg.load_from = checkpoint_file
     checkpoint = load_checkpoint_file(checkpoint_file)
     cfg.custom_hooks = [
         hook for hook in cfg.get('custom_hooks', []) if hook.get('type') != 'AttentionVisualizationHook'
-    ] + [dict(type='FastInferenceHook')]
+    ] + [dict(type='mmdet.FastInferenceHook')]
     check_inputs(cfg, 'test')
-    # The page computes the metrics.
-    cfg.test_evaluator = [dict(type='DumpRLEResults', out_file_path=str(out))]
+    if evaluator is not None:
+        cfg.test_evaluator = evaluator
     runner = build_runner(cfg)
     check_checkpoint_fits(checkpoint, checkpoint_file, runner.model)
-    with torch.inference_mode():
-        runner.test()
     return runner
 
 
@@ -197,14 +241,33 @@ def training_data(cfg: Config) -> DataStatistics | None:
         return None
 
 
-def facts(args: argparse.Namespace, cfg: Config, truth: GroundTruth, not_best: str) -> dict[str, str]:
-    """Return what the page was made from; ``not_best`` says why not from the checkpoint that was given."""
+def title(args: argparse.Namespace, cfg: Config) -> str:
+    """Return the page's heading."""
+    names = ', '.join(dict.fromkeys((Path(args.config).stem, Path(args.model).stem)))
+    return f'Report on {cfg.model.type} ({names})'
+
+
+def training_log(args: argparse.Namespace) -> dict:
+    """Return ``scalars`` of the training, and ``no_scalars``, which says how to name its folder."""
+    has_results = args.model.endswith(('.pkl', '.pickle'))
+    train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
+    if not train_dir:
+        return dict(scalars=(), no_scalars='For the curves of the training, name its work folder with --train-dir.')
+    missing = f'There is no log of a training in {train_dir}: name its work folder with --train-dir.'
+    return dict(scalars=read_scalars(Path(train_dir)), no_scalars=missing)
+
+
+def facts(args: argparse.Namespace, cfg: Config, data: dict[str, str], not_best: str) -> dict[str, str]:
+    """Return what the page was made from: ``data``, names and paths, and more.
+
+    ``not_best`` says why not from the checkpoint that was given.
+    """
     return {
         'config': str(Path(args.config).resolve()),
         'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve())
         + (f' ({not_best})' if not_best else ''),
         'options': ' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()) or 'none',
-        'annotations': str(Path(truth.ann_file).resolve()),
+        **{name: str(Path(path).resolve()) for name, path in data.items()},
         'model': str(cfg.model.type),
         'made on': datetime.now().strftime('%Y-%m-%d %H:%M'),
         'with': f'mmdet_sag {mmdet_sag.__version__}, mmdet {mmdet.__version__}, torch {torch.__version__}, '

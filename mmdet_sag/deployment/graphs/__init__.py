@@ -11,14 +11,15 @@ from .detection_graph import DetectionGraph
 from .panoptic_centermask_graph import PanopticCenterMaskGraph
 from .point_centermask_fcos_graph import PointCenterMaskFCOSGraph
 from .point_centermask_graph import PointCenterMaskGraph
+from .segmentation_graph import SegmentationGraph
 from .two_stage_graph import TwoStageGraph
 
 
 def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> DetectionGraph:
-    """Build the graph of a detector, from the image tensor to mask probabilities.
+    """Build the graph of a detector, from the image tensor to mask probabilities, or of a segmentor, to logits.
 
     Args:
-        detector: The detector, its weights loaded.
+        detector: The detector, or an encoder-decoder of MMSegmentation, its weights loaded.
         dtype: Type in which the layers compute.
 
     Raises:
@@ -35,7 +36,10 @@ def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> Dete
             return kind(detector, dtype)
         if isinstance(detector, TwoStageDetector) and detector.with_rpn:
             return TwoStageGraph(detector, dtype)
+    # By its name, since MMSegmentation may not be installed. Subclasses may finish their logits in other ways.
+    if type(detector).__name__ == 'EncoderDecoder':
+        return SegmentationGraph(detector, dtype)
     raise InputError(
-        f'{type(detector).__name__} cannot be exported: only CenterMask, PointCenterMask and two-stage detectors '
-        'with a mask head can, such as Mask R-CNN'
+        f'{type(detector).__name__} cannot be exported: only CenterMask, PointCenterMask, two-stage detectors '
+        'with a mask head, such as Mask R-CNN, and the EncoderDecoder of MMSegmentation can'
     )
