@@ -68,8 +68,8 @@ def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:
     else:
         try:
             cfg, weights = DetInferencer._load_model_from_metafile(SimpleNamespace(scope='mmdet'), config)
-        except ValueError as e:
-            raise InputError(f'config {config} does not exist, and no model has this name: check the path') from e
+        except ValueError:
+            cfg = read_config(config)
     check_is_detector(cfg)
     checkpoint = checkpoint or weights
     if checkpoint is None:

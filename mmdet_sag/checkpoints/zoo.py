@@ -30,6 +30,25 @@ def config_root() -> Path:
     raise InputError(f'{package}: no configs beside the package; install mmdet_sag again, or use a clone')
 
 
+def find_config(name: str) -> Path:
+    """Find a config of the package by its name, with or without its folder: ``centermask_lite/centermask-lite_demo``.
+
+    ``mmdet_sag::`` before and ``.py`` behind it may be there.
+
+    Raises:
+        InputError: No config has this name.
+    """
+    root = config_root()
+    paths = [path for path in sorted(root.rglob('*.py')) if '_base_' not in path.parts]
+    wanted = name.removeprefix('mmdet_sag::').removesuffix('.py')
+    for path in paths:
+        if wanted in (path.stem, path.relative_to(root).as_posix().removesuffix('.py')):
+            return path
+    close = difflib.get_close_matches(Path(wanted).name, [path.stem for path in paths], n=1, cutoff=0.8)
+    hint = f": did you mean '{close[0]}'?" if close else ': check the path'
+    raise InputError(f'config {name} does not exist, and no config of the package has this name{hint}')
+
+
 def zoo_configs() -> dict[str, Path]:
     """Paths of the configs of instance segmentation models on COCO, by their names."""
     paths = [path for folder in _INSTANCE_FOLDERS for path in sorted((config_root() / folder).glob('*_coco.py'))]

@@ -116,13 +116,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(path: str) -> Config:
-    """Read a config file.
+    """Read a config file, or a config of the package by its name.
 
     Raises:
         InputError: It does not exist, or cannot be read.
     """
     if not Path(path).is_file():
-        raise InputError(f'config {path} does not exist, check the path')
+        # It imports MMDetection's registries, which takes seconds.
+        from ..checkpoints.zoo import find_config
+
+        path = str(find_config(path))
     try:
         return Config.fromfile(path)
     except InputError:
@@ -133,9 +136,10 @@ def read_config(path: str) -> Config:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config file and apply the flags of :func:`add_arguments`."""
+    """Read the config and apply the flags of :func:`add_arguments`. ``args.config`` becomes the path of its file."""
     _set_local_rank(args)
     cfg = read_config(args.config)
+    args.config = cfg.filename
     try:
         cfg.merge_from_dict(args.cfg_options or {})
     except Exception as e:

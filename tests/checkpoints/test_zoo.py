@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmdet_sag.checkpoints.zoo import find_zoo_config, zoo_configs
+from mmdet_sag.checkpoints.zoo import find_config, find_zoo_config, zoo_configs
 from mmdet_sag.errors import InputError
 
 
@@ -31,3 +31,30 @@ def test_the_longest_of_several_schedules_is_taken():
 def test_other_names_are_one_line(model, message):
     with pytest.raises(InputError, match=message):
         find_zoo_config(model)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'centermask-lite_demo',
+        'centermask-lite_demo.py',
+        'centermask_lite/centermask-lite_demo',
+        'mmdet_sag::centermask_lite/centermask-lite_demo.py',
+    ],
+)
+def test_configs_of_the_package_have_names(name):
+    assert find_config(name).parts[-2:] == ('centermask_lite', 'centermask-lite_demo.py')
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('configs/centermask_lite/centermask-lite_dem.py', "did you mean 'centermask-lite_demo'"),
+        ('my.py', 'no config of the package has this name: check the path'),
+        ('centermask-lite_small_fpn', "did you mean 'centermask-lite_small_fpn_coco'"),
+    ],
+)
+def test_a_config_that_no_name_finds_is_an_error_in_one_line(name, message):
+    with pytest.raises(InputError, match=f'config {name} does not exist, .*{message}') as error:
+        find_config(name)
+    assert '\n' not in str(error.value)

@@ -163,7 +163,7 @@ def test_an_exported_model_is_drawn_as_its_runtime_finds(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--out', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
-        (('data/images/1.png', 'nothing'), 'no model has this name'),
+        (('data/images/1.png', 'nothing'), 'config nothing does not exist, and no config of the package has this name'),
         (('data/images/1.png', 'centermask-lite_v39_fpn_ms-4x_coco'), 'comes without weights'),
     ],
 )

@@ -1,5 +1,6 @@
 import os
 import socket
+from argparse import Namespace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -66,3 +67,12 @@ def test_a_gpu_is_told_of_tf32_and_of_determinism_before_it_computes(monkeypatch
         assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_a_config_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'centermask-lite_demo_semi-0.1'
+    args = Namespace(config=name, cfg_options=None, launcher='none', work_dir=None, local_rank=0)
+    cfg = launch.load_config(args)
+    assert args.config == cfg.filename == str(CONFIGS / f'polite_teacher/{name}.py')
+    assert cfg.work_dir == f'work_dirs/{name}'

@@ -72,12 +72,14 @@ def test_the_published_split_counts_images_with_objects_by_id(ann_file, tmp_path
         ({'1.0': [0]}, 'has no 10 %'),
         ({'10.0': {'2': [0]}}, 'no fold 1'),
         ([1], 'as a mapping of shares'),
+        (None, 'does not exist: give the path of a published file, or leave --positions out'),
         ({'10.0': ['a']}, 'no list of whole numbers'),
     ],
 )
 def test_positions_that_do_not_fit_are_one_line(ann_file, tmp_path, positions, message):
     path = tmp_path / 'positions.json'
-    path.write_text(json.dumps(positions))
+    if positions is not None:
+        path.write_text(json.dumps(positions))
     result = run(ann_file, '--out', tmp_path, '--percent', 10, '--positions', path)
     assert result.returncode == 2
     assert message in result.stderr

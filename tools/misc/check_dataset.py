@@ -44,7 +44,14 @@ def parse_args() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> 'list[DataSetReport]':
     if not Path(args.config).exists():
-        raise InputError(f"'{args.config}' does not exist: give a config, or the folder or annotation file of data")
+        from mmdet_sag.checkpoints.zoo import find_config
+
+        try:
+            find_config(args.config)
+        except InputError as e:
+            raise InputError(
+                f"'{args.config}' does not exist: give a config, or the folder or annotation file of data"
+            ) from e
     from mmdet_sag.checks import check_data_sets, check_files
 
     workers = max(1, args.workers)

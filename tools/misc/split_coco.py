@@ -37,6 +37,11 @@ def read_positions(path: Path, percent: float, fold: int) -> list[int]:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rt') as file:
             content = json.load(file)
         shares = {float(key): value for key, value in content.items()}
+    except FileNotFoundError as error:
+        raise InputError(
+            f"--positions '{path}' does not exist: give the path of a published file, or leave --positions out, which "
+            "draws MMDetection's folds"
+        ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"--positions '{path}' cannot be read as a mapping of shares to positions: {error}") from error
     if percent not in shares:
