@@ -21,9 +21,7 @@ status=0
 "$python" -m ruff check . || status=1
 "$python" -m ruff format --check . || status=1
 "$python" -m mypy || status=1
-# One more than cores, since tests wait for processes that they start; 4 at most, for the memory.
-workers="$("$python" -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')"
 # A thread for each: most tests are too small for more.
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    "$python" -m pytest --numprocesses "$workers" --dist loadfile --no-loadscope-reorder "$@" || status=$?
+    "$python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" || status=$?
 exit "$status"
