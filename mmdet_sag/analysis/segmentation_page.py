@@ -66,7 +66,8 @@ class SegmentationPage:
     def render(self, title: str, facts: dict[str, str], scalars: Sequence[dict] = (), no_scalars: str = '') -> str:
         """Return the page as HTML; arguments are those of :meth:`ReportPage.render`."""
         confusion = sum(image.confusion for image in self.images)
-        names = {name: name.rpartition('/')[2] for name in self.figures}
+        # Headings of several words wrap.
+        names = {name: name.rpartition('/')[2].replace('_', ' ') for name in self.figures}
         shown = dict(list(names.items())[:_NUM_FIGURES])
         curves = charts.training_chart(scalars, shown, 'Figures on the validation images') if scalars else None
         place = int(round(self.threshold * 100))
