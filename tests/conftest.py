@@ -62,8 +62,12 @@ def pretended_gpu(pytestconfig: pytest.Config):
         # Modules get new parameters: those that they have cannot take a pretended tensor.
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         patches.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
-        of_cuda = [(torch.cuda, name) for name in ('current_stream', 'set_sync_debug_mode')]
-        for owner, name in ((torch.Tensor, 'backward'), (torch.autograd, 'grad'), *of_cuda):
+        for owner, name in (
+            (torch.Tensor, 'backward'),
+            (torch.autograd, 'grad'),
+            (torch.cuda, 'current_stream'),
+            (torch.cuda, 'set_sync_debug_mode'),
+        ):
             patches.setattr(owner, name, lambda *args, **kwargs: pytest.skip('a pretended GPU cannot do this'))
         yield cuda
 

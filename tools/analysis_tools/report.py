@@ -79,7 +79,7 @@ def main() -> None:
     out = Path(args.out or Path(cfg.work_dir, 'report.html'))
     check_writable_file(out, '--out', makes_folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    has_results = args.model.endswith(('.pkl', '.pickle'))
+    has_results = is_results(args.model)
     not_best = ''
     if not has_results:
         args.model, not_best = last_instead_of_worthless_best(args.model)
@@ -123,9 +123,14 @@ def main() -> None:
     print(out)
 
 
+def is_results(path: str) -> bool:
+    """Whether a path is that of predictions, not of a checkpoint."""
+    return path.endswith(('.pkl', '.pickle'))
+
+
 def report_segmentor(args: argparse.Namespace, cfg: Config, out: Path, not_best: str) -> None:
     """Test a model of MMSegmentation, and write the page on it."""
-    if args.model.endswith(('.pkl', '.pickle')):
+    if is_results(args.model):
         raise InputError(f'{args.model}: predictions of a segmentor hold no labels, give its checkpoint')
     if args.score_thr is not None:
         raise InputError(
@@ -249,8 +254,7 @@ def title(args: argparse.Namespace, cfg: Config) -> str:
 
 def training_log(args: argparse.Namespace) -> dict:
     """Return ``scalars`` of the training, and ``no_scalars``, which says how to name its folder."""
-    has_results = args.model.endswith(('.pkl', '.pickle'))
-    train_dir = args.train_dir or (None if has_results else str(Path(args.model).parent))
+    train_dir = args.train_dir or (None if is_results(args.model) else str(Path(args.model).parent))
     if not train_dir:
         return dict(scalars=(), no_scalars='For the curves of the training, name its work folder with --train-dir.')
     missing = f'There is no log of a training in {train_dir}: name its work folder with --train-dir.'
@@ -264,7 +268,7 @@ def facts(args: argparse.Namespace, cfg: Config, data: dict[str, str], not_best:
     """
     return {
         'config': str(Path(args.config).resolve()),
-        'results' if args.model.endswith(('.pkl', '.pickle')) else 'checkpoint': str(Path(args.model).resolve())
+        'results' if is_results(args.model) else 'checkpoint': str(Path(args.model).resolve())
         + (f' ({not_best})' if not_best else ''),
         'options': ' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()) or 'none',
         **{name: str(Path(path).resolve()) for name, path in data.items()},

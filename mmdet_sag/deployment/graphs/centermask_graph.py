@@ -4,7 +4,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from ...models.detectors import CenterMask
+from ...models.detectors import CenterMask, PointCenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
 from ...structures.inclusive_boxes import clip_boxes, not_empty
 from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
@@ -40,9 +40,8 @@ class CenterMaskGraph(DetectionGraph):
     # The part of ``test_cfg`` that the box head has, None if that is all of it.
     part: str | None = 'bbox_head'
 
-    def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, detector: CenterMask | PointCenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
-        self.scale_adaptive = isinstance(detector.roi_head.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
         self.check_test_cfg(self.part, *self.limits)
 
     @property
@@ -100,7 +99,9 @@ class CenterMaskGraph(DetectionGraph):
         """Mask probabilities (n, h, w) of RoIs' classes and predicted IoU (n, ), None without MaskIoU head."""
         roi_head = self.detector.roi_head
         extractor = roi_head.mask_roi_extractor
-        img_areas = image_sizes.to(rois.dtype).prod(dim=1)[rois[:, 0].long()] if self.scale_adaptive else None
+        # Inside of an exportable one.
+        scale_adaptive = isinstance(getattr(extractor, 'extractor', None), ScaleAdaptiveRoIExtractor)
+        img_areas = image_sizes.to(rois.dtype).prod(dim=1)[rois[:, 0].long()] if scale_adaptive else None
         mask_feats = extractor(feats[: extractor.num_inputs], rois, img_areas=img_areas)
         mask_preds = roi_head.mask_head.forward_of_class(mask_feats, labels).to(mask_feats.dtype)
         probs = mask_preds[:, 0].float().sigmoid()

@@ -1,9 +1,8 @@
 import torch
 from torch import Tensor
 
-from ...models.detectors import PointCenterMask
 from .centermask_graph import CenterMaskGraph
-from .detection_graph import DetectionGraph, Outputs
+from .detection_graph import Outputs
 
 
 class PointCenterMaskFCOSGraph(CenterMaskGraph):
@@ -14,10 +13,6 @@ class PointCenterMaskFCOSGraph(CenterMaskGraph):
     """
 
     part = None
-
-    def __init__(self, detector: PointCenterMask, dtype: torch.dtype = torch.float32) -> None:
-        DetectionGraph.__init__(self, detector, dtype)
-        self.check_test_cfg(self.part, *self.limits)
 
     def detect(self, feats: tuple[Tensor, ...], image_sizes: Tensor) -> Outputs:
         head = self.detector.bbox_head
