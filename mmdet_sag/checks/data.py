@@ -80,7 +80,7 @@ def check_data(
         labels_needed: Whether there must be objects.
         mask_metrics: Places in the config of the metrics that measure masks.
     """
-    masks_needed = bool(source.loads_masks or mask_metrics)
+    masks_needed = bool((source.loads_masks and not source.boxes_only) or mask_metrics)
     boxes_suffice = source.boxes_suffice and not mask_metrics
     tally = ProblemTally()
     file, options = f"annotation file '{source.ann_file}'", f'{source.option}.ann_file=FILE'

@@ -131,7 +131,7 @@ def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetRepor
     images, problems_of_images = usable_images(content['images'])
     tally.add_all(problems_of_images)
     total = len(content['annotations'])
-    masks_needed = source.loads_masks is not False
+    masks_needed = any(each.loads_masks is not False and not each.boxes_only for each in sources)
     polygons_only = any(each.polygons_only and not each.test_mode for each in sources)
     annotations = checked_annotations(content, images, tally, masks_needed, polygons_only)
     for annotation, problems in tqdm(annotations, 'annotations', total=total, unit='', disable=not total):

@@ -811,6 +811,18 @@ def test_objects_without_mask_pass_where_they_are_learnt_from_boxes(data, missin
         check_inputs(data.config, 'train')
 
 
+@pytest.mark.parametrize('mask', ['nothing', dict(size=[48, 64], counts=[48 * 64])], ids=['broken', 'RLE'])
+def test_masks_that_are_left_out_are_not_checked(data, mask):
+    _learns_boxes(data, boxes_only=True, poly2mask=False)
+    data.config.model.roi_head.mask_iou_head = None
+    data.annotation['segmentation'] = mask
+    data.write()
+    check_inputs(data.config, 'train')
+    data.config.train_dataloader.dataset.pipeline[1].boxes_only = False
+    with pytest.raises(InputError, match='annotation file .*mask'):
+        check_inputs(data.config, 'train')
+
+
 @pytest.mark.parametrize('wrap', [dict, lambda metric: [metric], lambda metric: dict(metrics=[metric])])
 def test_the_remedy_for_validation_data_without_masks_works(data, wrap):
     data.config.test_evaluator = wrap(data.config.test_evaluator)

@@ -151,7 +151,7 @@ def test_training_images_are_cropped_and_others_are_not(data):
     config, made, _ = generate(data, 'centermask-lite_v39', short_side=256, crop=96)
     assert choice(made, 'crop').value == '96 pixels of a training image'
     steps = [step.type for step in config.train_pipeline]
-    assert steps[2:5] == ['RandomChoiceResize', 'RandomCrop', 'RandomFlip']
+    assert steps[2:6] == ['RandomChoiceResize', 'RandomCrop', 'FilterAnnotations', 'RandomFlip']
     assert 'RandomCrop' not in str(config.test_pipeline)
     init_default_scope('mmdet')
     dataset = DATASETS.build(config.train_dataloader.dataset)
@@ -160,6 +160,22 @@ def test_training_images_are_cropped_and_others_are_not(data):
         generate(data, 'centermask-rtmdet-s', crop=96)
     with pytest.raises(InputError, match='is 500: images have at most 427 pixels'):
         generate(data, 'centermask-lite_v39', short_side=256, crop=500)
+
+
+def test_objects_whose_pixels_are_all_cut_off_are_no_objects(data):
+    def only_two_corners(content):
+        for item in content['annotations']:
+            x, y, width, height = item['bbox']
+            corners = (x, y), (x + width - 1, y + height - 1)
+            item['segmentation'] = [[x, y, x + 1, y, x + 1, y + 1, x, y + 1] for x, y in corners]
+
+    change_training(data, only_two_corners)
+    config, _, _ = generate(data, 'centermask-lite_v39', short_side=256, crop=64)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    boxes = [dataset[i % len(dataset)]['data_samples'].gt_instances.bboxes.tensor for i in range(40)]
+    assert any(len(part) == 0 for part in boxes) and any(len(part) for part in boxes)
+    assert all((part[:, 2:] > part[:, :2]).all() for part in boxes)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, InstanceList, OptInstanceList
 from torch import Tensor
 
+from ...structures.inclusive_boxes import not_empty
 from .point_mask_mixin import PointDetections, PointMaskMixin, take_cells
 
 
@@ -127,6 +128,8 @@ class PointCenterMaskHead(PointMaskMixin, CenterNetHead):
             objects' boxes.
         """
         self.check_stride(heatmaps[0], batch_img_metas)
+        # What a crop left no pixel of may lie on the image's last border, which is outside of the map.
+        batch_gt_instances = [gt[not_empty(gt.bboxes)] for gt in batch_gt_instances]
         losses = super().loss_by_feat(heatmaps, whs, offsets, batch_gt_instances, batch_img_metas)
         # As CenterNet's targets.
         centres = [(gt.bboxes[:, :2] + gt.bboxes[:, 2:]) / 2 / self.stride for gt in batch_gt_instances]

@@ -42,8 +42,13 @@ def test_a_config_builds(path):
 @pytest.mark.parametrize('options', [{}, dict(shape_size=0), dict(saliency=None)], ids=['both', 'saliency', 'shape'])
 @pytest.mark.parametrize(
     'truths',
-    [[EMPTY, EMPTY], [EMPTY, ground_truth((8, 8, 40, 40), (8, 8, 40, 41), (63, 0, 64, 1))]],
-    ids=['none', 'some'],
+    [
+        [EMPTY, EMPTY],
+        [EMPTY, ground_truth((8, 8, 40, 40), (8, 8, 40, 41), (63, 0, 64, 1))],
+        # What a crop leaves of an object none of whose pixels it keeps, and this mirrored.
+        [ground_truth((0, 0, 0, 0), (8, 8, 40, 40), (96, 0, 96, 0)), ground_truth((96, 64, 96, 64))],
+    ],
+    ids=['none', 'some', 'without area'],
 )
 @pytest.mark.parametrize('kind', [points_model, fcos_points_model])
 def test_all_parameters_learn(kind, options, truths, device):
