@@ -202,7 +202,7 @@ def load_predictor(path: str, num_threads: int = 0, device: str = 'CPU') -> runt
     ``num_threads`` 0 is one per core; of a TorchScript model, they are PyTorch's from now on, and 0 leaves them.
     """
     try:
-        return runtime.Predictor(path, num_threads, device)
+        return runtime.load_predictor(path, num_threads, device)
     except runtime.RuntimeInputError as e:
         raise InputError(str(e)) from e
 

@@ -1,7 +1,7 @@
 """Run a model that mmdet_sag exported on an image or a folder of images.
 
 This file stands alone: it needs NumPy, OpenCV, and onnxruntime for a model.onnx, openvino for a model.xml, or torch and
-torchvision for a model.pt. Programs import :class:`Predictor` from it.
+torchvision for a model.pt. Programs import :class:`Predictor` or :class:`SegmentationPredictor` from it.
 """
 
 import argparse
@@ -35,8 +35,9 @@ class RuntimeInputError(ValueError):
 
 
 class Model:
-    """An exported model with its ``metadata``. Several threads may call it at once. See :func:`load_model`."""
+    """An exported model: its ``path`` and ``metadata``. Several threads may call it. See :func:`load_model`."""
 
+    path: Path
     metadata: dict
     # Least height and width of its images.
     least_size = (1, 1)
@@ -224,42 +225,42 @@ def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> M
     if not path.is_file():
         raise RuntimeInputError(f'{path} does not exist, check the path')
     _check_sums(path)
-    return LOADERS[path.suffix](path, num_threads, device)
+    model = LOADERS[path.suffix](path, num_threads, device)
+    model.path = path
+    return model
 
 
 class Predictor:
-    """Finds objects and their masks in images, or segments them, also when called from several threads at once.
+    """Finds objects and their masks in images, also when called from several threads at once.
 
     Args:
-        path: A model.onnx, model.xml or model.pt, or the folder of one.
+        model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
         num_threads: Number of threads; 0: one per core.
         device: Device that it runs on.
         score_thr: Lowest score of a result.
         classes: Names of the classes of the results; by default all.
 
     Raises:
-        RuntimeInputError: As :func:`load_model`, or the model lacks one of the classes, or is a segmentor, which gives
-            every pixel a class and no scores.
+        RuntimeInputError: As :func:`load_model`, or the model lacks one of the classes, or is a segmentor.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        model: str | Path | Model,
         num_threads: int = 0,
         device: str = 'CPU',
         score_thr: float = 0.0,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.model = load_model(path, num_threads, device)
+        self.model = model if isinstance(model, Model) else load_model(model, num_threads, device)
         self.metadata = self.model.metadata
         self.score_thr = score_thr
-        if 'semantic' in self.metadata and (score_thr or classes):
-            option = 'a lowest score' if score_thr else 'some classes alone'
-            raise RuntimeInputError(f'{path}: a segmentor gives every pixel a class and no score, leave {option} out')
+        if kind_of_predictor(self.metadata) is not type(self):
+            raise RuntimeInputError(f'{self.model.path}: needs a {kind_of_predictor(self.metadata).__name__}')
         known = self.metadata['classes']
         for name in classes or ():
             if name not in known:
-                raise RuntimeInputError(f'{path}: has no class {name!r}, but {", ".join(known)}')
+                raise RuntimeInputError(f'{self.model.path}: has no class {name!r}, but {", ".join(known)}')
         self.labels = [label for label, name in enumerate(known) if classes is None or name in classes]
 
     @property
@@ -279,8 +280,8 @@ class Predictor:
             ``boxes`` (n, 4), x1, y1, x2, y2 in pixels of the image; ``scores`` (n, ), descending; ``mask_scores``
             (n, ), which rank the masks; ``labels`` (n, ), indices of the metadata's ``classes``; and ``masks``, COCO's
             compressed run-length encodings. Of a panoptic model, also ``panoptic`` (H, W), int32: label + 1000 x
-            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. Of a
-            segmentor, only ``semantic`` (H, W), int32: the label of each pixel. A list of these for a list of images.
+            number of the instance, from 1, or 0 for stuff; and the number of classes where there is nothing. A list of
+            these for a list of images.
 
         Raises:
             RuntimeInputError: An image cannot be used.
@@ -305,9 +306,7 @@ class Predictor:
         ]
 
     def _of_image(self, outputs: dict, i: int) -> dict:
-        """Outputs of the wanted detections in an image, or a segmentor's."""
-        if 'semantic' in self.metadata:
-            return dict(semantic_logits=outputs['semantic_logits'][i])
+        """Outputs of the wanted detections in an image."""
         wanted = outputs['image_indices'] == i
         wanted &= np.isin(outputs['labels'], self.labels) & (outputs['scores'] >= self.score_thr)
         own = {name: values[wanted] for name, values in outputs.items() if name in OUTPUTS and name != 'image_indices'}
@@ -356,8 +355,6 @@ class Predictor:
             shape: Height and width of the image.
             size: Height and width of it where the boxes lie, as the network saw it.
         """
-        if 'semantic' in self.metadata:
-            return dict(semantic=label_pixels(outputs['semantic_logits'], shape, size, self.metadata['semantic']))
         height, width = shape[:2]
         scale = size[1] / width, size[0] / height
         boxes = outputs['boxes'] / np.float32([*scale, *scale])
@@ -382,21 +379,9 @@ class Predictor:
         """
         if score_thr is None:
             score_thr = self.picture_score_thr
-        image = as_image(image)
-        height, width = image.shape[:2]
-        zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
-        picture = cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC)
-        for kind in ('panoptic', 'semantic'):
-            if kind not in result:
-                continue
-            segments = cv2.resize(result[kind], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            first = self.metadata[kind].get('num_things', 0)
-            for label, name in enumerate(self.metadata['classes'][first:], first):
-                if name != 'background':
-                    colour = np.uint8(self.metadata['palette'][label][::-1])
-                    picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
-        if 'semantic' in result:
-            return picture
+        picture, zoom = _enlarged(as_image(image))
+        if 'panoptic' in result:
+            _paint(picture, result['panoptic'], self.metadata, self.metadata['panoptic']['num_things'])
         shown = np.flatnonzero(result['scores'] >= score_thr)
         for i in shown[::-1]:
             label = int(result['labels'][i])
@@ -429,18 +414,7 @@ class Predictor:
         return picture
 
     def as_json(self, result: dict) -> list[dict]:
-        """The result of a call in COCO's format of results, with ``mask_score`` and the name of the class.
-
-        Of a segmentor: ``label``, ``name`` and ``segmentation`` of each class in the image.
-        """
-        if 'semantic' in result:
-            labels = result['semantic']
-            return [
-                dict(
-                    label=int(label), name=self.metadata['classes'][label], segmentation=encode_bitmap(labels == label)
-                )
-                for label in np.unique(labels)
-            ]
+        """The result of a call in COCO's format of results, with ``mask_score`` and the name of the class."""
         return [
             dict(
                 bbox=[float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
@@ -454,6 +428,93 @@ class Predictor:
                 *(result[key] for key in ('boxes', 'scores', 'mask_scores', 'labels', 'masks'))
             )
         ]
+
+    def segments(self, result: dict) -> dict[str, np.ndarray]:
+        """Pictures of a result's pixels by name, as PNG files hold them: ``panoptic``, if the model gives it."""
+        if 'panoptic' not in result:
+            return {}
+        ids = np.where(result['panoptic'] % 1000 < len(self.metadata['classes']), result['panoptic'], 0)
+        return dict(panoptic=np.stack([ids >> 16, ids >> 8, ids], axis=2).astype(np.uint8))
+
+    def describe(self, result: dict, score_thr: float) -> str:
+        """A line on a result whose picture shows objects that score at least ``score_thr``."""
+        drawn = int((result['scores'] >= score_thr).sum())
+        return f'{drawn} objects drawn, of {len(result["scores"])} in results.json'
+
+
+class SegmentationPredictor(Predictor):
+    """Gives each pixel of images a class, by a segmentor; otherwise as :class:`Predictor`.
+
+    A result has ``semantic`` (H, W), int32, the label of each pixel, alone. There are no scores.
+
+    Args:
+        model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
+        num_threads: Number of threads; 0: one per core.
+        device: Device that it runs on.
+
+    Raises:
+        RuntimeInputError: As :func:`load_model`, or the model is a detector.
+    """
+
+    def __init__(self, model: str | Path | Model, num_threads: int = 0, device: str = 'CPU') -> None:
+        super().__init__(model, num_threads, device)
+
+    def _of_image(self, outputs: dict, i: int) -> dict:
+        return dict(semantic_logits=outputs['semantic_logits'][i])
+
+    def finish(self, outputs: dict, shape: Sequence[int], size: Sequence[int]) -> dict:
+        """See :class:`Predictor`."""
+        return dict(semantic=label_pixels(outputs['semantic_logits'], shape, size, self.metadata['semantic']))
+
+    def draw(self, image: np.ndarray, result: dict, score_thr: float | None = None) -> np.ndarray:
+        """Draw the result of a call into a copy of its image. Small images are enlarged."""
+        picture, _ = _enlarged(as_image(image))
+        _paint(picture, result['semantic'], self.metadata)
+        return picture
+
+    def as_json(self, result: dict) -> list[dict]:
+        """``label``, ``name`` and ``segmentation`` of each class in the image."""
+        labels = result['semantic']
+        return [
+            dict(label=int(label), name=self.metadata['classes'][label], segmentation=encode_bitmap(labels == label))
+            for label in np.unique(labels)
+        ]
+
+    def segments(self, result: dict) -> dict[str, np.ndarray]:
+        """``semantic``, the labels themselves."""
+        return dict(semantic=result['semantic'].astype(np.uint8 if len(self.metadata['classes']) < 257 else np.uint16))
+
+    def describe(self, result: dict, score_thr: float) -> str:
+        """The shares of the classes in the image."""
+        labels, counts = np.unique(result['semantic'], return_counts=True)
+        names = (self.metadata['classes'][label] for label in labels)
+        return ', '.join(f'{name} {share:.1%}' for name, share in zip(names, counts / counts.sum()))
+
+
+def kind_of_predictor(metadata: dict) -> type[Predictor]:
+    """The class that runs a model."""
+    return SegmentationPredictor if 'semantic' in metadata else Predictor
+
+
+def load_predictor(
+    path: str | Path,
+    num_threads: int = 0,
+    device: str = 'CPU',
+    score_thr: float = 0.0,
+    classes: Sequence[str] | None = None,
+) -> Predictor:
+    """Load an exported model with the class that runs it. Arguments are those of :class:`Predictor`.
+
+    Raises:
+        RuntimeInputError: As :class:`Predictor`, or ``score_thr`` or ``classes`` are given for a segmentor.
+    """
+    model = load_model(path, num_threads, device)
+    if kind_of_predictor(model.metadata) is SegmentationPredictor:
+        if score_thr or classes:
+            option = 'a lowest score' if score_thr else 'some classes alone'
+            raise RuntimeInputError(f'{path}: a segmentor gives every pixel a class and no score, leave {option} out')
+        return SegmentationPredictor(model)
+    return Predictor(model, score_thr=score_thr, classes=classes)
 
 
 def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
@@ -611,6 +672,27 @@ def decode_image(content: bytes | np.ndarray) -> np.ndarray:
     return image
 
 
+def _enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """A copy of an image, small ones several times as large, and how many times."""
+    height, width = image.shape[:2]
+    zoom = max(min(-(-480 // min(height, width)), 1600 // max(height, width), 8), 1)
+    return cv2.resize(image, (zoom * width, zoom * height), interpolation=cv2.INTER_CUBIC), zoom
+
+
+def _paint(picture: np.ndarray, segments: np.ndarray, metadata: dict, first: int = 0) -> None:
+    """Colour the pixels of a picture by their classes, from the class ``first`` on."""
+    segments = cv2.resize(segments, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    for label, name in enumerate(metadata['classes'][first:], first):
+        if name != 'background':
+            colour = np.uint8(metadata['palette'][label][::-1])
+            picture[segments == label] = (picture[segments == label] >> 1) + (colour >> 1)
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    _, content = cv2.imencode('.png', image)
+    path.write_bytes(content.tobytes())
+
+
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='model.onnx, model.xml or model.pt, or its folder')
@@ -647,8 +729,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     source, out = Path(args.input), Path(args.out)
     paths = find_images(source, out)
-    predictor = Predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
-    if 'semantic' in predictor.metadata and args.score_thr is not None:
+    predictor = load_predictor(args.model, args.threads, args.device, args.result_score_thr, args.classes)
+    if isinstance(predictor, SegmentationPredictor) and args.score_thr is not None:
         raise RuntimeInputError(
             f'--score-thr {args.score_thr}: {args.model} is a segmentor, without scores: leave it out'
         )
@@ -671,27 +753,10 @@ def main(arguments: list[str] | None = None) -> int:
                 # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
                 picture = out / f'{name}.png'
                 picture.parent.mkdir(parents=True, exist_ok=True)
-                _, content = cv2.imencode('.png', predictor.draw(image, result, score_thr))
-                picture.write_bytes(content.tobytes())
-                if 'semantic' in result:
-                    labels = result['semantic'].astype(
-                        np.uint8 if len(predictor.metadata['classes']) < 257 else np.uint16
-                    )
-                    _, content = cv2.imencode('.png', labels)
-                    (out / f'{name}.semantic.png').write_bytes(content.tobytes())
-                    shares = ', '.join(
-                        f'{part["name"]} {(labels == part["label"]).mean():.1%}' for part in results[name]
-                    )
-                    print(f'{path}: {shares}')
-                    continue
-                if 'panoptic' in result:
-                    ids = np.where(
-                        result['panoptic'] % 1000 < len(predictor.metadata['classes']), result['panoptic'], 0
-                    )
-                    _, content = cv2.imencode('.png', np.stack([ids >> 16, ids >> 8, ids], axis=2).astype(np.uint8))
-                    (out / f'{name}.panoptic.png').write_bytes(content.tobytes())
-                drawn = int((result['scores'] >= score_thr).sum())
-                print(f'{path}: {drawn} objects drawn, of {len(result["scores"])} in results.json')
+                _write_png(picture, predictor.draw(image, result, score_thr))
+                for kind, pixels in predictor.segments(result).items():
+                    _write_png(out / f'{name}.{kind}.png', pixels)
+                print(f'{path}: {predictor.describe(result, score_thr)}')
         if not results:
             more = f' (and {len(left_out) - 1} more images)' if len(left_out) > 1 else ''
             raise RuntimeInputError(left_out[0] + more)
