@@ -26,8 +26,8 @@ _DETECTIONS_PER_OBJECT, _COUNTED = 1.5, 1000
 _FEW_IMAGES, _MOST_EPOCHS, _LEAST_EPOCHS = 100, 150, 24
 # Learning rate of AdamW from random weights, at this batch size.
 _RANDOM_LR, _RANDOM_BATCH = 5e-4, 4
-# Share of a training in which the loss of neighbouring pixels of objects without mask grows.
-_PAIRWISE_WARMUP = 1 / 4
+# Share of a training after which the loss of neighbouring pixels of objects without mask has its full weight.
+_PAIRWISE_WARMUP = 1 / 3
 # The zoo lowers its learning rate after 210,000 and 250,000 of 270,000 iterations.
 _MILESTONES = 7 / 9, 25 / 27
 

@@ -301,7 +301,7 @@ def test_objects_without_mask_are_learnt_from_their_boxes(model, kept, data):
     check_inputs(config, 'test')
     init_default_scope('mmdet')
     built = MODELS.build(config.model)
-    assert built.roi_head.mask_head.loss_boxes.warmup_iters == max(1, made.max_iters // 4)
+    assert built.roi_head.mask_head.loss_boxes.warmup_iters == max(1, round(made.max_iters / 3))
     if 'centermask' in model:
         assert (built.roi_head.mask_iou_head is None) == (kept == 0)
     dataset = DATASETS.build(config.train_dataloader.dataset)

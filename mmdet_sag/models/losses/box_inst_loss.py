@@ -9,8 +9,25 @@ from mmdet.registry import MODELS
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-# The share of similar pairs is said after so many steps.
+# Shares are said after so many steps.
 _COUNTED_STEPS = 50
+
+
+class _Share:
+    """A share over the first steps in which it is counted."""
+
+    def __init__(self) -> None:
+        self.counts: list[Tensor] = []
+
+    def add(self, part: Tensor, total: Tensor) -> float | None:
+        """Count a step; the share, once, after the last of them."""
+        if len(self.counts) == _COUNTED_STEPS:
+            return None
+        self.counts.append(torch.stack([part, total]))
+        if len(self.counts) < _COUNTED_STEPS:
+            return None
+        part, total = torch.stack(self.counts).sum(dim=0)
+        return float(part / total.clamp(min=1))
 
 
 @MODELS.register_module()
@@ -30,15 +47,16 @@ class BoxInstLoss(nn.Module):
     pairs count; from random masks, the pairs may as well find the background, whose projections are those of the box.
 
     After 50 steps, one line of the log says how many pairs in the boxes are similar, and warns if they are few
-    or all: then the threshold does not suit the images.
+    or all: then the threshold does not suit the images. When the training is twice as long as the warm-up, it warns if
+    masks cover little of their boxes: a row and a column have the projections of a box, too.
 
     Args:
         pairwise_size: Side of the neighbourhood of a position, odd.
         pairwise_dilation: Distance of its positions. BoxInst's 2 would pair each of the four outputs of a stride-2
             deconvolution, the last layer of a mask head, only with its own kind: masks become grids.
         pairwise_color_thresh: Similarity from which a pair counts: exp(-d / 2) for a distance d of CIELAB colours.
-        warmup_iters: Iterations in which the weight of the pairs grows from 0, and that of the inside of the box
-            falls to 0. A resumed training continues them.
+        warmup_iters: Iterations in whose first half masks learn to fill their boxes; in the second, the weight of the
+            pairs grows from 0, and that of the inside of the box falls to 0. A resumed training continues them.
         project_weight: Weight of the loss of the projections.
         box_weight: Weight of the cross-entropy of the box; BoxInst has none.
         pairwise_weight: Weight of the loss of the pairs.
@@ -61,8 +79,7 @@ class BoxInstLoss(nn.Module):
         self.warmup_iters = warmup_iters
         self.box_weight = box_weight
         self.pairwise_weight = pairwise_weight
-        # In boxes: similar pairs, and all of them.
-        self._counted: list[Tensor] = []
+        self._similar, self._covered = _Share(), _Share()
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
     def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
@@ -86,31 +103,35 @@ class BoxInstLoss(nn.Module):
         outside, in_box = coverage == 0, coverage >= 0.5
         # Without a training, such as in a test, the weight of the pairs is the full one.
         iteration = MessageHub.get_current_instance().get_info('iter', self.warmup_iters)
-        warmup = min(iteration / max(self.warmup_iters, 1), 1.0)
+        # Masks that do not fill their boxes yet may become lines.
+        pairs_weight = min(max(2 * iteration / max(self.warmup_iters, 1) - 1, 0.0), 1.0)
         # -log(1 - p) and -log(p).
         loss_outside, loss_inside = (
             (F.softplus(logits) * part).sum() / part.sum().clamp(min=1)
             for logits, part in ((mask_preds, outside), (-mask_preds, in_box))
         )
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
-        self._count(pairs.sum(), in_box.sum() * pairs.shape[1])
+        if (share := self._similar.add(pairs.sum(), in_box.sum() * pairs.shape[1])) is not None:
+            self._report_similar(share)
+        if iteration > 2 * self.warmup_iters:
+            covered = self._covered.add(((mask_preds > 0) & in_box).sum(), in_box.sum())
+            if covered is not None and covered < 0.15:
+                print_log(
+                    f'BoxInstLoss: masks cover {covered:.0%} of their boxes long after the warm-up: they may be lines. '
+                    f'Train again with a longer loss_boxes.warmup_iters, which is {self.warmup_iters}',
+                    'current',
+                    logging.WARNING,
+                )
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
         loss_pairwise = (disagreement * pairs).sum() / pairs.sum().clamp(min=1)
         return dict(
             loss_mask_project=loss_project,
-            loss_mask_box=self.box_weight * (loss_outside + (1 - warmup) * loss_inside),
-            loss_mask_pairwise=self.pairwise_weight * warmup * loss_pairwise,
+            loss_mask_box=self.box_weight * (loss_outside + (1 - pairs_weight) * loss_inside),
+            loss_mask_pairwise=self.pairwise_weight * pairs_weight * loss_pairwise,
         )
 
-    def _count(self, similar: Tensor, total: Tensor) -> None:
-        if len(self._counted) >= _COUNTED_STEPS:
-            return
-        self._counted.append(torch.stack([similar, total]))
-        if len(self._counted) < _COUNTED_STEPS:
-            return
-        similar, total = torch.stack(self._counted).sum(dim=0)
-        share = float(similar / total.clamp(min=1))
+    def _report_similar(self, share: float) -> None:
         said = f'{share:.0%} of the neighbours in boxes have a similar colour'
         if 0.2 <= share <= 0.98:
             print_log(f'BoxInstLoss: {said}', 'current')

@@ -51,8 +51,9 @@ def mmdet_losses(logits, masks, lab_map, **options):
     return losses['loss_mask_project'], losses['loss_mask_pairwise']
 
 
-@pytest.mark.parametrize('step', [0, 50, 1000])
-def test_it_equals_the_losses_of_boxinst_where_a_roi_is_the_image(iteration, step):
+# There, the pairs' weight grows from the first step on.
+@pytest.mark.parametrize(('step', 'own_step'), [(0, 0), (0, 50), (50, 75), (1000, 1000)])
+def test_it_equals_the_losses_of_boxinst_where_a_roi_is_the_image(iteration, step, own_step):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, SIZE, SIZE, generator=generator, requires_grad=True)
     # Patches of similar colours, none of them near black, which is what BoxInst takes the outside for.
@@ -66,6 +67,7 @@ def test_it_equals_the_losses_of_boxinst_where_a_roi_is_the_image(iteration, ste
     iteration(step)
     expected = mmdet_losses(logits, masks, lab_map + 10, warmup_iters=100)
     rois = torch.tensor([[0.0, 0, STRIDE * SIZE, STRIDE * SIZE]]).repeat(2, 1)
+    iteration(own_step)
     ours = BoxInstLoss(pairwise_dilation=2, warmup_iters=100)(logits, rois, boxes, (lab_map + 10).repeat(2, 1, 1, 1))
     ours = ours['loss_mask_project'], ours['loss_mask_pairwise']
     torch.testing.assert_close(ours, expected)
@@ -89,7 +91,7 @@ def test_projections_are_compared_with_the_box_in_the_frame_of_the_roi():
     assert outside.item() == pytest.approx(2 * math.log(2), abs=1e-6)
 
 
-@pytest.mark.parametrize(('step', 'inside_weight'), [(0, 1.0), (25, 0.75), (100, 0.0), (1000, 0.0)])
+@pytest.mark.parametrize(('step', 'inside_weight'), [(0, 1.0), (50, 1.0), (75, 0.5), (100, 0.0), (1000, 0.0)])
 def test_masks_fill_their_boxes_until_the_pairs_count(iteration, step, inside_weight):
     # The first of two columns is the box.
     rois, boxes = torch.tensor([[0.0, 0, 2, 1]]), torch.tensor([[0.0, 0, 1, 1]])
@@ -99,7 +101,7 @@ def test_masks_fill_their_boxes_until_the_pairs_count(iteration, step, inside_we
     # Probabilities 1/5 and 1/2.
     expected = 0.5 * (math.log(2) + inside_weight * math.log(5))
     assert losses['loss_mask_box'].item() == pytest.approx(expected, abs=1e-6)
-    assert (losses['loss_mask_pairwise'] > 0) == (step > 0)
+    assert (losses['loss_mask_pairwise'] > 0) == (inside_weight < 1)
 
 
 def test_pairs_of_similar_colours_shall_agree_and_others_need_not():
@@ -139,3 +141,19 @@ def test_after_some_steps_the_share_of_similar_pairs_is_said_once(colours, said,
         loss(torch.zeros(1, 32, 32), rois, boxes, lightness.expand(1, 3, -1, -1))
     (message,) = messages
     assert message.startswith(f'BoxInstLoss: {said}')
+
+
+@pytest.mark.parametrize('what', ['lines', 'a disc'])
+def test_masks_that_became_lines_are_warned_of_once(what, iteration, monkeypatch):
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing='ij')
+    inside = (y == 8) | (x == 8) if what == 'lines' else (y - 16) ** 2 + (x - 16) ** 2 < 100
+    rois, boxes = torch.tensor([[0.0, 0, 32, 32]]), torch.tensor([[4.0, 4, 28, 28]])
+    loss = BoxInstLoss(warmup_iters=100)
+    messages = []
+    monkeypatch.setattr(box_inst_loss, 'print_log', lambda message, *_: messages.append(message))
+    for step in range(400):
+        iteration(step)
+        loss((inside * 20.0 - 10)[None], rois, boxes, torch.zeros(1, 3, 32, 32))
+    warnings = [message for message in messages if 'cover' in message]
+    assert len(warnings) == (what == 'lines')
+    assert all('8% of their boxes' in message and 'warmup_iters, which is 100' in message for message in warnings)
