@@ -255,8 +255,10 @@ class Predictor:
         self.model = model if isinstance(model, Model) else load_model(model, num_threads, device)
         self.metadata = self.model.metadata
         self.score_thr = score_thr
-        if kind_of_predictor(self.metadata) is not type(self):
-            raise RuntimeInputError(f'{self.model.path}: needs a {kind_of_predictor(self.metadata).__name__}')
+        is_segmentor = 'semantic' in self.metadata
+        if is_segmentor != isinstance(self, SegmentationPredictor):
+            right = 'a segmentor: use SegmentationPredictor' if is_segmentor else 'no segmentor: use Predictor'
+            raise RuntimeInputError(f'{self.model.path}: is {right}')
         known = self.metadata['classes']
         for name in classes or ():
             if name not in known:
@@ -491,11 +493,6 @@ class SegmentationPredictor(Predictor):
         return ', '.join(f'{name} {share:.1%}' for name, share in zip(names, counts / counts.sum()))
 
 
-def kind_of_predictor(metadata: dict) -> type[Predictor]:
-    """The class that runs a model."""
-    return SegmentationPredictor if 'semantic' in metadata else Predictor
-
-
 def load_predictor(
     path: str | Path,
     num_threads: int = 0,
@@ -509,7 +506,7 @@ def load_predictor(
         RuntimeInputError: As :class:`Predictor`, or ``score_thr`` or ``classes`` are given for a segmentor.
     """
     model = load_model(path, num_threads, device)
-    if kind_of_predictor(model.metadata) is SegmentationPredictor:
+    if 'semantic' in model.metadata:
         if score_thr or classes:
             option = 'a lowest score' if score_thr else 'some classes alone'
             raise RuntimeInputError(f'{path}: a segmentor gives every pixel a class and no score, leave {option} out')

@@ -116,7 +116,7 @@ def test_the_runtime_writes_labels_run_lengths_and_pictures(halved, monkeypatch,
         assert runtime.run(['model', str(pictures), '--out', 'none', *options]) == 2
         assert what in capsys.readouterr().err
     assert not Path('none').exists()
-    with pytest.raises(runtime.RuntimeInputError, match='model.pt: needs a SegmentationPredictor'):
+    with pytest.raises(runtime.RuntimeInputError, match='model.pt: is a segmentor: use SegmentationPredictor'):
         runtime.Predictor('model')
 
 
