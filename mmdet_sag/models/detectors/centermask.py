@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...fileio import is_remote
-from ...structures.inclusive_boxes import to_inclusive
+from ...structures.inclusive_boxes import not_empty, to_inclusive
 from ..dense_heads import CenterMaskFCOSHead
 from ..model_config import random_weights_remedy
 
@@ -129,6 +129,11 @@ class CenterMask(SingleStageDetector):
         if isinstance(self.bbox_head, CenterMaskFCOSHead):
             losses, results_list = self.bbox_head.loss_and_predict(x, box_samples, proposal_cfg=proposal_cfg)
         else:
+            # To these, MMDetection's assigners give locations, and the losses of some are infinite.
+            for data_sample in box_samples:
+                data_sample.gt_instances = data_sample.gt_instances[
+                    not_empty(data_sample.gt_instances.bboxes, self.inclusive_boxes)
+                ]
             # In training, some heads return something else than boxes in pixels: FCOS strides, VFNet two regressions,
             # RepPoints points.
             # MMDetection's assigner of RepPoints looks up a GPU's indices in a tensor that it makes on the CPU.
