@@ -139,9 +139,14 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         tensors = to_host(tensors)
         sampling_results = []
         for priors, bboxes, labels, ignored_bboxes in zip(*(tensors[i::4] for i in range(4))):
-            proposals, gt_instances = InstanceData(priors=priors), InstanceData(bboxes=bboxes, labels=labels)
+            # What a crop left no pixel of is neither an object nor a proposal.
+            objects = not_empty(bboxes, self.inclusive_boxes).nonzero()[:, 0]
+            proposals = InstanceData(priors=priors)
+            gt_instances = InstanceData(bboxes=bboxes[objects], labels=labels[objects])
             assign_result = self.bbox_assigner.assign(proposals, gt_instances, InstanceData(bboxes=ignored_bboxes))
-            sampling_results.append(self.bbox_sampler.sample(assign_result, proposals, gt_instances))
+            result = self.bbox_sampler.sample(assign_result, proposals, gt_instances)
+            result.pos_assigned_gt_inds = objects[result.pos_assigned_gt_inds]
+            sampling_results.append(result)
         if margin := self.train_cfg.get('roi_margin'):
             for result in sampling_results:
                 lengths = (result.pos_priors[:, 2:] - result.pos_priors[:, :2]).repeat(1, 2)

@@ -234,3 +234,16 @@ def test_missing_weights_of_the_backbone_are_named_with_a_remedy_that_trains_all
     missing = dict(_delete_=True, type='Pretrained', checkpoint='nowhere.pth')
     with pytest.raises(InputError, match=r"'nowhere\.pth'.* model\.backbone\.init_cfg=None .*norm_eval=False"):
         build_tiny(**{'backbone.init_cfg': missing})
+
+
+def test_an_object_without_area_changes_no_loss(device):
+    # As a crop leaves of an object, and a flip puts at the right border.
+    model = build_tiny().to(device).train()
+    losses = []
+    for boxes in ([(8, 8, 40, 40), (50, 20, 90, 60)], [(0, 0, 0, 0), (8, 8, 40, 40), (96, 0, 96, 0), (50, 20, 90, 60)]):
+        boxes, _, polygons = ground_truth(*boxes)
+        batch = make_batch(images((64, 96)), [(boxes, [1] * len(boxes), polygons)])
+        torch.manual_seed(0)
+        losses.append(model(**model.data_preprocessor(batch, training=True), mode='loss'))
+    assert losses[0]['loss_mask'] > 0
+    torch.testing.assert_close(*losses)
