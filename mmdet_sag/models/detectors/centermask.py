@@ -129,7 +129,7 @@ class CenterMask(SingleStageDetector):
         if isinstance(self.bbox_head, CenterMaskFCOSHead):
             losses, results_list = self.bbox_head.loss_and_predict(x, box_samples, proposal_cfg=proposal_cfg)
         else:
-            # To these, MMDetection's assigners give locations, and the losses of some are infinite.
+            # Crops leave boxes without area, to which MMDetection's assigners give locations: some losses are infinite.
             for data_sample in box_samples:
                 data_sample.gt_instances = data_sample.gt_instances[
                     not_empty(data_sample.gt_instances.bboxes, self.inclusive_boxes)
