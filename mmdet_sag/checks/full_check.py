@@ -31,12 +31,14 @@ _PENDING_PER_WORKER = 64
 class DataSetReport:
     """The results of a full check of one data set, which ``options`` of the config name.
 
-    ``bad_images`` are the images whose file cannot be used: the kind of problem by image id.
+    ``masks_needed`` says whether masks count, and ``bad_images`` are the images whose file cannot be used: the kind of
+    problem by image id.
     """
 
     source: CocoSource
     content: dict
     options: list[str]
+    masks_needed: bool
     tally: ProblemTally = field(default_factory=lambda: ProblemTally(max_examples=100))
     bad_images: dict = field(default_factory=dict)
 
@@ -125,13 +127,13 @@ def _check_data_set(sources: Sequence[CocoSource], workers: int) -> DataSetRepor
     source = sources[0]
     unlabelled = all(each.option.startswith('test_') for each in sources)
     content = load_coco(source.ann_file, annotations_needed=not unlabelled)
-    report = DataSetReport(source, content, [each.option for each in sources])
+    masks_needed = any(each.loads_masks is not False and not each.boxes_only for each in sources)
+    report = DataSetReport(source, content, [each.option for each in sources], masks_needed)
     tally = report.tally
     tally.add_all(category_problems(content['categories'], source.classes))
     images, problems_of_images = usable_images(content['images'])
     tally.add_all(problems_of_images)
     total = len(content['annotations'])
-    masks_needed = any(each.loads_masks is not False and not each.boxes_only for each in sources)
     polygons_only = any(each.polygons_only and not each.test_mode for each in sources)
     annotations = checked_annotations(content, images, tally, masks_needed, polygons_only)
     for annotation, problems in tqdm(annotations, 'annotations', total=total, unit='', disable=not total):

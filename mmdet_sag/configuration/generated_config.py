@@ -200,11 +200,12 @@ class GeneratedConfig:
         if given > self.long_side:
             raise InputError(f'--crop is {given}: images have at most {self.long_side} pixels; leave it out')
         self._note('crop', f'{given} pixels of a training image', 'given')
+        crop = dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=self._has_all_masks)
+        if not self._has_all_masks:
+            return [crop]
         # The pixels of an object may all be cut off while its box is not: its new box has no area, and MMDetection's
         # heads may take it for an object.
-        cut_off = [dict(type='FilterAnnotations', min_gt_bbox_wh=(0.01, 0.01), keep_empty=False)]
-        crop = dict(type='RandomCrop', crop_size=(given, given), recompute_bbox=self._has_all_masks)
-        return [crop, *(cut_off if self._has_all_masks else [])]
+        return [crop, dict(type='FilterAnnotations', min_gt_bbox_wh=(0.01, 0.01), keep_empty=False)]
 
     @property
     def _has_all_masks(self) -> bool:

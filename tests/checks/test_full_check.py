@@ -275,6 +275,15 @@ def test_objects_without_mask_stay_where_they_are_learnt_from_boxes(data):
     assert content['annotations'][0] == data.annotation
 
 
+def test_masks_that_are_left_out_are_neither_checked_nor_repaired(data):
+    data.train_set.pipeline[1].update(type='LoadMaskOrBoxAnnotations', boxes_only=True)
+    data.annotation['segmentation'] = 'nothing'
+    report = _report(data)
+    assert report.tally.counts == {}
+    content, done = repair_coco(report.content, report.bad_images, report.masks_needed)
+    assert content['annotations'][0] == data.annotation and done == {}
+
+
 def test_only_the_broken_polygons_of_a_mask_are_removed(data):
     data.annotation['segmentation'] = [[1, 2], SQUARE, [1, 2, 3, 4, 5, 6, 7], [100, 100, 120, 100, 120, 120]]
     content, done = _repaired(data)

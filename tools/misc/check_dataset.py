@@ -90,9 +90,7 @@ def fix(reports: 'list[DataSetReport]', path: str) -> None:
         raise InputError(f'--fix writes one file, but {len(sources)} were checked: choose one with --splits')
     report = reports[0]
     bad_images = {image_id: kind for other in reports for image_id, kind in other.bad_images.items()}
-    content, done = repair_coco(
-        report.content, bad_images, report.source.loads_masks is not False, report.source.boxes_suffice
-    )
+    content, done = repair_coco(report.content, bad_images, report.masks_needed, report.source.boxes_suffice)
     for key in ('images', 'annotations'):
         if report.content[key] and not content[key]:
             raise InputError(

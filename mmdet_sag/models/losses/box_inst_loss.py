@@ -19,12 +19,15 @@ class _Share:
     def __init__(self) -> None:
         self.counts: list[Tensor] = []
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether there were as many steps."""
+        return len(self.counts) == _COUNTED_STEPS
+
     def add(self, part: Tensor, total: Tensor) -> float | None:
-        """Count a step; the share, once, after the last of them."""
-        if len(self.counts) == _COUNTED_STEPS:
-            return None
+        """Count a step; the share after the last of them."""
         self.counts.append(torch.stack([part, total]))
-        if len(self.counts) < _COUNTED_STEPS:
+        if not self.is_counted:
             return None
         part, total = torch.stack(self.counts).sum(dim=0)
         return float(part / total.clamp(min=1))
@@ -111,27 +114,32 @@ class BoxInstLoss(nn.Module):
             for logits, part in ((mask_preds, outside), (-mask_preds, in_box))
         )
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
-        if (share := self._similar.add(pairs.sum(), in_box.sum() * pairs.shape[1])) is not None:
-            self._report_similar(share)
-        if iteration > 2 * self.warmup_iters:
-            covered = self._covered.add(((mask_preds > 0) & in_box).sum(), in_box.sum())
-            if covered is not None and covered < 0.15:
-                print_log(
-                    f'BoxInstLoss: masks cover {covered:.0%} of their boxes long after the warm-up: they may be lines. '
-                    f'Train again with a longer loss_boxes.warmup_iters, which is {self.warmup_iters}',
-                    'current',
-                    logging.WARNING,
-                )
+        num_pairs = pairs.sum()
+        if not self._similar.is_counted:
+            self._report_similar(self._similar.add(num_pairs, in_box.sum() * pairs.shape[1]))
+        if iteration > 2 * self.warmup_iters and not self._covered.is_counted:
+            self._report_covered(self._covered.add(((mask_preds > 0) & in_box).sum(), in_box.sum()))
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
-        loss_pairwise = (disagreement * pairs).sum() / pairs.sum().clamp(min=1)
+        loss_pairwise = (disagreement * pairs).sum() / num_pairs.clamp(min=1)
         return dict(
             loss_mask_project=loss_project,
             loss_mask_box=self.box_weight * (loss_outside + (1 - pairs_weight) * loss_inside),
             loss_mask_pairwise=self.pairwise_weight * pairs_weight * loss_pairwise,
         )
 
-    def _report_similar(self, share: float) -> None:
+    def _report_covered(self, share: float | None) -> None:
+        if share is not None and share < 0.15:
+            print_log(
+                f'BoxInstLoss: masks cover {share:.0%} of their boxes long after the warm-up: they may be lines. '
+                f'Train again with a longer loss_boxes.warmup_iters, which is {self.warmup_iters}',
+                'current',
+                logging.WARNING,
+            )
+
+    def _report_similar(self, share: float | None) -> None:
+        if share is None:
+            return
         said = f'{share:.0%} of the neighbours in boxes have a similar colour'
         if 0.2 <= share <= 0.98:
             print_log(f'BoxInstLoss: {said}', 'current')
