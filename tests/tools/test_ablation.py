@@ -40,6 +40,8 @@ def test_each_variant_is_trained_once_with_each_seed_and_averaged(folder):
     for path, value in zip(paths, (0.1, 0.2, 0.3, 0.5)):
         result = json.loads(path.read_text())
         assert result['ms_per_image'] > 0
+        # Each run logs into its own folder.
+        assert len(list(path.parent.glob('*/vis_data/scalars.json'))) == 1
         path.write_text(json.dumps({**result, 'segm_mAP': value}))
     again = run(folder, *OWN)
     assert 'Iter(train)' not in again.stdout

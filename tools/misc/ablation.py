@@ -107,8 +107,8 @@ def variant_config(args: argparse.Namespace, name: str, seed: int) -> Config:
     config.train_cfg.pop('dynamic_intervals', None)
     config.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=-1, save_last=False)
     config.update(launcher='none', work_dir=str(args.work_dir / name / str(seed)), randomness=dict(seed=seed))
-    # MMEngine takes equal names for the same run.
-    config.experiment_name = f'{name}_{seed}'
+    # MMEngine takes equal names for the same run, and equal names of visualizers for the same folder.
+    config.experiment_name = config.visualizer.name = f'{name}_{seed}'
     unfreeze_random_backbones(config)
     return config
 
