@@ -8,7 +8,7 @@ from support.tiny_training import rectangles_config, write_rectangles
 from support.tool import run_tool
 
 TOOL = Path(__file__).parents[2] / 'tools/misc/ablation.py'
-OWN = ('--variant', 'mask-rcnn-sag3', '--variant', 'agnostic', 'model.roi_head.mask_head.class_agnostic=True')
+OWN = ('--variant', 'mask-rcnn-sag7', '--variant', 'agnostic', 'model.roi_head.mask_head.class_agnostic=True')
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +34,7 @@ def rows(finished):
 
 def test_each_variant_is_trained_once_with_each_seed_and_averaged(folder):
     table = rows(run(folder, *OWN))
-    assert list(table) == ['mask-rcnn-sag3', 'agnostic']
+    assert list(table) == ['mask-rcnn-sag7', 'agnostic']
     assert [row[-1] for row in table.values()] == ['2', '2']
     paths = [folder / f'runs/{name}/{seed}/result.json' for name in table for seed in (3, 4)]
     for path, value in zip(paths, (0.1, 0.2, 0.3, 0.5)):

@@ -1,6 +1,5 @@
 """Train variants of a CenterMask alike, each with several seeds, and print mean and standard deviation of their AP:
-without attention, with attention of kernel 3 and 7, without MaskIoU, and a Mask R-CNN of the same backbone without
-and with attention.
+without attention, with attention of kernel 3 and 7, without MaskIoU, and in a Mask R-CNN of the same backbone.
 Runs that are finished are not repeated.
 """
 
@@ -34,7 +33,7 @@ MASK_RCNN = 'mask-rcnn'
 VARIANTS = {
     **{f'centermask-{name}': options for name, options in ATTENTION.items()},
     'centermask-sag3-no-maskiou': {**ATTENTION['sag3'], 'model.roi_head.mask_iou_head': None},
-    **{f'{MASK_RCNN}-{name}': ATTENTION[name] for name in ('fcn', 'sag3')},
+    **{f'{MASK_RCNN}-{name}': options for name, options in ATTENTION.items()},
 }
 COLUMNS = {'mask AP': 'segm_mAP', 'boundary AP': 'boundary_mAP', 'box AP': 'bbox_mAP'}
 RESULT = 'result.json'
