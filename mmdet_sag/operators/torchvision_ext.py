@@ -6,6 +6,7 @@ passes ``options`` by name.
 """
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MMCV_BUILD = 'install mmcv with compiled operators (docs/install.md)'
+
+
+def _installing() -> str:
+    """Say how to install the torchvision of this torch, with the command where it is a release of PyTorch's index."""
+    remedy = f'install the torchvision that was built for torch {torch.__version__}'
+    release = re.fullmatch(r'2\.(\d+)\.\d+\+(cpu|cu\d+|rocm[\d.]+)', torch.__version__)
+    if release is None:
+        return remedy
+    # That of PyTorch 2.0 is 0.15.
+    command = f"pip install --force-reinstall --no-deps 'torchvision==0.{int(release[1]) + 15}.*'"
+    return f'{remedy} ({command} --index-url https://download.pytorch.org/whl/{release[2]})'
 
 
 def _unusable(message: str) -> ImportError:
@@ -38,13 +50,13 @@ except Exception as e:
     # A pair that does not fit raises an ImportError, an OSError or a RuntimeError, depending on the versions.
     _reason = str(e).splitlines()[0] if str(e) else type(e).__name__
     raise _unusable(
-        f"torchvision's operators, which stand in for mmcv's compiled ones, cannot be loaded ({_reason}): install the "
-        f'torchvision that was built for torch {torch.__version__}, or {_MMCV_BUILD}'
+        f"torchvision's operators, which stand in for mmcv's compiled ones, cannot be loaded ({_reason}): "
+        f'{_installing()}, or {_MMCV_BUILD}'
     ) from e
 if not torchvision.extension._has_ops():
     raise _unusable(
         f"torchvision {torchvision.__version__}, whose operators stand in for mmcv's compiled ones, was built for "
-        f'another torch than {torch.__version__}: install the one of this torch, or {_MMCV_BUILD}'
+        f'another torch: {_installing()}, or {_MMCV_BUILD}'
     )
 
 _ops = torch.ops.torchvision

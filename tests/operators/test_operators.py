@@ -129,10 +129,17 @@ def test_a_torchvision_of_another_torch_is_named_in_one_line(site):
     (site / 'torchvision/__init__.py').write_text(
         "raise RuntimeError('operator torchvision::nms does not exist\\nmore')"
     )
-    process = run('import mmdet_sag; import mmcv.ops', site, MMDET_SAG_OPERATORS='torchvision')
+    script = "import torch; torch.__version__ = '2.13.0+cpu'; import mmdet_sag; import mmcv.ops"
+    process = run(script, site, MMDET_SAG_OPERATORS='torchvision')
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: torchvision's operators")
-    assert 'operator torchvision::nms does not exist): install the torchvision that was built for torch' in line
+    assert (
+        '(operator torchvision::nms does not exist): install the torchvision that was built for torch 2.13.0+' in line
+    )
+    command = (
+        "pip install --force-reinstall --no-deps 'torchvision==0.28.*' --index-url https://download.pytorch.org/whl"
+    )
+    assert f'({command}/cpu), or ' in line
 
 
 def test_the_operators_in_use_are_named():
