@@ -15,7 +15,7 @@ def run(tmp_path, *options):
     return result.stdout
 
 
-def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
+def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path, request):
     first = run(tmp_path)
     assert 'mask AP75' in first
     assert cv2.imread(str(tmp_path / 'work/results.png')).std() > 10
@@ -25,6 +25,7 @@ def test_the_demo_trains_evaluates_and_draws_and_does_not_train_twice(tmp_path):
     assert f'mask AP   | {metrics["coco/segm_mAP"]:.3f}' in first
     assert len(list((tmp_path / 'work/train').glob('*/vis_data/scalars.json'))) == 1
 
+    request.getfixturevalue('forked_torchrun')
     second = run(tmp_path)
     assert 'finished already' in second
     assert len(list((tmp_path / 'work/train').glob('*/vis_data/scalars.json'))) == 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from support.tiny import CONFIG
 from support.tiny_box_heads import HEADS, lively
 from support.tiny_export import FEW_LAYERS, lively_tiny, lively_two_stage
 from torch import nn
@@ -28,8 +27,11 @@ FIRST = Path(__file__).parents[2] / 'configs/centermask_first/centermask-first-l
 METADATA = dict(runtime_version=RUNTIME_VERSION, precision='fp32', classes=['a', 'b', 'c'])
 SIZES = ((2, 96, 128), (1, 192, 160))
 FEW = {**FEW_LAYERS, 'neck.num_outs': 3, 'bbox_head.strides': [8, 16, 32]}
-DCN = {**FEW, 'backbone.arch': 'tiny', 'backbone.dcn': dict(type='DCNv2', deform_groups=1)}
-DCN.update({f'{head}.num_classes': 1 for head in ('bbox_head', 'roi_head.mask_head', 'roi_head.mask_iou_head')})
+DCN = dict(
+    backbone=dict(type='VoVNet', arch='tiny', out_indices=(1, 2, 3), dcn=dict(type='DCNv2', deform_groups=1)),
+    channels=(16, 16, 16),
+    num_classes=1,
+)
 CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.mask_iou_head': None}
 
 
@@ -37,12 +39,11 @@ CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.ma
     ('name', 'detections', 'opset'),
     [
         # Of any size. It is written for what needs fixed outputs and an early opset.
-        ('mask-rcnn', 4, 16),
+        ('ms-rcnn', 4, 16),
         # The others are of one size, which is written faster. That of DetectoRS is an HTC.
-        *((name, None, 20) for name in ('cascade-mask-rcnn', 'detectors', 'scnet', 'groie', 'ms-rcnn')),
-        ('dcn, one class', None, 20),
+        *((name, None, 20) for name in ('cascade-mask-rcnn with groie', 'detectors', 'scnet')),
         ('first, class-agnostic', None, 16),
-        # Their box heads, with CenterMask's mask branch.
+        # Their box heads, with CenterMask's mask branch; one has deformable convolutions, and one class.
         ('RTMDet', None, 20),
         ('YOLOX', None, 20),
     ],
@@ -50,12 +51,10 @@ CLASS_AGNOSTIC = {**FEW, 'roi_head.mask_head.class_agnostic': True, 'roi_head.ma
 )
 def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset, tmp_path, monkeypatch):
     init_default_scope('mmdet')
-    centermasks = {'dcn, one class': (CONFIG, DCN), 'first, class-agnostic': (FIRST, CLASS_AGNOSTIC)}
-    if name in centermasks:
-        path, options = centermasks[name]
-        graph = build_graph(lively_tiny(path, **options))
+    if name == 'first, class-agnostic':
+        graph = build_graph(lively_tiny(FIRST, **CLASS_AGNOSTIC))
     elif name in HEADS:
-        graph = build_graph(lively(HEADS[name]))
+        graph = build_graph(lively(HEADS[name], **(DCN if name == 'RTMDet' else {})))
     else:
         graph = build_graph(lively_two_stage(name))
     fixed = dict(detections=detections) if detections else dict(input_size=SIZES[0][1:])
@@ -74,7 +73,8 @@ def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset,
     assert 'value="cpu"' not in str(torch.jit.load(tmp_path / 'model.pt').inlined_graph)
     generator = np.random.default_rng(1)
     for count, height, width in SIZES if detections else SIZES[:1]:
-        images = generator.normal(0, 30 if name in centermasks else 1, (count, 3, height, width)).astype(np.float32)
+        spread = 30 if name == 'first, class-agnostic' else 1
+        images = generator.normal(0, spread, (count, 3, height, width)).astype(np.float32)
         sizes = np.array([[height - 6, width - 3]] * count)
         with torch.inference_mode():
             expected = graph(torch.from_numpy(images), torch.from_numpy(sizes))._asdict()

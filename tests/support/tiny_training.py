@@ -117,8 +117,9 @@ def assert_resumes_bit_by_bit(config: Config, folder: Path) -> None:
         **{'train_cfg.max_iters': 4, 'load_from': str(folder / 'first/iter_2.pth'), 'resume': True},
     )
     resumed.train()
+    values = resumed.model.state_dict()
     for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+        assert torch.equal(values[name], value), name
 
 
 class NumberedImages(Dataset):

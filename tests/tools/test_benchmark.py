@@ -58,6 +58,9 @@ def one_stage(name, folder):
     """A small one-stage model of MMDetection."""
     config = get_config(dict(rtmdet='mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py', solo=SOLO)[name])
     config.model.data_preprocessor.pad_size_divisor = 32
+    if name == 'solo':
+        config.model.mask_head.num_grids = [6, 5, 4, 3, 2]
+        config.model.test_cfg.nms_pre = 20
     for step in config.test_dataloader.dataset.pipeline:
         if step.type in ('Resize', 'Pad'):
             step.update({'scale' if step.type == 'Resize' else 'size': (96, 64)})

@@ -20,8 +20,9 @@ def test_pseudo_labels_are_drawn_every_n_iterations_and_change_nothing(tmp_path)
     pictures = sorted(path for path in (tmp_path / 'drawing').rglob('pseudo_labels*.png'))
     assert [path.stem for path in pictures] == ['pseudo_labels_2', 'pseudo_labels_4']
     assert cv2.imread(str(pictures[0])).std() > 0
+    values = drawing.model.state_dict()
     for name, value in plain.model.state_dict().items():
-        assert (drawing.model.state_dict()[name] == value).all(), name
+        assert (values[name] == value).all(), name
 
 
 def test_a_model_without_pseudo_labels_is_refused(tmp_path):
