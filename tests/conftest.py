@@ -36,18 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in FIRST)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of the search for garbage, which else takes a tenth of the time."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with the fixture ``device`` on the CPU and, where there is one, a GPU: ``pytest -m gpu`` for those."""
     if 'device' in metafunc.fixturenames:
         there = torch.cuda.is_available() or metafunc.config.getoption('pretend_gpu')
         gpu = [pytest.param('cuda', marks=pytest.mark.gpu)] if there else []
         metafunc.parametrize('device', ['cpu', *gpu], scope='module')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def frozen_modules() -> None:
+    """What earlier tests imported is left out of the search for garbage that each MMEngine data set makes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -20,8 +20,13 @@ unset PYTHONDONTWRITEBYTECODE
 status=0
 "$python" -m ruff check . || status=1
 "$python" -m ruff format --check . || status=1
-"$python" -m mypy || status=1
+# Beside the tests, which take longer.
+types="$(mktemp)"
+trap 'rm -f "$types"' EXIT
+"$python" -m mypy >"$types" 2>&1 &
 # A thread for each: most tests are too small for more.
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
     "$python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" || status=$?
+wait $! || status=1
+cat "$types"
 exit "$status"

@@ -110,9 +110,12 @@ def is_foreign(name: str | None) -> bool:
     return bool(name) and name.split('.')[0] in FRAMEWORKS
 
 
+source = functools.cache(inspect.getsource)
+
+
 @functools.cache
 def tree(owner: type | ModuleType) -> ast.AST:
-    return ast.parse(inspect.getsource(owner))
+    return ast.parse(source(owner))
 
 
 @functools.cache
@@ -151,7 +154,7 @@ def inherited() -> set[tuple[str, str]]:
         foreign = [base for base in cls.__mro__ if is_foreign(base.__module__) and base.__module__ != 'torch._C']
         for name in set().union(*(members(base) for base in cls.__mro__ if base.__module__.startswith('mmdet_sag'))):
             pattern = re.compile(rf'def {name}\(|self\.{name}( =|:)|^    {name}\b', re.MULTILINE)
-            owner = next((base for base in foreign if pattern.search(inspect.getsource(base))), None)
+            owner = next((base for base in foreign if pattern.search(source(base))), None)
             if owner:
                 found.add((f'{owner.__module__}.{owner.__qualname__}', name))
     return found

@@ -69,6 +69,8 @@ def test_a_written_model_computes_the_same_as_its_graph(name, detections, opset,
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, 'model.bin'])
     assert all(is_exported(str(tmp_path / file)) for file in files) and is_exported(str(tmp_path))
     models = {file: load_predictor(str(tmp_path / file), num_threads=1).model for file in files}
+    sides = models['model.xml'].model.inputs[0].partial_shape[2:]
+    assert [side.is_static and side.get_length() for side in sides] == [*fixed.get('input_size', (False, False))]
     # Its tensors are made on the device of its inputs.
     assert 'value="cpu"' not in str(torch.jit.load(tmp_path / 'model.pt').inlined_graph)
     generator = np.random.default_rng(1)
