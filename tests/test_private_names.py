@@ -65,9 +65,6 @@ DECLARED = {
         '_save_best_checkpoint': 'self runner metrics',
         '_save_checkpoint_with_step': 'self runner step meta',
     },
-    'mmengine.hooks.iter_timer_hook.IterTimerHook': {
-        '_after_iter': 'self runner batch_idx data_batch outputs mode',
-    },
     'mmengine.infer.BaseInferencer': {
         '_get_models_from_metafile': 'dir',
         '_get_repo_or_mim_dir': 'scope',

@@ -57,10 +57,9 @@ def prepare_for_inference(
             copy.compile(dynamic=None)
         outputs = torch.contiguous_format if part is parts[-1] and not heads_follow else None
         FormatConversion(part, memory_format, outputs, substitute=copy).install()
-    if heads_follow:
-        for head in _others(detector, parts):
-            head.to(memory_format=memory_format)
-            _install(head, winograd, frozen=True)
+    for head in _others(detector, parts) if heads_follow else ():
+        head.to(memory_format=memory_format)
+        _install(head, winograd, frozen=True)
     if compile and _has_box_head(detector):
         detector.bbox_head.compile(dynamic=None)
 

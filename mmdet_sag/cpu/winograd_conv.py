@@ -26,10 +26,8 @@ class WinogradConv(Replacement):
     processors that are fast in bfloat16 do not need them. So it is on small features while weights may change.
     Source: `Lavin and Gray <https://arxiv.org/abs/1509.09308>`_.
 
-    Args:
-        conv: The conv, see :meth:`suits`.
-        frozen: Whether the weights, loaded by now, are transformed once, into a copy four times as large. Then
-            gradients are left to the conv's own forward. Otherwise weights may change, as in training.
+    The weights of a ``frozen`` conv, loaded by now, are transformed once, into a copy four times as large; gradients
+    are left to the conv's own forward. Otherwise weights may change, as in training.
     """
 
     def __init__(self, conv: nn.Conv2d, frozen: bool = True) -> None:
@@ -58,7 +56,9 @@ class WinogradConv(Replacement):
         if x.numel() == 0 or not is_plain_cpu(x):
             return self.original(x)
         conv = self.module
-        if self.filters is None and _num_tiles(x) >= transforms().MIN_TRAINED_TILES:
+        # Of 4x4 results each.
+        num_tiles = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+        if self.filters is None and num_tiles >= transforms().MIN_TRAINED_TILES:
             return _TrainedConvolution.apply(x, conv.weight, conv.bias)
         if self.filters is not None and not torch.is_grad_enabled():
             return _convolve(x, self.filters, conv.bias)
@@ -135,11 +135,6 @@ def _filter_gradient(x: Tensor, grad: Tensor) -> Tensor:
         # With beta 0, what the memory held before is not read.
         torch.baddbmm(filters, grad_points.transpose(1, 2), points, beta=min(chunk.first, 1), out=filters)
     return winograd_transforms.filter_gradient(filters)
-
-
-def _num_tiles(x: Tensor) -> int:
-    """Number of tiles of 4x4 results of features (N, C, H, W)."""
-    return len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
 
 
 def _scratch(name: str, *shape: int) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.logging import print_log
@@ -105,11 +105,8 @@ def newest_checkpoint(work_dir: str, checkpoint_hook: dict | None = None) -> str
     Candidates are the file that ``last_checkpoint`` names, and for each name pattern of the run the complete file with
     the highest number that the same run saved: the last one that trained in the folder (:func:`enter_folder`) or, for
     files of earlier versions, one that saved into the same folder. The candidate with the most epochs and iterations is
-    returned. Files that cannot be used are named and skipped. Tensors are not loaded.
-
-    Args:
-        work_dir: The work folder of the run.
-        checkpoint_hook: Config of its checkpoint hook.
+    returned. Files that cannot be used are named and skipped. Tensors are not loaded. ``checkpoint_hook`` is the config
+    of the run's checkpoint hook.
 
     Raises:
         InputError: There are checkpoints, and none can be used; or they cannot be listed, or are not on the local disk.
@@ -261,7 +258,6 @@ def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
     optimizer, schedules = checkpoint.get('optimizer'), checkpoint.get('param_schedulers')
     if not optimizer or runner.optim_wrapper is None:
         return
-    parts: Iterable[tuple[str, Any, dict, Any, Any]]
     if isinstance(runner.optim_wrapper, OptimWrapperDict):
         ours, theirs = runner.param_schedulers or {}, schedules or {}
         parts = [

@@ -2,7 +2,7 @@ import math
 
 import cv2
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.datasets.api_wrappers import COCOeval
 from pycocotools import mask as mask_api
 
 # Width of a boundary as a share of the image's diagonal.
@@ -29,9 +29,6 @@ class BoundaryCOCOeval(COCOeval):
     Boundary AP judges the outlines of large masks, to which mask AP is nearly blind. Crowd regions have their mask IoU.
     Source: `Boundary IoU <https://arxiv.org/abs/2103.16562>`_, Sections 4 and 5.
     """
-
-    def __init__(self, truth: COCO, results: COCO) -> None:
-        super().__init__(truth, results, 'segm')
 
     def computeIoU(self, imgId: int, catId: int) -> np.ndarray | list:
         """Compute the IoUs of an image's detections and objects of a class, (num_detections, num_objects)."""

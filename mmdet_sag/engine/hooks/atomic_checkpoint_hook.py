@@ -317,6 +317,7 @@ class AtomicCheckpointHook(CheckpointHook):
         try:
             in_all_processes(save, exchange)
             self._unsaved = False
+            self._saved_state = (meta['epoch'], meta['iter'])
         except OSError as e:
             runner.logger.error(
                 f'Checkpoint {self.last_ckpt} was not written: {e.strerror or e}. Make room for it; the newest '
@@ -332,8 +333,6 @@ class AtomicCheckpointHook(CheckpointHook):
             if self._unsaved:
                 self.last_ckpt = previous
                 runner.message_hub.update_info('last_ckpt', previous)
-        if not self._unsaved:
-            self._saved_state = (meta['epoch'], meta['iter'])
         return not self._unsaved
 
     def _read_back(self) -> None:

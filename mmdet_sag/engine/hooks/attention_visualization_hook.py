@@ -63,14 +63,13 @@ class AttentionVisualizationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: Sequence[DetDataSample] = None
     ) -> None:
         """Draw the first image of every ``interval``-th batch."""
-        if batch_idx % self.interval == 0 and self._recorder.num_forwards:
-            samples = data_batch['data_samples']
-            views = [view[0] for view in samples] if isinstance(samples[0], (list, tuple)) else samples[:1]
-            # A view without detections may have no forward: then views and forwards cannot be matched.
-            if self._recorder.num_forwards == len(views):
-                heat = self._recorder.heat(views, outputs[0], self.score_thr)
-                picture = self._draw(runner.visualizer, outputs[0], heat)
-                runner.visualizer.add_image('attention', picture, step=self._start + batch_idx)
+        samples = data_batch['data_samples']
+        views = [view[0] for view in samples] if isinstance(samples[0], (list, tuple)) else samples[:1]
+        # A view without detections may have no forward: then views and forwards cannot be matched.
+        if batch_idx % self.interval == 0 and self._recorder.num_forwards == len(views):
+            heat = self._recorder.heat(views, outputs[0], self.score_thr)
+            picture = self._draw(runner.visualizer, outputs[0], heat)
+            runner.visualizer.add_image('attention', picture, step=self._start + batch_idx)
         self._recorder.forget()
 
     after_test_iter = after_val_iter

@@ -12,14 +12,7 @@ from ...cpu import give_back, prepare_for_inference
 
 @HOOKS.register_module()
 class FastInferenceHook(Hook):
-    """Test with a detector that is prepared for inference; see :func:`prepare_for_inference`.
-
-    Args:
-        fuse_conv_bn: Whether batch norms are folded into the convs before them.
-        channels_last: Whether features are in channels-last memory format: the channels of a pixel lie side by side.
-        winograd: Whether wide 3x3 convs take a quarter of the multiplications, on a CPU.
-        compile: Whether ``torch.compile`` optimizes backbone, neck and box head; ``winograd`` has no effect with it.
-    """
+    """Test with a detector that is prepared by :func:`prepare_for_inference`, whose options are the arguments."""
 
     # After EMAHook, which puts its weights in before an epoch.
     priority = 'VERY_LOW'

@@ -9,10 +9,9 @@ from ...cpu import prepare_for_training
 
 @HOOKS.register_module()
 class FastTrainingHook(Hook):
-    """Train faster on a CPU, and with less memory on other devices. See :func:`prepare_for_training`.
+    """Train faster on a CPU, and with less memory on other devices, by :func:`prepare_for_training`.
 
-    Args:
-        compile: Whether ``torch.compile`` optimizes backbone, neck and box head instead, on any device.
+    ``compile`` is its option.
     """
 
     # After EMAHook, which copies the model.

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import itertools
 import math
@@ -48,28 +49,26 @@ class LossGuardHook(Hook):
         self._losses: list[tuple[int, list[str], Tensor]] = []
         self._stepped = True
         self._largest: dict[OptimWrapper, tuple[list[Tensor], Tensor | None]] = {}
-        self._undo: list[Callable[[], Any]] = []
+        self._undo = contextlib.ExitStack()
 
     def before_train(self, runner: Runner) -> None:
         """Observe the model's losses and the optimizer's steps."""
         self._runner = runner
         self._checkpoint_hook = AtomicCheckpointHook.of(runner)
-        self._undo = [runner.model.register_forward_hook(self._keep_losses).remove]
+        self._undo.callback(runner.model.register_forward_hook(self._keep_losses).remove)
         if not self._wrappers():
             runner.logger.warning(f'LossGuardHook cannot observe the steps of {type(runner.optim_wrapper).__name__}.')
         for wrapper in self._wrappers():
             before_step = functools.partial(self._before_step, wrapper)
-            self._undo.append(wrapper.optimizer.register_step_pre_hook(before_step).remove)
+            self._undo.callback(wrapper.optimizer.register_step_pre_hook(before_step).remove)
             if wrapper.clip_grad_kwargs:
                 # Clipping spreads a NaN over all gradients: look for its source before.
-                self._undo.append(functools.partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
+                self._undo.callback(setattr, wrapper, 'clip_func', wrapper.clip_func)
                 wrapper.clip_func = functools.partial(self._clip, wrapper, wrapper.clip_func)
 
     def after_train(self, runner: Runner) -> None:
         """Stop observing."""
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        self._undo.close()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Note the images, and after a step also the state that will change until the next one."""

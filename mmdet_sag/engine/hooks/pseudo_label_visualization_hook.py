@@ -6,7 +6,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from ...errors import InputError
 
@@ -27,9 +26,10 @@ class PseudoLabelVisualizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the model."""
-        if not hasattr(_unwrapped(runner.model), 'get_pseudo_instances'):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'get_pseudo_instances'):
             raise InputError(
-                f'PseudoLabelVisualizationHook: {type(_unwrapped(runner.model)).__name__} makes no pseudo-labels: '
+                f'PseudoLabelVisualizationHook: {type(model).__name__} makes no pseudo-labels: '
                 'remove the hook from custom_hooks'
             )
 
@@ -39,24 +39,17 @@ class PseudoLabelVisualizationHook(Hook):
             return
         if 'unsup_teacher' not in data_batch['inputs']:
             return
-        model = _unwrapped(runner.model)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         view = next(view for view in data_batch['inputs']['unsup_student'] if view is not None)
         data = model.data_preprocessor(data_batch, training=True)
         sample = model.get_pseudo_instances(
             data['inputs']['unsup_teacher'][:1], data['data_samples']['unsup_teacher'][:1]
-        )[0][0]
-        learnt = sample.gt_instances.mask_weights.bool().cpu().numpy()
-        sample = sample.cpu()
+        )[0][0].cpu()
         masks = sample.gt_instances.masks.masks.copy()
-        masks[~learnt] = 0
+        masks[~sample.gt_instances.mask_weights.bool().numpy()] = 0
         sample.gt_instances.masks = masks.astype(bool)
         sample.pred_instances = sample.gt_instances
-        visualizer = runner.visualizer
         image = np.ascontiguousarray(view.cpu().numpy().transpose(1, 2, 0)[..., ::-1])
-        visualizer.add_datasample(
+        runner.visualizer.add_datasample(
             'pseudo_labels', image, data_sample=sample, draw_gt=False, pred_score_thr=0.0, step=runner.iter + 1
         )
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

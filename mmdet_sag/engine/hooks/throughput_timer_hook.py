@@ -21,11 +21,10 @@ class ThroughputTimerHook(IterTimerHook):
     resident memory of the process in MB, without the workers of its data loader.
     """
 
-    def _after_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
-    ) -> None:
-        super()._after_iter(runner, batch_idx, data_batch, outputs, mode)
-        if mode != 'train' or not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Log the figures of an iteration."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if not isinstance(data_batch, dict) or 'data_samples' not in data_batch:
             return
         hub = runner.message_hub
         data_samples = data_batch['data_samples']

@@ -146,7 +146,5 @@ class ReproducibleEpochBasedTrainLoop(ReproducibleTrainLoop, EpochBasedTrainLoop
         length = len(self.dataloader)
         # MMEngine saves at the end of an epoch. If it counts iterations, that epoch is not counted yet.
         if self.iter and self._epoch not in (self.iter // length, (self.iter - 1) // length):
-            if self._epoch == 0:
-                return dict(length=self.iter + 1, epoch=0, iter=0)
-            length = self.iter // self._epoch
+            length = self.iter // self._epoch if self._epoch else self.iter + 1
         return dict(length=length, epoch=0, iter=0)

@@ -58,11 +58,9 @@ class SeededBatchSampler(Sampler):
     Until :meth:`start_at` it is empty, so that nothing is drawn before the position in the training is known.
     """
 
-    def __init__(self, batch_sampler: Sampler, seed: int) -> None:
+    def __init__(self, batch_sampler: Sampler) -> None:
         self.batch_sampler = batch_sampler
-        self.seed = seed
         self._position = None
-        self._num_skipped = 0
 
     @property
     def sampler(self) -> Sampler:
@@ -80,13 +78,10 @@ class SeededBatchSampler(Sampler):
         return isinstance(self.sampler, (InfiniteSampler, MultiSourceSampler))
 
     def start_at(self, position: int, seed: int, sampler_seed: int | None, num_skipped: int | None = None) -> None:
-        """Set the batch with which the first iterator begins.
+        """Begin after ``position`` batches of the training, by its seed, which loading a checkpoint may have changed.
 
-        Args:
-            position: Number of batches of the training before it.
-            seed: The seed of the training. Loading a checkpoint may have changed it.
-            sampler_seed: Seed of the order of the data. None: unchanged.
-            num_skipped: Number of batches before it in its pass. None: all passes had the length of this one.
+        ``sampler_seed`` is that of the order of the data, None if it stays. ``num_skipped`` batches come before in its
+        pass; None: all passes had the length of this one.
         """
         self.seed = seed
         self._position = position
@@ -117,7 +112,7 @@ def build_seeded_dataloader(runner: Runner, dataloader: DataLoader | dict) -> Da
     same += ('prefetch_factor', 'persistent_workers')
     return DataLoader(
         SeededDataset(dataloader.dataset),
-        batch_sampler=SeededBatchSampler(dataloader.batch_sampler, runner.seed),
+        batch_sampler=SeededBatchSampler(dataloader.batch_sampler),
         worker_init_fn=functools.partial(_init_worker, dataloader.worker_init_fn),
         **{name: getattr(dataloader, name) for name in same},
     )
