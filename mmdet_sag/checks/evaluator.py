@@ -19,9 +19,7 @@ from ..datasets.data_sources import dataset_type
 from ..errors import InputError
 from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
-from ..models.model_config import config_parts, type_name
-
-_PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
+from ..models.model_config import class_of, config_parts, type_name
 
 
 class MetricConfig(NamedTuple):
@@ -72,9 +70,8 @@ def coco_metrics(evaluator: Any, option: str, dataset: dict, dataset_option: str
         entries = [(f'{option}.{index}', entry) for index, entry in enumerate(evaluator or [])]
     found = []
     for (place, entry), (prefix, data_set) in zip(entries, parts):
-        kind = entry.get('type')
-        kind = METRICS.get(kind) if isinstance(kind, str) else kind
-        if inspect.isclass(kind) and issubclass(kind, (CocoMetric, *_PANOPTIC)):
+        kind = class_of(entry, METRICS)
+        if issubclass(kind, (CocoMetric, CocoPanopticMetric, StandaloneCocoPanopticMetric)):
             found.append(MetricConfig(place, entry, kind, prefix, data_set))
     return found
 
@@ -124,7 +121,8 @@ def check_metric(
     if metric.measures_instances and len(sources) > 1:
         _check_several(metric, sources, load)
     if metric.cfg.get('ann_file') is None:
-        if metric.measures_instances and sources and not _gives_objects(dataset):
+        gives_objects = any('instances' in (part.get('meta_keys') or ()) for _, _, part in config_parts(dataset, ''))
+        if metric.measures_instances and sources and not gives_objects:
             raise InputError(
                 f'{metric.option} has no ann_file, and the pipeline does not give it the objects: set --cfg-options '
                 f'{metric.option}.ann_file={sources[0].ann_file}'
@@ -134,7 +132,8 @@ def check_metric(
         return
     source = sources[0] if len(sources) == 1 else None
     if issubclass(metric.kind, CocoMetric):
-        _check_ann_file(metric, 'annotation', source.ann_file if source else None, load, _has_same_outline)
+        expected = source.ann_file if source else None
+        _check_ann_file(metric, 'annotation', expected, load, lambda own, other: _outline(own) == _outline(other))
         return
     panoptic = source if isinstance(source, PanopticSource) else None
     _check_ann_file(metric, 'panoptic', panoptic.panoptic_ann_file if panoptic else None, load, _lists_images)
@@ -150,9 +149,8 @@ def check_annotation_ids(metric: MetricConfig, load: Callable[[str], dict]) -> N
     """Check that a metric counts all annotations of its annotation file."""
     path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
-    if not metric.measures_instances or not path or issubclass(metric.kind, UnroundedCocoMetric):
-        return
-    if is_remote(path, metric.cfg.get('backend_args')):
+    counts_all = not path or issubclass(metric.kind, UnroundedCocoMetric)
+    if not metric.measures_instances or counts_all or is_remote(path, metric.cfg.get('backend_args')):
         return
     if not all(isinstance(item, dict) and is_countable_id(item.get('id')) for item in load(path)['annotations']):
         raise InputError(
@@ -175,10 +173,6 @@ def check_save_best(cfg: Mapping, metrics: Sequence[MetricConfig]) -> None:
                 f"default_hooks.checkpoint.save_best is '{key}', which {metrics[0].option} does not compute: set "
                 f'--cfg-options default_hooks.checkpoint.save_best={remedy}'
             )
-
-
-def _gives_objects(dataset: dict) -> bool:
-    return any('instances' in (part.get('meta_keys') or ()) for _, _, part in config_parts(dataset, ''))
 
 
 def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
@@ -213,10 +207,6 @@ def _check_ann_file(
             f"{metric.option}.ann_file is '{path}', but the images come from '{expected}', which lists others: set "
             f'--cfg-options {metric.option}.ann_file={expected}'
         )
-
-
-def _has_same_outline(content: dict, expected: dict) -> bool:
-    return _outline(content) == _outline(expected)
 
 
 def _image_ids(images: list) -> list:
