@@ -64,11 +64,9 @@ def check_is_detector(cfg: Config) -> None:
 
 
 def check_other_package(cfg: Config, mode: str) -> None:
-    """Check what a run of another package's config needs before it starts: the package, and the folders of its data.
+    """Check what a run (``mode``: ``'train'`` or ``'test'``) of another package's config needs before it starts.
 
-    Args:
-        cfg: Config of a run whose ``default_scope`` is another package, such as ``mmseg``.
-        mode: ``'train'`` or ``'test'``.
+    That are the package, which ``default_scope`` names, and the folders of its data.
     """
     check_scope(cfg.default_scope)
     for phase in ('train', 'val') if mode == 'train' else ('test',):
