@@ -40,14 +40,11 @@ class StartingWeights(NamedTuple):
     why: str
 
 
-def find_weights(config: Config, load_from: str | None, source: str = 'auto') -> StartingWeights:
-    """Find the weights to start from.
+def find_weights(config: Config, load_from: str | None, source: str) -> StartingWeights:
+    """Find the weights that a config of the zoo starts from: ``load_from``, a checkpoint of a detector, if it is given.
 
-    Args:
-        config: Config of the zoo.
-        load_from: Checkpoint of a detector, or None.
-        source: Weights of the backbone without ``load_from``: ``'imagenet'``, downloaded if necessary; ``'random'``; or
-            ``'auto'``: those that the config names, else ImageNet's if they are on this machine, else random ones.
+    Else ``source`` says which weights the backbone gets: ``'imagenet'``, downloaded if necessary; ``'random'``; or
+    ``'auto'``: those that the config names, else ImageNet's if they are on this machine, else random ones.
 
     Raises:
         InputError: The checkpoint is damaged or of another model, or ImageNet weights were asked for and do not exist.
@@ -71,7 +68,7 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
     address = (backbone.get('init_cfg') or {}).get('checkpoint')
     if address is None:
         return StartingWeights('random', None, f'no ImageNet weights are known for {type_name(backbone)}')
-    if is_remote(address) or '://' in address:
+    if is_remote(address):
         found = _downloaded(address)
         if found or source == 'imagenet':
             return StartingWeights('imagenet', None, 'is downloaded' if not found else f'is there: {found}')
