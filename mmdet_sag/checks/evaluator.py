@@ -78,9 +78,8 @@ def coco_metrics(evaluator: Any, option: str, dataset: dict, dataset_option: str
 
 def _parts(evaluator: dict, option: str, dataset: dict, dataset_option: str) -> list[tuple[str, str]]:
     """Check an evaluator with ``metrics``; if each has a data set of its own, return their prefixes and places."""
-    kind = evaluator.get('type', 'Evaluator')
-    kind = EVALUATOR.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
+    kind = class_of({'type': 'Evaluator', **evaluator}, EVALUATOR)
+    if kind is object:
         name = evaluator['type']
         raise InputError(f"{option}.type: no evaluator '{name}' is registered; is a custom_imports missing?")
     try:
