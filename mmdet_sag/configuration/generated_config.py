@@ -88,11 +88,8 @@ class GeneratedConfig:
             self.zoo.merge_from_dict(dict(model=self._with_timm_backbone(backbone)))
         self.num_processes = num_processes
         self.choices: list[Choice] = []
-        self._note(
-            'model',
-            base.stem + (f' on {backbone}' if backbone else ''),
-            f'{len(data.classes)} classes: {", ".join(data.classes[:8])}',
-        )
+        model = base.stem + (f' on {backbone}' if backbone else '')
+        self._note('model', model, f'{len(data.classes)} classes: {", ".join(data.classes[:8])}')
         self.weights = find_weights(self.zoo, load_from, weights)
         start = dict(checkpoint=self.weights.path, imagenet='ImageNet weights of the backbone', random='random weights')
         self._note('start', start[self.weights.kind], self.weights.why)

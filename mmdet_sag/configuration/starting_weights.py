@@ -27,12 +27,9 @@ _DOWNLOADED = {
 
 
 class StartingWeights(NamedTuple):
-    """Weights that a training starts from.
+    """Weights that a training starts from, and why: 'checkpoint', 'imagenet' for the backbone, or 'random'.
 
-    Args:
-        kind: ``'checkpoint'`` of a detector, ``'imagenet'`` for the backbone, or ``'random'``.
-        path: File of the checkpoint, or of the backbone's weights if the zoo's address is not used.
-        why: The reason.
+    ``path`` is the file of a detector's checkpoint, or of the backbone's weights if the zoo's address is not used.
     """
 
     kind: str
@@ -69,7 +66,8 @@ def find_weights(config: Config, load_from: str | None, source: str) -> Starting
     if address is None:
         return StartingWeights('random', None, f'no ImageNet weights are known for {type_name(backbone)}')
     if is_remote(address):
-        found = _downloaded(address)
+        pattern = _DOWNLOADED.get(address, Path(address).name)
+        found = min(Path(torch.hub.get_dir(), 'checkpoints').glob(pattern), default=None)
         if found or source == 'imagenet':
             return StartingWeights('imagenet', None, 'is downloaded' if not found else f'is there: {found}')
         return StartingWeights('random', None, f'{address} is not on this machine (--weights imagenet downloads it)')
@@ -81,12 +79,6 @@ def find_weights(config: Config, load_from: str | None, source: str) -> Starting
     if source == 'imagenet':
         raise InputError(f"--weights imagenet: '{places[0]}' does not exist: make it as docs/checkpoints.md says")
     return StartingWeights('random', None, f'there is no {address} (docs/checkpoints.md says how to make it)')
-
-
-def _downloaded(address: str) -> str | None:
-    pattern = _DOWNLOADED.get(address, Path(address).name)
-    folder = Path(torch.hub.get_dir(), 'checkpoints')
-    return next((str(path) for path in sorted(folder.glob(pattern))), None)
 
 
 def _shared_weights(config: Config, path: str) -> str:
