@@ -33,13 +33,9 @@ def checked_annotations(
 ) -> Iterator[tuple[dict, list[str]]]:
     """Yield the annotations of a file that have their ids, each with its kinds of problem, for the caller to count.
 
-    Args:
-        content: Content of the file.
-        images: Its usable image entries by id.
-        tally: Gets malformed annotations, repeated ids, and mistakes in the category ids of all.
-        masks_needed: Whether masks are checked.
-        polygons_only: Whether training reads only polygons.
-        num_decoded: Number of annotations, spread over the file, whose compressed masks are decoded; None: all.
+    ``images`` are the usable image entries by id. ``tally`` gets malformed annotations, repeated ids, and mistakes in
+    the category ids of all. ``polygons_only``: training reads only polygons. ``num_decoded`` annotations, spread over
+    the file, have their compressed masks decoded; None: all.
     """
     entries = content['annotations']
     category_ids = usable_category_ids(content['categories'])

@@ -21,6 +21,9 @@ from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
 from ..models.model_config import class_of, config_parts, type_name
 
+# Reads an annotation file, each once.
+_Load = Callable[[str], dict]
+
 
 class MetricConfig(NamedTuple):
     """A metric in a config: its place, its config, its class, what is put before its figures, and its data set."""
@@ -113,9 +116,7 @@ def check_images_once(dataset: dict, option: str) -> None:
                 )
 
 
-def check_metric(
-    metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: Callable[[str], dict]
-) -> None:
+def check_metric(metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: _Load) -> None:
     """Check that a metric's files exist and describe the images of ``dataset``, whose data sets are ``sources``."""
     if metric.measures_instances and len(sources) > 1:
         _check_several(metric, sources, load)
@@ -144,7 +145,7 @@ def check_metric(
         )
 
 
-def check_annotation_ids(metric: MetricConfig, load: Callable[[str], dict]) -> None:
+def check_annotation_ids(metric: MetricConfig, load: _Load) -> None:
     """Check that a metric counts all annotations of its annotation file."""
     path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
@@ -174,7 +175,7 @@ def check_save_best(cfg: Mapping, metrics: Sequence[MetricConfig]) -> None:
             )
 
 
-def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
+def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: _Load) -> None:
     """Check that images of several data sets are told apart, and that the metric's file has all of them."""
     ids = [i for source in sources for i in _image_ids(source.of_indices(load(source.ann_file)['images']))]
     ann_file = metric.cfg.get('ann_file')
@@ -189,11 +190,7 @@ def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Ca
 
 
 def _check_ann_file(
-    metric: MetricConfig,
-    what: str,
-    expected: str | None,
-    load: Callable[[str], dict],
-    fits: Callable[[dict, dict], bool],
+    metric: MetricConfig, what: str, expected: str | None, load: _Load, fits: Callable[[dict, dict], bool]
 ) -> None:
     path = metric.cfg['ann_file']
     if not os.path.isfile(path):
