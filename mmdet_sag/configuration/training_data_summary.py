@@ -55,20 +55,19 @@ class TrainingDataSummary:
         ann_files = {split: path.relative_to(root).as_posix() for split, path in paths.items()}
         folders = {split: f'{_image_folder(root, path).relative_to(root).as_posix()}/' for split, path in paths.items()}
         contents = {split: load_coco(str(path)) for split, path in paths.items()}
-        train, val = contents['train'], contents['val']
         without_mask = {
             split: sum(not a.get('segmentation') for a in _objects(content)) for split, content in contents.items()
         }
         classes, others = (
-            [category.get('name') for category in content['categories'] if isinstance(category, dict)]
-            for content in (train, val)
+            [category.get('name') for category in contents[split]['categories'] if isinstance(category, dict)]
+            for split in ('train', 'val')
         )
         if classes != others:
             raise InputError(
                 f"'{paths['train']}' and '{paths['val']}' have different categories: make both with one run of "
                 "'mmdet-sag convert-data'"
             )
-        of_training = _of_training(train, paths['train'])
+        of_training = _of_training(contents['train'], paths['train'])
         return cls(root, ann_files, folders, tuple(classes), num_without_mask=without_mask, **of_training)
 
 
