@@ -65,7 +65,7 @@ def check_is_detector(cfg: Config) -> None:
 def check_other_package(cfg: Config, mode: str) -> None:
     """Check what a run (``mode``: ``'train'`` or ``'test'``) of another package's config needs before it starts.
 
-    That are the package, which ``default_scope`` names, and the folders of its data.
+    It needs the package that ``default_scope`` names, and the folders of its data.
     """
     check_scope(cfg.default_scope)
     for phase in ('train', 'val') if mode == 'train' else ('test',):
