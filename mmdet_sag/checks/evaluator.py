@@ -149,8 +149,9 @@ def check_annotation_ids(metric: MetricConfig, load: _Load) -> None:
     """Check that a metric counts all annotations of its annotation file."""
     path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
-    counts_all = not path or issubclass(metric.kind, UnroundedCocoMetric)
-    if not metric.measures_instances or counts_all or is_remote(path, metric.cfg.get('backend_args')):
+    if not metric.measures_instances or not path or issubclass(metric.kind, UnroundedCocoMetric):
+        return
+    if is_remote(path, metric.cfg.get('backend_args')):
         return
     if not all(isinstance(item, dict) and is_countable_id(item.get('id')) for item in load(path)['annotations']):
         raise InputError(
