@@ -26,19 +26,18 @@ _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = 'wb', encoding: str | None = None) -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = 'wb') -> Iterator[IO]:
     """Open a file, whose folder must exist, to write it atomically.
 
     The content goes to a temporary file beside ``path``. When the ``with`` block ends, that file is flushed to the disk
     and renamed. An error, a killed process, a machine failure or a full disk leaves the previous file unchanged. The
     permissions of the previous file are kept. If ``path`` is a link, the file that it points to is replaced. Pipes and
-    devices such as ``/dev/stdout`` are written to directly. ``mode`` is ``'wb'`` or ``'w'``, of UTF-8 by default.
+    devices such as ``/dev/stdout`` are written to directly. ``mode`` is ``'wb'`` or ``'w'``, which writes UTF-8.
 
     Raises:
         OSError: The disk is full or not writable.
     """
-    if encoding is None and 'b' not in mode:
-        encoding = 'utf-8'
+    encoding = None if 'b' in mode else 'utf-8'
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, mode, encoding=encoding) as file:
             yield file

@@ -8,6 +8,7 @@ from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import NamedTuple
 
 # The modules that fill each registry.
 LOCATIONS = {
@@ -43,12 +44,11 @@ def _when_imported(name: str, function: Callable[[ModuleType], None]) -> None:
         sys.meta_path.insert(0, _Finder(name, function))
 
 
-class _Finder:
+class _Finder(NamedTuple):
     """Finds one module once, to call a function after it has run."""
 
-    def __init__(self, name: str, function: Callable[[ModuleType], None]) -> None:
-        self.name = name
-        self.function = function
+    name: str
+    function: Callable[[ModuleType], None]
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -65,10 +65,10 @@ def find_zoo_config(model: str) -> Path:
     if name in configs:
         return configs[name]
     found = [stem for stem in configs if stem.startswith(f'{name}_')]
-    if found:
-        models = {_short_name(stem) for stem in found}
-        if len(models) == 1:
-            return configs[max(found)]
+    models = {_short_name(stem) for stem in found}
+    if len(models) == 1:
+        return configs[max(found)]
+    if models:
         raise InputError(f"--model '{model}' may be {', '.join(sorted(models))}: give one of them")
     if 'panoptic' in name:
         raise InputError(

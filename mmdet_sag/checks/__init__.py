@@ -4,6 +4,7 @@ Each check raises an ``InputError``, whose message is one line that names the th
 ``option`` is the place of something in the config, as ``--cfg-options`` takes it, such as ``train_dataloader.dataset``.
 """
 
+from importlib import import_module
 from typing import Any
 
 from .full_check import DataSetReport, check_data_sets, check_files
@@ -21,16 +22,11 @@ __all__ = [
     'repair_coco',
     'write_coco',
 ]
+# Of a folder, the full check needs no MMDetection, which takes seconds to import.
+_IMPORTED_LATER = dict(check_inputs='run', hand_over='run', check_is_detector='packages')
 
 
 def __getattr__(name: str) -> Any:
-    # Of a folder, the full check needs no MMDetection, which takes seconds to import.
-    if name in ('check_inputs', 'hand_over'):
-        from . import run
-
-        return getattr(run, name)
-    if name == 'check_is_detector':
-        from .packages import check_is_detector
-
-        return check_is_detector
+    if name in _IMPORTED_LATER:
+        return getattr(import_module(f'{__name__}.{_IMPORTED_LATER[name]}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

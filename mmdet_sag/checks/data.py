@@ -15,7 +15,7 @@ from ..datasets.annotation_problems import (
 from ..datasets.coco_source import CocoSource
 from ..errors import InputError
 from .images import header_problem, missing_images
-from .problem_kinds import FULL_CHECK, PROBLEM_KINDS, ProblemTally, Subject
+from .problem_kinds import PROBLEM_KINDS, REPAIR, ProblemTally, Subject
 
 _SAMPLED_HEADERS = 16
 # Decoding all compressed masks can take minutes; one program writes them all, and mostly all wrong.
@@ -33,13 +33,9 @@ def checked_annotations(
 ) -> Iterator[tuple[dict, list[str]]]:
     """Yield the annotations of a file that have their ids, each with its kinds of problem, for the caller to count.
 
-    Args:
-        content: Content of the file.
-        images: Its usable image entries by id.
-        tally: Gets malformed annotations, repeated ids, and mistakes in the category ids of all.
-        masks_needed: Whether masks are checked.
-        polygons_only: Whether training reads only polygons.
-        num_decoded: Number of annotations, spread over the file, whose compressed masks are decoded; None: all.
+    ``images`` are the usable image entries by id. ``tally`` gets malformed annotations, repeated ids, and mistakes in
+    the category ids of all. ``polygons_only``: training reads only polygons. ``num_decoded`` annotations, spread over
+    the file, have their compressed masks decoded; None: all.
     """
     entries = content['annotations']
     category_ids = usable_category_ids(content['categories'])
@@ -61,8 +57,7 @@ def checked_annotations(
         if 'unknown-category' in problems:
             strays.append(annotation['id'])
         yield annotation, problems
-    mistake = category_id_problem(used, category_ids)
-    if mistake is not None:
+    if mistake := category_id_problem(used, category_ids):
         tally.add_all((mistake, f'annotation {stray}') for stray in strays)
 
 
@@ -71,17 +66,10 @@ def check_data(
 ) -> list[dict]:
     """Check a data set in COCO's format before a run, and return the image entries that it uses.
 
-    What the run skips becomes one line of the log.
-
-    Args:
-        source: The data set.
-        content: Content of its annotation file.
-        evaluated: Whether the run measures on it; else it learns from it.
-        labels_needed: Whether there must be objects.
-        mask_metrics: Places in the config of the metrics that measure masks.
+    What the run skips becomes one line of the log. If it is not ``evaluated``, the run learns from it. ``mask_metrics``
+    are the places in the config of the metrics that measure masks.
     """
     masks_needed = bool((source.loads_masks and not source.boxes_only) or mask_metrics)
-    boxes_suffice = source.boxes_suffice and not mask_metrics
     tally = ProblemTally()
     file, options = f"annotation file '{source.ann_file}'", f'{source.option}.ann_file=FILE'
     refuse = partial(tally.refuse, evaluated, file, options, source.poly2mask)
@@ -91,13 +79,12 @@ def check_data(
     tally.add_all(problems)
     if not content['images']:
         raise InputError(
-            f"data set is empty: '{source.ann_file}' lists no images: name another file with --cfg-options "
-            f'{source.option}.ann_file=FILE'
+            f"data set is empty: '{source.ann_file}' lists no images: name another file with --cfg-options {options}"
         )
     polygons_only = source.polygons_only and not evaluated
     annotations = checked_annotations(content, images, tally, masks_needed, polygons_only, _SAMPLED_MASKS)
     class_ids = {category['id'] for category in content['categories'] if category['name'] in source.classes}
-    if boxes_suffice:
+    if source.boxes_suffice and not mask_metrics:
         annotations = ((item, [kind for kind in problems if kind != 'missing-mask']) for item, problems in annotations)
     with_class, with_object = _count_annotations(annotations, class_ids, tally, evaluated, masks_needed)
     if 'missing-mask' in tally.counts:
@@ -110,7 +97,7 @@ def check_data(
         raise InputError(
             f"data set is empty: none of the {len(content['annotations'])} annotations of '{source.ann_file}' is an "
             f'object of the {len(source.classes)} classes that could be learnt or found (crowd regions, empty boxes '
-            f'and broken masks do not count): name another file with --cfg-options {source.option}.ann_file=FILE'
+            f'and broken masks do not count): name another file with --cfg-options {options}'
         )
     _check_image_files(source, used, tally)
     tally.log(source.option)
@@ -124,7 +111,7 @@ def _remedy_for_missing_masks(source: CocoSource, evaluated: bool, mask_metrics:
         return f'measure the boxes alone with --cfg-options {options}'
     return (
         "run 'mmdet-sag make-config', whose config learns these masks from the boxes, as configs/box_supervised does, "
-        f"or '{FULL_CHECK} CONFIG --fix OUT.json', which leaves the objects out in a copy"
+        f"or '{REPAIR}', which leaves the objects out in a copy"
     )
 
 
@@ -209,8 +196,7 @@ def _check_image_files(source: CocoSource, images: list[dict], tally: ProblemTal
         raise InputError(
             f"{len(missing)} of {len(images)} images of '{source.ann_file}' are not in '{source.image_folder}', e.g. "
             f"'{missing[0]}': complete the folder, name another with --cfg-options "
-            f"{source.option}.data_prefix.img=DIR, or run '{FULL_CHECK} CONFIG --fix OUT.json', which leaves them out "
-            'in a copy'
+            f"{source.option}.data_prefix.img=DIR, or run '{REPAIR}', which leaves them out in a copy"
         )
     for image in images[:: max(1, len(images) // _SAMPLED_HEADERS)]:
         path = os.path.join(source.image_folder, image['file_name'])
@@ -220,6 +206,6 @@ def _check_image_files(source: CocoSource, images: list[dict], tally: ProblemTal
         elif problem is not None:
             what = PROBLEM_KINDS[problem].of_one_image.format(width=image['width'], height=image['height'])
             raise InputError(
-                f"image '{path}' {what}: replace it, or run '{FULL_CHECK} CONFIG --fix OUT.json', which finds all "
-                'such images and leaves them out in a copy'
+                f"image '{path}' {what}: replace it, or run '{REPAIR}', which finds all such images and leaves them "
+                'out in a copy'
             )

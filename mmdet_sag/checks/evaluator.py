@@ -19,9 +19,10 @@ from ..datasets.data_sources import dataset_type
 from ..errors import InputError
 from ..evaluation import StandaloneCocoPanopticMetric, UnroundedCocoMetric
 from ..fileio import is_remote
-from ..models.model_config import config_parts, type_name
+from ..models.model_config import class_of, config_parts, type_name
 
-_PANOPTIC = (CocoPanopticMetric, StandaloneCocoPanopticMetric)
+# Reads an annotation file, each once.
+_Load = Callable[[str], dict]
 
 
 class MetricConfig(NamedTuple):
@@ -72,18 +73,16 @@ def coco_metrics(evaluator: Any, option: str, dataset: dict, dataset_option: str
         entries = [(f'{option}.{index}', entry) for index, entry in enumerate(evaluator or [])]
     found = []
     for (place, entry), (prefix, data_set) in zip(entries, parts):
-        kind = entry.get('type')
-        kind = METRICS.get(kind) if isinstance(kind, str) else kind
-        if inspect.isclass(kind) and issubclass(kind, (CocoMetric, *_PANOPTIC)):
+        kind = class_of(entry, METRICS)
+        if issubclass(kind, (CocoMetric, CocoPanopticMetric, StandaloneCocoPanopticMetric)):
             found.append(MetricConfig(place, entry, kind, prefix, data_set))
     return found
 
 
 def _parts(evaluator: dict, option: str, dataset: dict, dataset_option: str) -> list[tuple[str, str]]:
     """Check an evaluator with ``metrics``; if each has a data set of its own, return their prefixes and places."""
-    kind = evaluator.get('type', 'Evaluator')
-    kind = EVALUATOR.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
+    kind = class_of({'type': 'Evaluator', **evaluator}, EVALUATOR)
+    if kind is object:
         name = evaluator['type']
         raise InputError(f"{option}.type: no evaluator '{name}' is registered; is a custom_imports missing?")
     try:
@@ -117,14 +116,13 @@ def check_images_once(dataset: dict, option: str) -> None:
                 )
 
 
-def check_metric(
-    metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: Callable[[str], dict]
-) -> None:
+def check_metric(metric: MetricConfig, dataset: dict, sources: Sequence[CocoSource], load: _Load) -> None:
     """Check that a metric's files exist and describe the images of ``dataset``, whose data sets are ``sources``."""
     if metric.measures_instances and len(sources) > 1:
         _check_several(metric, sources, load)
     if metric.cfg.get('ann_file') is None:
-        if metric.measures_instances and sources and not _gives_objects(dataset):
+        gives_objects = any('instances' in (part.get('meta_keys') or ()) for _, _, part in config_parts(dataset, ''))
+        if metric.measures_instances and sources and not gives_objects:
             raise InputError(
                 f'{metric.option} has no ann_file, and the pipeline does not give it the objects: set --cfg-options '
                 f'{metric.option}.ann_file={sources[0].ann_file}'
@@ -134,7 +132,8 @@ def check_metric(
         return
     source = sources[0] if len(sources) == 1 else None
     if issubclass(metric.kind, CocoMetric):
-        _check_ann_file(metric, 'annotation', source.ann_file if source else None, load, _has_same_outline)
+        expected = source.ann_file if source else None
+        _check_ann_file(metric, 'annotation', expected, load, lambda own, other: _outline(own) == _outline(other))
         return
     panoptic = source if isinstance(source, PanopticSource) else None
     _check_ann_file(metric, 'panoptic', panoptic.panoptic_ann_file if panoptic else None, load, _lists_images)
@@ -146,7 +145,7 @@ def check_metric(
         )
 
 
-def check_annotation_ids(metric: MetricConfig, load: Callable[[str], dict]) -> None:
+def check_annotation_ids(metric: MetricConfig, load: _Load) -> None:
     """Check that a metric counts all annotations of its annotation file."""
     path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
@@ -177,11 +176,7 @@ def check_save_best(cfg: Mapping, metrics: Sequence[MetricConfig]) -> None:
             )
 
 
-def _gives_objects(dataset: dict) -> bool:
-    return any('instances' in (part.get('meta_keys') or ()) for _, _, part in config_parts(dataset, ''))
-
-
-def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Callable[[str], dict]) -> None:
+def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: _Load) -> None:
     """Check that images of several data sets are told apart, and that the metric's file has all of them."""
     ids = [i for source in sources for i in _image_ids(source.of_indices(load(source.ann_file)['images']))]
     ann_file = metric.cfg.get('ann_file')
@@ -196,11 +191,7 @@ def _check_several(metric: MetricConfig, sources: Sequence[CocoSource], load: Ca
 
 
 def _check_ann_file(
-    metric: MetricConfig,
-    what: str,
-    expected: str | None,
-    load: Callable[[str], dict],
-    fits: Callable[[dict, dict], bool],
+    metric: MetricConfig, what: str, expected: str | None, load: _Load, fits: Callable[[dict, dict], bool]
 ) -> None:
     path = metric.cfg['ann_file']
     if not os.path.isfile(path):
@@ -213,10 +204,6 @@ def _check_ann_file(
             f"{metric.option}.ann_file is '{path}', but the images come from '{expected}', which lists others: set "
             f'--cfg-options {metric.option}.ann_file={expected}'
         )
-
-
-def _has_same_outline(content: dict, expected: dict) -> bool:
-    return _outline(content) == _outline(expected)
 
 
 def _image_ids(images: list) -> list:

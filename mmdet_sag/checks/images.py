@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from ..datasets.converters.source_files import open_image
+from ..datasets.converters.source_files import READ_ERRORS, open_image
 from .problem_kinds import PROBLEM_KINDS
 
 _EXIF_ORIENTATION = 0x0112
@@ -23,8 +22,7 @@ def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
         folder, name = os.path.split(os.path.join(image_folder, file_name))
         if folder not in present:
             try:
-                with os.scandir(folder or '.') as entries:
-                    present[folder] = {entry.name for entry in entries}
+                present[folder] = set(os.listdir(folder or '.'))
             except (FileNotFoundError, NotADirectoryError):
                 present[folder] = set()
         if name not in present[folder]:
@@ -47,7 +45,7 @@ def header_problem(path: str, expected: tuple[int, int]) -> str | None:
             # Pillow turns a TIFF itself, and returns the turned size.
             already_turned = image.format == 'TIFF' and orientation in _TURNED
             return _size_problem(image.size[::-1] if already_turned else image.size, orientation, expected)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except READ_ERRORS:
         return 'undecodable-image'
 
 
@@ -64,7 +62,7 @@ def image_problem(path: str, expected: tuple[int, int]) -> str | None:
             image.load()
         # As mmcv reads it, whose import takes seconds.
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, SyntaxError, ValueError):
+    except READ_ERRORS:
         return 'undecodable-image'
     if pixels is None:
         return 'undecodable-image'

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..datasets.coco_source import CocoSource
 from ..datasets.data_sources import dataset_type
 from ..errors import InputError
-from ..models.model_config import config_parts, type_name
+from ..models.model_config import class_of, config_parts, type_name
 
 # Where each launcher says how many processes it started.
 _NUM_PROCESSES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
@@ -131,7 +131,7 @@ def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[di
     if not (batch_sampler or loader).get('drop_last', False):
         return
     sampler = loader.get('sampler') or {}
-    if not _is_a(sampler.get('type'), DefaultSampler):
+    if not issubclass(class_of(sampler, DATA_SAMPLERS), DefaultSampler):
         return
     num_images = _num_samples(loader['dataset'], f'{option}.dataset', images)
     if num_images is None:
@@ -140,7 +140,7 @@ def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[di
     round_up = sampler.get('round_up', True)
     share = (num_images + (num_processes - 1 if round_up else 0)) // num_processes
     needed = batch_size = loader.get('batch_size', 1)
-    if batch_sampler and _is_a(batch_sampler.get('type'), AspectRatioBatchSampler):
+    if batch_sampler and issubclass(class_of(batch_sampler, DATA_SAMPLERS), AspectRatioBatchSampler):
         # It keeps upright images apart, and drops the rest of both even if that makes a full batch.
         shapes = {image['width'] < image['height'] for entries in images.values() for image in entries}
         needed += len(shapes) > 1
@@ -152,11 +152,6 @@ def check_full_batch(loader: dict, option: str, images: Mapping[str, Sequence[di
         f'{option} makes no batch: it has {share} images{processes}, batches of {batch_size}, and drops the last one: '
         f'set --cfg-options {place}.drop_last=False, or a smaller {option}.batch_size'
     )
-
-
-def _is_a(kind: object, base: type) -> bool:
-    kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def _num_samples(cfg: dict, option: str, images: Mapping[str, Sequence[dict]]) -> int | None:

@@ -12,13 +12,13 @@ from ..models.model_config import config_parts, option_value, type_name
 # The heads whose num_classes counts the data set's classes; an RPN's counts one.
 _HEADS = ('bbox_head', 'mask_head', 'mask_iou_head')
 _PANOPTIC_HEADS = ('semantic_head', 'panoptic_fusion_head')
-_PARTS = (*_HEADS, 'backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_roi_extractor', 'mask_roi_extractor')
+_PARTS = (*_HEADS, 'model', 'backbone', 'neck', 'rpn_head', 'roi_head', 'bbox_roi_extractor', 'mask_roi_extractor')
 
 
 def check_types(model: dict) -> None:
     """Check that a model has a type, and that the classes of its main parts are registered."""
     for option, name, cfg in config_parts(model, 'model', 'model'):
-        if name != 'model' and name not in _PARTS:
+        if name not in _PARTS:
             continue
         kind = cfg.get('type')
         if kind is None and name == 'model':

@@ -28,8 +28,8 @@ _NEEDED = {
     },
 }
 
-# By scope: what to install where it is called otherwise. MMSegmentation does not say that it imports the other two.
-_SCOPES = {'mmseg': 'mmsegmentation ftfy regex'}
+# What to install for the scope mmseg. MMSegmentation does not say that it imports the other two.
+_MMSEG = 'mmsegmentation ftfy regex'
 
 
 def check_packages(cfg: Any, option: str) -> None:
@@ -50,25 +50,22 @@ def check_packages(cfg: Any, option: str) -> None:
 def check_scope(scope: str) -> None:
     """Check that the package is installed whose classes or configs a config names, such as ``mmseg``."""
     if importlib.util.find_spec(scope) is None:
-        package = _SCOPES.get(scope, scope)
+        package = _MMSEG if scope == 'mmseg' else scope
         raise InputError(f"the config needs {package.split()[0]}: run 'pip install {package}'")
 
 
 def check_is_detector(cfg: Config) -> None:
     """Check that a config is not one of MMSegmentation, whose models have no instances."""
-    scope = cfg.get('default_scope')
-    if scope in _SCOPES:
+    if cfg.get('default_scope') == 'mmseg':
         raise InputError(
-            f'the config is of {scope}, and this is for detectors: train.py, test.py, export.py and report.py take it'
+            'the config is of mmseg, and this is for detectors: train.py, test.py, export.py and report.py take it'
         )
 
 
 def check_other_package(cfg: Config, mode: str) -> None:
-    """Check what a run of another package's config needs before it starts: the package, and the folders of its data.
+    """Check what a run (``mode``: ``'train'`` or ``'test'``) of another package's config needs before it starts.
 
-    Args:
-        cfg: Config of a run whose ``default_scope`` is another package, such as ``mmseg``.
-        mode: ``'train'`` or ``'test'``.
+    It needs the package that ``default_scope`` names, and the folders of its data.
     """
     check_scope(cfg.default_scope)
     for phase in ('train', 'val') if mode == 'train' else ('test',):

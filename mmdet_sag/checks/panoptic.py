@@ -104,8 +104,7 @@ def png_problems(
     entries = entries[:: 1 if num_sampled is None else max(1, len(entries) // num_sampled)]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         found = pool.map(lambda entry: _png_problems(source.png_folder, entry, images[entry['image_id']]), entries)
-        total, hidden = len(entries), num_sampled is not None
-        for problems in tqdm(found, 'panoptic PNG files', total=total, unit='', disable=hidden):
+        for problems in tqdm(found, 'panoptic PNG files', len(entries), unit='', disable=num_sampled is not None):
             yield from problems
 
 

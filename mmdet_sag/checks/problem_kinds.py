@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 
 FULL_CHECK = 'mmdet-sag check-data'
+REPAIR = f'{FULL_CHECK} CONFIG --fix OUT.json'
 
 
 class Subject(enum.Enum):
@@ -233,7 +234,7 @@ class ProblemTally:
         stopped = Stops.EVALUATION if evaluated else Stops.TRAINING
         for kind, entry in PROBLEM_KINDS.items():
             if kind in self.counts and stopped in entry.stops:
-                repair = f"run '{FULL_CHECK} CONFIG --fix OUT.json', which repairs it in a copy"
+                repair = f"run '{REPAIR}', which repairs it in a copy"
                 remedy = repair if entry.fix else entry.remedy.format(poly2mask=poly2mask)
                 raise InputError(
                     f'{file}: {self.describe(kind)}: {remedy}, or name another file with --cfg-options {options}'

@@ -49,9 +49,8 @@ def repair_coco(
     # By the id in the file.
     first: dict = {}
     kept = []
-    free_id = (
-        max([0, *(a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int)]) + 1
-    )
+    ids = [a['id'] for a in content['annotations'] if isinstance(a, dict) and type(a.get('id')) is int]
+    free_id = max([0, *ids]) + 1
     for original in content['annotations']:
         no_mask = boxes_suffice and isinstance(original, dict) and not original.get('segmentation')
         annotation = _repaired(original, images, category_ids, with_masks and not no_mask, done)
@@ -132,9 +131,7 @@ def _encoded(mask: Any, image: dict) -> dict:
     height, width = int(image['height']), int(image['width'])
     if isinstance(mask, list):
         return mask_api.merge(mask_api.frPyObjects(mask, height, width))
-    if isinstance(mask['counts'], list):
-        return mask_api.frPyObjects(mask, height, width)
-    return dict(size=mask['size'], counts=mask['counts'].encode())
+    return mask_api.frPyObjects(mask, height, width) if isinstance(mask['counts'], list) else mask
 
 
 def _clipped(box: Sequence[float], image: dict) -> list[float]:

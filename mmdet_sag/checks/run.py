@@ -33,11 +33,6 @@ def _check_config(
     """Check what the config says about training, validation or test; return the phase, its data sets and metrics."""
     loader, evaluator = cfg[f'{phase}_dataloader'], cfg.get(f'{phase}_evaluator') if phase != 'train' else None
     dataset_option = f'{phase}_dataloader.dataset'
-    # A run either trains or tests, so its model and load_from are checked once.
-    once = phase != 'val'
-    if once:
-        check_types(cfg.model)
-        check_packages(cfg.get('visualizer'), 'visualizer')
     check_loader(loader, f'{phase}_dataloader')
     check_packages(loader.dataset, dataset_option)
     check_packages(evaluator, f'{phase}_evaluator')
@@ -49,7 +44,8 @@ def _check_config(
         check_targets(cfg.model, loader.dataset, dataset_option, sources)
         check_transforms(loader.dataset, dataset_option, sources)
         check_pretrained(cfg.model, cfg.get('load_from'))
-    if once:
+    # Not again for validation.
+    if phase != 'val':
         check_checkpoint_file(cfg.get('load_from') or None, 'load_from')
     metrics = coco_metrics(evaluator, f'{phase}_evaluator', loader.dataset, dataset_option)
     if metrics:
@@ -124,16 +120,18 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
             contents[path] = load_coco(path, annotations_needed)
         return contents[path]
 
+    check_types(cfg.model)
+    check_packages(cfg.get('visualizer'), 'visualizer')
     phases = [
         _check_config(cfg, name, load)
         for name in (('train', 'val') if mode == 'train' else ('test',))
         if cfg.get(f'{name}_dataloader') is not None and cfg.get(f'{name}_cfg') is not None
     ]
-    check_class_order([source for _, sources, _ in phases for source in sources])
+    sources = [source for _, of_phase, _ in phases for source in of_phase]
+    check_class_order(sources)
     for phase in phases:
         _check_data_sets(cfg, *phase, load)
-    named = {source.ann_file for _, sources, _ in phases for source in sources}
-    return {path: content for path, content in contents.items() if path in named}
+    return {source.ann_file: contents[source.ann_file] for source in sources}
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,13 +88,11 @@ class GeneratedConfig:
             self.zoo.merge_from_dict(dict(model=self._with_timm_backbone(backbone)))
         self.num_processes = num_processes
         self.choices: list[Choice] = []
-        self._note(
-            'model',
-            base.stem + (f' on {backbone}' if backbone else ''),
-            f'{len(data.classes)} classes: {", ".join(data.classes[:8])}',
-        )
+        model = base.stem + (f' on {backbone}' if backbone else '')
+        self._note('model', model, f'{len(data.classes)} classes: {", ".join(data.classes[:8])}')
         self.weights = find_weights(self.zoo, load_from, weights)
-        self._note('start', self._start(), self.weights.why)
+        start = dict(checkpoint=self.weights.path, imagenet='ImageNet weights of the backbone', random='random weights')
+        self._note('start', start[self.weights.kind], self.weights.why)
         self.batch_size = self._choose_batch_size(batch_size)
         self.short_side, self.long_side = self._choose_size(short_side)
         self.crop = self._choose_crop(crop)
@@ -107,16 +106,16 @@ class GeneratedConfig:
         """The parts of the model that a backbone of timm changes."""
         finest = min(2 ** (6 - len(self.zoo.model.neck.in_channels)), self._finest_stride)
         strides = [stride for stride in (4, 8, 16, 32) if stride >= finest]
-        config = dict(type='TIMMBackbone', model_name=name, out_indices=tuple(range(-len(strides), 0)))
+        options = dict(model_name=name, out_indices=tuple(range(-len(strides), 0)))
         with torch.device('meta'):
-            built = TIMMBackbone(**{key: value for key, value in config.items() if key != 'type'})
+            built = TIMMBackbone(**options)
         if built.out_strides != strides:
             raise InputError(f"--model: '{name}' has maps of strides {built.out_strides}, {strides} are needed")
         packed = has_package(name)
         mean, std = built.pixel_statistics if not packed else ([127.0] * 3, [128.0] * 3)
         return dict(
             data_preprocessor=dict(mean=mean, std=std, bgr_to_rgb=True),
-            backbone=dict(_delete_=True, **config, pretrained='pip' if packed else True),
+            backbone=dict(_delete_=True, type='TIMMBackbone', **options, pretrained='pip' if packed else True),
             neck=dict(in_channels=built.out_channels),
         )
 
@@ -125,11 +124,7 @@ class GeneratedConfig:
         return (self.zoo.model.get('bbox_head') or {}).get('strides', [8])[0]
 
     def text(self, path: Path) -> str:
-        """Return the source of the config.
-
-        Args:
-            path: The file that it will be written to.
-        """
+        """Return the source of the config, which will be written to ``path``."""
         parts = (
             f'_base_ = {self._base_from(path)!r}',
             self._data_set(),
@@ -147,11 +142,6 @@ class GeneratedConfig:
 
     def _note(self, what: str, value: object, why: str) -> None:
         self.choices.append(Choice(what, str(value), why))
-
-    def _start(self) -> str:
-        return dict(
-            checkpoint=str(self.weights.path), imagenet='ImageNet weights of the backbone', random='random weights'
-        )[self.weights.kind]
 
     def _choose_batch_size(self, given: int | None) -> int:
         chosen = min(4, self.data.num_images) if given is None else given
@@ -402,8 +392,7 @@ class GeneratedConfig:
             dict(type='MultiStepLR', by_epoch=by_epoch, begin=0, end=_Code(length), milestones=milestones, gamma=0.1),
         ]
         loop = {length: _Code(length), 'val_interval': interval}
-        cosine = next((step for step in self.zoo.param_scheduler if step.type == 'CosineAnnealingLR'), None)
-        if cosine is not None:
+        if any(step.type == 'CosineAnnealingLR' for step in self.zoo.param_scheduler):
             begin = end // 2
             scheduler[1] = dict(
                 type='CosineAnnealingLR',
@@ -426,22 +415,19 @@ class GeneratedConfig:
             optim_wrapper=self.optim_wrapper,
             default_hooks=dict(checkpoint=checkpoint, logger=logger),
         )
-        hooks = [self._hook(hook, statements) for hook in _without_scope(self.zoo.get('custom_hooks', []))]
-        if any(hook['type'] == 'PipelineSwitchHook' for hook in hooks):
-            statements['custom_hooks'] = hooks
+        hooks = _without_scope(self.zoo.get('custom_hooks', []))
+        for hook in hooks:
+            if hook['type'] == 'PipelineSwitchHook':
+                # The last stage of a training gets the same share of the epochs.
+                switch = max(1, round(hook['switch_epoch'] / self.zoo.train_cfg.max_epochs * self.epochs))
+                pipeline = [{**step, **self._changes(step, train=True)} for step in hook['switch_pipeline']]
+                hook.update(switch_epoch=switch, switch_pipeline=pipeline)
+                loop['dynamic_intervals'] = [(switch, 1)]
+                statements['custom_hooks'] = hooks
         if self.weights.kind == 'checkpoint' or self.zoo.load_from:
             # The zoo's config may name weights too.
             statements['load_from'] = self.weights.path if self.weights.kind == 'checkpoint' else None
         return f'{length} = {end}\n' + _assignments(**statements)
-
-    def _hook(self, hook: dict, statements: dict) -> dict:
-        """A hook of the zoo; the last stage of a training gets the same share of the epochs."""
-        if hook['type'] != 'PipelineSwitchHook':
-            return hook
-        switch = max(1, round(hook['switch_epoch'] / self.zoo.train_cfg.max_epochs * self.epochs))
-        statements['train_cfg']['dynamic_intervals'] = [(switch, 1)]
-        pipeline = [{**step, **self._changes(step, train=True)} for step in hook['switch_pipeline']]
-        return {**hook, 'switch_epoch': switch, 'switch_pipeline': pipeline}
 
     def _choose_optimizer(self) -> dict:
         images = self.batch_size * self.num_processes
@@ -485,10 +471,7 @@ def _assignments(**values: object) -> str:
 def _source(value: object, indent: int = 0, before: int = 0) -> str:
     """Write a config's value as Python source, with dicts as calls of ``dict``, in several lines if it is long.
 
-    Args:
-        value: Dicts, lists, tuples, numbers, texts and :class:`_Code`.
-        indent: Column where the statement starts.
-        before: Length of what stands before the value in its line.
+    Its statement starts at column ``indent``, and ``before`` characters stand before the value in its line.
     """
     if not isinstance(value, (dict, list, tuple)):
         return repr(value)
@@ -522,12 +505,9 @@ def _without_scope(value: object) -> object:
 
 def _set_class_count(model: dict, option: str) -> None:
     """Set ``num_classes`` in a part of a model, such as ``model.roi_head.bbox_head.0``."""
-    keys = option.split('.')[1:]
-    for place, key in enumerate(keys[:-1]):
-        if keys[place + 1].isdigit():
-            # A list in a config replaces the inherited one.
-            source = '.'.join(['_base_', 'model', *keys[: place + 1]])
-            model[key] = _Code(f'[dict(head, num_classes=num_classes) for head in {source}]')
-            return
-        model = model.setdefault(key, {})
-    model.setdefault(keys[-1], {})['num_classes'] = _Code('num_classes')
+    if listed := re.match(r'model\.(.+?)\.\d', option):
+        # A list in a config replaces the inherited one.
+        heads = f'[dict(head, num_classes=num_classes) for head in _base_.model.{listed[1]}]'
+        set_option(model, listed[1], _Code(heads))
+    else:
+        set_option(model, f'{option.removeprefix("model.")}.num_classes', _Code('num_classes'))

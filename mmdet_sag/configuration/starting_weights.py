@@ -27,12 +27,9 @@ _DOWNLOADED = {
 
 
 class StartingWeights(NamedTuple):
-    """Weights that a training starts from.
+    """Weights that a training starts from, and why: 'checkpoint', 'imagenet' for the backbone, or 'random'.
 
-    Args:
-        kind: ``'checkpoint'`` of a detector, ``'imagenet'`` for the backbone, or ``'random'``.
-        path: File of the checkpoint, or of the backbone's weights if the zoo's address is not used.
-        why: The reason.
+    ``path`` is the file of a detector's checkpoint, or of the backbone's weights if the zoo's address is not used.
     """
 
     kind: str
@@ -40,14 +37,11 @@ class StartingWeights(NamedTuple):
     why: str
 
 
-def find_weights(config: Config, load_from: str | None, source: str = 'auto') -> StartingWeights:
-    """Find the weights to start from.
+def find_weights(config: Config, load_from: str | None, source: str) -> StartingWeights:
+    """Find the weights that a config of the zoo starts from: ``load_from``, a checkpoint of a detector, if it is given.
 
-    Args:
-        config: Config of the zoo.
-        load_from: Checkpoint of a detector, or None.
-        source: Weights of the backbone without ``load_from``: ``'imagenet'``, downloaded if necessary; ``'random'``; or
-            ``'auto'``: those that the config names, else ImageNet's if they are on this machine, else random ones.
+    Else ``source`` says which weights the backbone gets: ``'imagenet'``, downloaded if necessary; ``'random'``; or
+    ``'auto'``: those that the config names, else ImageNet's if they are on this machine, else random ones.
 
     Raises:
         InputError: The checkpoint is damaged or of another model, or ImageNet weights were asked for and do not exist.
@@ -71,8 +65,9 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
     address = (backbone.get('init_cfg') or {}).get('checkpoint')
     if address is None:
         return StartingWeights('random', None, f'no ImageNet weights are known for {type_name(backbone)}')
-    if is_remote(address) or '://' in address:
-        found = _downloaded(address)
+    if is_remote(address):
+        pattern = _DOWNLOADED.get(address, Path(address).name)
+        found = min(Path(torch.hub.get_dir(), 'checkpoints').glob(pattern), default=None)
         if found or source == 'imagenet':
             return StartingWeights('imagenet', None, 'is downloaded' if not found else f'is there: {found}')
         return StartingWeights('random', None, f'{address} is not on this machine (--weights imagenet downloads it)')
@@ -84,12 +79,6 @@ def find_weights(config: Config, load_from: str | None, source: str = 'auto') ->
     if source == 'imagenet':
         raise InputError(f"--weights imagenet: '{places[0]}' does not exist: make it as docs/checkpoints.md says")
     return StartingWeights('random', None, f'there is no {address} (docs/checkpoints.md says how to make it)')
-
-
-def _downloaded(address: str) -> str | None:
-    pattern = _DOWNLOADED.get(address, Path(address).name)
-    folder = Path(torch.hub.get_dir(), 'checkpoints')
-    return next((str(path) for path in sorted(folder.glob(pattern))), None)
 
 
 def _shared_weights(config: Config, path: str) -> str:

@@ -51,25 +51,23 @@ class TrainingDataSummary:
         if not root.is_dir():
             what = 'is a file' if root.exists() else 'does not exist'
             raise InputError(f"data folder '{root}' {what}: give the folder that mmdet-sag convert-data made")
-        paths = {split: _annotation_file(root, split) for split in ('train', 'val', 'test')}
-        paths = {split: path for split, path in paths.items() if path is not None}
+        paths = {split: path for split in ('train', 'val', 'test') if (path := _annotation_file(root, split))}
         ann_files = {split: path.relative_to(root).as_posix() for split, path in paths.items()}
         folders = {split: f'{_image_folder(root, path).relative_to(root).as_posix()}/' for split, path in paths.items()}
         contents = {split: load_coco(str(path)) for split, path in paths.items()}
-        train, val = contents['train'], contents['val']
         without_mask = {
-            split: sum(_lacks_mask(a) for a in content['annotations']) for split, content in contents.items()
+            split: sum(not a.get('segmentation') for a in _objects(content)) for split, content in contents.items()
         }
         classes, others = (
-            [category.get('name') for category in content['categories'] if isinstance(category, dict)]
-            for content in (train, val)
+            [category.get('name') for category in contents[split]['categories'] if isinstance(category, dict)]
+            for split in ('train', 'val')
         )
         if classes != others:
             raise InputError(
                 f"'{paths['train']}' and '{paths['val']}' have different categories: make both with one run of "
                 "'mmdet-sag convert-data'"
             )
-        of_training = _of_training(train, paths['train'])
+        of_training = _of_training(contents['train'], paths['train'])
         return cls(root, ann_files, folders, tuple(classes), num_without_mask=without_mask, **of_training)
 
 
@@ -94,14 +92,13 @@ def _image_folder(root: Path, ann_file: Path) -> Path:
     raise InputError(f"'{root}' has no folder '{name}' for the images of '{ann_file}': put them or a link there")
 
 
-def _lacks_mask(annotation: object) -> bool:
-    return isinstance(annotation, dict) and annotation.get('iscrowd') != 1 and not annotation.get('segmentation')
+def _objects(content: dict) -> list[dict]:
+    return [item for item in content['annotations'] if isinstance(item, dict) and item.get('iscrowd') != 1]
 
 
 def _of_training(content: dict, path: Path) -> dict:
     sizes = {image['id']: (image['width'], image['height']) for image in content['images'] if is_usable_image(image)}
-    objects = [item for item in content['annotations'] if isinstance(item, dict) and item.get('iscrowd') != 1]
-    objects = [item for item in objects if item.get('image_id') in sizes]
+    objects = [item for item in _objects(content) if item.get('image_id') in sizes]
     if not objects:
         raise InputError(f"'{path}' has no objects to train on: check the labels that it was made from")
     with_objects = {item['image_id'] for item in objects}

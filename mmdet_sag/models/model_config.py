@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
+from mmengine.registry import Registry
 
 
 def config_parts(cfg: Any, option: str, name: str = '') -> Iterator[tuple[str, str, dict]]:
@@ -34,10 +35,10 @@ def type_name(cfg: dict) -> str:
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
-def class_of(cfg: dict) -> type:
-    """Return the class of a part of a model, or ``object`` if its config names none."""
+def class_of(cfg: dict, registry: Registry = MODELS) -> type:
+    """Return the class of a part of a config, by default of a model, or ``object`` if it names none."""
     kind = cfg.get('type')
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    kind = registry.get(kind) if isinstance(kind, str) else kind
     return kind if inspect.isclass(kind) else object
 
 
