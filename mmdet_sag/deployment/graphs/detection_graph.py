@@ -113,13 +113,7 @@ def keep_best(
 ) -> tuple[Tensor, Tensor]:
     """Run NMS and rank the candidates that it keeps.
 
-    Args:
-        candidates: Candidates.
-        num_labels: Number of different labels.
-        iou_threshold: IoU above which the box with the lower score is dropped.
-        max_per_img: Most candidates to keep per image.
-        offset: Pixels that are added to the extents of boxes.
-        keep_ties: Whether candidates that tie with the last are kept too.
+    ``offset`` pixels are added to the extents of boxes. ``keep_ties``: those that tie with the last are kept too.
 
     Returns:
         Index of each image's best candidates, by descending score, and their scores, 0 or less where there are fewer,

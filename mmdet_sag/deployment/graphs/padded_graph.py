@@ -9,13 +9,8 @@ from .detection_graph import DetectionGraph
 class PaddedOutputs(NamedTuple):
     """Outputs of an exported model with a fixed number of detections, by their names in its file.
 
-    Attributes:
-        num_detections: Detections of each image, shape (N, ), int64; the rest is zeros.
-        boxes: x1, y1, x2, y2 in pixels of the network's input, clipped to the image, shape (N, K, 4).
-        scores: Scores of shape (N, K), descending.
-        labels: Classes of shape (N, K), int64.
-        mask_probs: Mask probabilities of the class, shape (N, K, h, w).
-        mask_scores: Scores that rank the masks, shape (N, K).
+    ``num_detections``, shape (N, ), int64, are those of each image; the rest is zeros. The others are those of
+    :class:`Outputs`, by descending score, of shape (N, K, ...) in place of (n, ...).
     """
 
     num_detections: Tensor

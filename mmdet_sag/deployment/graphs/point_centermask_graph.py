@@ -22,13 +22,7 @@ class PointCenterMaskGraph(DetectionGraph):
         return Outputs(boxes[image, rank], found, labels[image, rank], image, probs[image, rank], found)
 
     def padded(self, images: Tensor, image_sizes: Tensor, num_detections: int) -> PaddedOutputs:
-        """Detect a fixed number of objects, by operators whose outputs all have a fixed size.
-
-        Args:
-            images: As for :meth:`forward`.
-            image_sizes: As for :meth:`forward`.
-            num_detections: Detections per image; the rest is zeros.
-        """
+        """Detect ``num_detections`` objects per image, filled up by zeros, by operators with outputs of fixed size."""
 
         def pad(values: Tensor) -> Tensor:
             missing = num_detections - values.shape[1]
