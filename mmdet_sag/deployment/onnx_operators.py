@@ -81,9 +81,7 @@ class ExportableRoIExtractor(nn.Module):
         self.extractor = extractor
         self.num_inputs = extractor.num_inputs
 
-    def forward(
-        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, feats: Sequence[Tensor], rois: Tensor, img_areas: Tensor | None = None) -> Tensor:
         """Pool features (N, C, H, W) of each level in RoIs (n, 5) to (n, C, output_size, output_size).
 
         ``img_areas`` (n, ), the area of each RoI's image, is for a :class:`ScaleAdaptiveRoIExtractor`.

@@ -186,10 +186,9 @@ def _position_embedding(
     device: torch.device,
     dtype: torch.dtype,
     num_channels: int,
-    wave_length: float = 1000,
 ) -> tuple[Tensor, Tensor]:
     """What MMCV's attention computes from sizes alone, as constants: the exporter mistakes the type of a range."""
-    waves = wave_length ** (4 / num_channels * np.arange(num_channels // 4))
+    waves = 1000 ** (4 / num_channels * np.arange(num_channels // 4))
 
     def embed(size: int, size_kv: int) -> Tensor:
         distances = np.arange(int(size))[:, None] * stride - np.arange(int(size_kv)) * stride_kv
