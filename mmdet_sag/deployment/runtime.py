@@ -447,12 +447,8 @@ class Predictor:
 class SegmentationPredictor(Predictor):
     """Gives each pixel of images a class, by a segmentor; otherwise as :class:`Predictor`.
 
-    A result has ``semantic`` (H, W), int32, the label of each pixel, alone. There are no scores.
-
-    Args:
-        model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
-        num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on.
+    A result has ``semantic`` (H, W), int32, the label of each pixel, alone. There are no
+    scores, and no arguments ``score_thr`` and ``classes``.
 
     Raises:
         RuntimeInputError: As :func:`load_model`, or the model is a detector.
@@ -536,11 +532,7 @@ def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
 
 
 def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> dict:
-    """Paste a mask (h, w) into its image at a box (4, ), x1, y1, x2, y2, binarise and encode it.
-
-    Returns:
-        COCO's compressed run-length encoding: ``size`` and ``counts``, a text.
-    """
+    """Paste a mask (h, w) into its image at a box (4, ), binarise it and encode it as COCO's compressed run lengths."""
     x1, y1, x2, y2 = np.float32(box)
     left, columns = _samples(x1, x2, probs.shape[1], width)
     top, rows = _samples(y1, y2, probs.shape[0], height)
@@ -560,16 +552,9 @@ def encode_bitmap(bitmap: np.ndarray) -> dict:
 
 
 def label_pixels(logits: np.ndarray, shape: Sequence[int], size: Sequence[int], settings: dict) -> np.ndarray:
-    """Give each pixel a class, as MMSegmentation does.
+    """Give each pixel a class, as MMSegmentation does; ``settings`` are the metadata's ``semantic``.
 
-    Args:
-        logits: Logits (C, H, W) of an image with its padding.
-        shape: Height and width of the image.
-        size: Height and width of it as the network saw it, without padding.
-        settings: The metadata's ``semantic``.
-
-    Returns:
-        ``semantic`` of :class:`Predictor`'s results.
+    The logits (C, H, W) have the padding of the image of height and width ``shape``, which the network saw in ``size``.
     """
     best, labels = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
     # One class at a time: all together would take a gigabyte in a large image.
@@ -586,17 +571,10 @@ def label_pixels(logits: np.ndarray, shape: Sequence[int], size: Sequence[int], 
 def merge_panoptic(
     logits: np.ndarray, result: dict, shape: Sequence[int], size: Sequence[int], metadata: dict
 ) -> np.ndarray:
-    """Merge instances and semantic segmentation, as CenterMaskFusionHead does.
+    """Merge instances and semantic segmentation, as CenterMaskFusionHead does, to ``panoptic`` of a result.
 
-    Args:
-        logits: Semantic logits (C, h, w) of an image with its padding.
-        result: ``masks``, ``scores`` and ``labels`` of its instances.
-        shape: Height and width of the image.
-        size: Height and width of it as the network saw it, without padding.
-        metadata: The model's.
-
-    Returns:
-        ``panoptic`` of :class:`Predictor`'s results.
+    The logits (C, h, w) have the padding of the image of height and width ``shape``, which the network saw in ``size``.
+    ``result`` has ``masks``, ``scores`` and ``labels`` of its instances.
     """
     settings, num_classes = metadata['panoptic'], len(metadata['classes'])
     best, stuff = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
@@ -627,8 +605,7 @@ def merge_panoptic(
 def decode_mask(mask: dict) -> np.ndarray:
     """A mask of :func:`encode_mask` as a bitmap (H, W), bool."""
     height, width = mask['size']
-    pixels = np.repeat(*_runs(mask['counts']))
-    return pixels.reshape(width, height).T
+    return np.repeat(*_runs(mask['counts'])).reshape(width, height).T
 
 
 def as_image(image: np.ndarray | str | Path) -> np.ndarray:
