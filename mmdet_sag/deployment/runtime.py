@@ -385,33 +385,31 @@ class Predictor:
         if 'panoptic' in result:
             _paint(picture, result['panoptic'], self.metadata, self.metadata['panoptic']['num_things'])
         shown = np.flatnonzero(result['scores'] >= score_thr)
+        colours = [self.metadata['palette'][label][::-1] for label in result['labels']]
         for i in shown[::-1]:
-            label = int(result['labels'][i])
-            colour = self.metadata['palette'][label][::-1]
             left, top, mask = _decode_cropped(result['masks'][i])
             # Without a pixel, OpenCV fails.
             if mask.size:
                 mask = cv2.resize(mask, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
                 left, top = zoom * left, zoom * top
                 part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
-                cv2.add(part >> 1, tuple(side // 2 for side in (*colour, 0)), dst=part, mask=mask)
+                cv2.add(part >> 1, tuple(side // 2 for side in (*colours[i], 0)), dst=part, mask=mask)
                 outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-                cv2.drawContours(picture, outlines, -1, colour, 1, offset=(left, top))
+                cv2.drawContours(picture, outlines, -1, colours[i], 1, offset=(left, top))
             else:
                 x1, y1, x2, y2 = (round(zoom * float(side)) for side in result['boxes'][i])
-                cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+                cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], 1)
         taken: list[tuple[int, int, int]] = []
         # Names over all masks, and below those of higher scores that are in their way.
         for i in shown:
-            label, x, y = int(result['labels'][i]), *(round(zoom * float(side)) for side in result['boxes'][i][:2])
-            text = f'{self.metadata["classes"][label]} {result["scores"][i]:.2f}'
+            x, y = (round(zoom * float(side)) for side in result['boxes'][i][:2])
+            text = f'{self.metadata["classes"][result["labels"][i]]} {result["scores"][i]:.2f}'
             (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
             x, y = max(min(x, picture.shape[1] - width), 0), max(y - height - below, 0)
             while any(a < x + width and x < b and abs(y - top) <= height + below for a, b, top in taken):
                 y += height
             taken.append((x, x + width, y))
-            colour = self.metadata['palette'][label][::-1]
-            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colour, -1)
+            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colours[i], -1)
             cv2.putText(picture, text, (x, y + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
         return picture
 
