@@ -221,9 +221,7 @@ def lower_opset(model, version: int):
             ) from e
         newest = defs.get_schema(node.op_type).attributes
         # Attributes that came later are written with their defaults, and the converter fails on them.
-        for attribute in list(node.attribute):
-            if attribute.name in kept:
-                continue
+        for attribute in [attribute for attribute in node.attribute if attribute.name not in kept]:
             default = newest[attribute.name].default_value
             if helper.get_attribute_value(attribute) == helper.get_attribute_value(default):
                 node.attribute.remove(attribute)
