@@ -51,13 +51,9 @@ class ExportFormat:
                 ) from e
 
     def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
-        """Write a graph to a file.
+        """Write a graph, in the type of ``precisions``, to a file, which holds the model's metadata too.
 
-        Args:
-            graph: The graph, in the type of ``precisions``.
-            path: Path of the file.
-            metadata: Metadata of the model, which the file holds too.
-            images: Returns the inputs of the model on which ``int8`` is calibrated.
+        ``images`` returns the inputs of the model on which ``int8`` is calibrated.
         """
         raise NotImplementedError
 

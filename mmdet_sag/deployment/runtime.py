@@ -204,12 +204,7 @@ LOADERS = {'.onnx': OnnxModel, '.xml': OpenVINOModel, '.pt': TorchScriptModel}
 
 
 def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> Model:
-    """Load an exported model.
-
-    Args:
-        path: A model.onnx, model.xml or model.pt, or the folder of one.
-        num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on: ``CPU``, ``GPU``, or another name that its library knows.
+    """Load an exported model, a file or its folder. Arguments are those of :class:`Predictor`.
 
     Raises:
         RuntimeInputError: There is no model or device, its library is missing, or it is damaged or of another version.
@@ -236,7 +231,7 @@ class Predictor:
     Args:
         model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
         num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on.
+        device: Device that it runs on: ``CPU``, ``GPU``, or another name that its library knows.
         score_thr: Lowest score of a result.
         classes: Names of the classes of the results; by default all.
 

@@ -12,15 +12,11 @@ from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, tak
 
 
 class Found(NamedTuple):
-    """Detections of all images as one list.
+    """Detections of all images as one list: :class:`Candidates` of shape (n, ...) in place of (N, M, ...).
 
     Attributes:
-        boxes: x1, y1, x2, y2 in pixels of the network's input, not clipped, shape (n, 4).
-        clipped: The same, clipped to the image.
-        scores: Scores of shape (n, ).
-        labels: Classes of shape (n, ).
+        clipped: The boxes, clipped to the image, shape (n, 4).
         image: Index of each detection's image in the batch, shape (n, ), ascending.
-        cells: As in :class:`Candidates`, shape (n, ).
     """
 
     boxes: Tensor

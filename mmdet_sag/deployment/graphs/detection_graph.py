@@ -77,10 +77,7 @@ class DetectionGraph(nn.Module):
         self.dtype = dtype
 
     def check_test_cfg(self, part: str | None, *limits: str) -> None:
-        """Raise an InputError if a limit of a part of ``test_cfg`` is not set, or if its NMS cannot be exported.
-
-        Without RoI head, there are no parts: None.
-        """
+        """Raise an InputError if a limit of a part of ``test_cfg``, or of all, is not set, or its NMS not exported."""
         cfg, name = self.detector.test_cfg, 'test_cfg'
         if part is not None:
             cfg, name = cfg[part], f'{name}.{part}'
