@@ -35,11 +35,6 @@ class PaddedGraph(nn.Module):
         self.unpadded = graph
         self.num_detections = num_detections
 
-    @property
-    def detector(self) -> nn.Module:
-        """The detector that the graph computes."""
-        return self.unpadded.detector
-
     def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedOutputs:
         """Detect objects; arguments are those of :class:`DetectionGraph`."""
         if hasattr(self.unpadded, 'padded'):

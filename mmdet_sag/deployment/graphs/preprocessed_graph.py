@@ -33,11 +33,6 @@ class PreprocessedGraph(nn.Module):
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(settings[name]).view(3, 1, 1))
 
-    @property
-    def detector(self) -> nn.Module:
-        """The detector that the graph computes."""
-        return self.unprepared.detector
-
     def forward(self, images: Tensor) -> Any:
         """Detect objects.
 
