@@ -234,23 +234,20 @@ def prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | No
 
 def input_differences(
     predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
-) -> list[float]:
+) -> Iterator[float]:
     """Largest difference of each image that was prepared from its file, in levels of 0 to 255."""
     levels = torch.tensor(predictor.metadata['preprocessing']['std']).view(3, 1, 1)
-    differences = []
     for expected, sample, found in zip(images.cpu(), data_samples, prepared):
         height, width = sample.img_shape[:2]
         difference = (found[0, :, :height, :width] - expected[:, :height, :width]).abs() * levels
-        differences.append(float(difference.max()))
-    return differences
+        yield float(difference.max())
 
 
 @torch.inference_mode()
 def _finish_differences(
     detector: nn.Module, predictor: Predictor, detections: InstanceList, images: Tensor, data_samples: SampleList
-) -> list[float]:
+) -> Iterator[float]:
     """Share of the masks' pixels of each image that differ where the runtime finishes PyTorch's detections."""
-    shares = []
     for sample, results in zip(detector.predict(images, data_samples, rescale=True), detections):
         outputs = {name: results[name].numpy() for name in ('scores', 'labels', 'mask_scores', 'mask_probs')}
         outputs['boxes'] = results.bboxes.numpy()
@@ -262,10 +259,9 @@ def _finish_differences(
         pairs = [(mask, decode_mask(other)) for mask, other in zip(expected.astype(bool), found['masks'])]
         different, total = (sum(int(method(*pair).sum()) for pair in pairs) for method in (np.not_equal, np.logical_or))
         far = np.abs(found['boxes'] - sample.pred_instances.bboxes.numpy()) > BOUNDS['boxes']
-        shares.append(1.0 if far.any() else different / max(total, 1))
+        yield 1.0 if far.any() else different / max(total, 1)
         if 'panoptic' in found:
-            shares.append(float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean()))
-    return shares
+            yield float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean())
 
 
 def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[int, int, list[tuple[int, int]]]:
