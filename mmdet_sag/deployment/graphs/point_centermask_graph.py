@@ -1,7 +1,6 @@
 import torch
 from torch import Tensor
 
-from ...models.detectors import PointCenterMask
 from ...structures.inclusive_boxes import clip_boxes
 from .detection_graph import DetectionGraph, Outputs, take
 from .padded_graph import PaddedOutputs
@@ -12,8 +11,6 @@ class PointCenterMaskGraph(DetectionGraph):
 
     Arguments are those of :class:`DetectionGraph`.
     """
-
-    detector: PointCenterMask
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         boxes, scores, labels, probs = self._best(images, image_sizes)
