@@ -24,9 +24,7 @@ class PaddedOutputs(NamedTuple):
 class PaddedGraph(nn.Module):
     """A graph whose outputs have the same shape for all images, as servers and compilers need it.
 
-    Args:
-        graph: The graph.
-        num_detections: Detections per image; those with lower scores are dropped.
+    Of each image, the ``num_detections`` of the highest scores are kept.
     """
 
     def __init__(self, graph: DetectionGraph, num_detections: int) -> None:

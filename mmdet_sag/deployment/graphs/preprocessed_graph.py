@@ -14,10 +14,8 @@ class PreprocessedGraph(nn.Module):
     Resizing is a product with two matrices, those of OpenCV's or of Pillow's bilinear filter. The resized image is not
     rounded to whole levels.
 
-    Args:
-        graph: The graph.
-        settings: The metadata's ``preprocessing``, whose ``resize`` has the mode ``fit``.
-        size: Height and width of the images that ``graph`` gets.
+    ``settings`` are the metadata's ``preprocessing``, whose ``resize`` has the mode ``fit``, and ``size`` is the height
+    and width of the images that ``graph`` gets.
     """
 
     mean: Tensor
@@ -34,14 +32,7 @@ class PreprocessedGraph(nn.Module):
             self.register_buffer(name, torch.tensor(settings[name]).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Any:
-        """Detect objects.
-
-        Args:
-            images: Blue, green, red, shape (N, h, w, 3), uint8.
-
-        Returns:
-            The outputs of ``graph``, with ``boxes`` in pixels of these images.
-        """
+        """Outputs of ``graph`` for images (N, h, w, 3), blue, green, red, uint8, with ``boxes`` in pixels of these."""
         inputs, image_sizes = self.prepare(images)
         outputs = self.unprepared(inputs, image_sizes)
         given = torch.stack([ones.sum() for ones in _sides(images)])
