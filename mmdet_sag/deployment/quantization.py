@@ -96,10 +96,8 @@ def _kept_in_float(operators: Iterable[Operator]) -> list[str]:
         above = [peaks[0], *(parent for name in kept for parent in operators[name].parents if parent not in kept)]
     while above:
         operator = operators[above.pop()]
-        if operator.name in seen:
-            continue
-        seen.add(operator.name)
-        if operator.kind not in _WEIGHTED:
+        if operator.name not in seen and operator.kind not in _WEIGHTED:
             above += operator.parents
+        seen.add(operator.name)
     constants = {operator.name for operator in operators.values() if operator.kind in ('Constant', 'Parameter')}
     return sorted((kept | seen) - constants)
