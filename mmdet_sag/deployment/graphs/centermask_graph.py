@@ -36,6 +36,8 @@ class CenterMaskGraph(DetectionGraph):
 
     # The part of ``test_cfg`` that the box head has, None if that is all of it.
     part: str | None = 'bbox_head'
+    # Limits that the test config of the box head has to set.
+    limits = ('nms_pre', 'max_per_img')
 
     def __init__(self, detector: CenterMask | PointCenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
@@ -45,11 +47,6 @@ class CenterMaskGraph(DetectionGraph):
     def cfg(self) -> ConfigDict:
         """The test config of the box head."""
         return self.detector.test_cfg[self.part] if self.part else self.detector.test_cfg
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """Limits that the test config of the box head has to set."""
-        return 'nms_pre', 'max_per_img'
 
     @property
     def keep_ties(self) -> bool:

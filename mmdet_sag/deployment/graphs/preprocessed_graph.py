@@ -18,9 +18,6 @@ class PreprocessedGraph(nn.Module):
     and width of the images that ``graph`` gets.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, graph: DetectionGraph | PaddedGraph, settings: dict, size: Sequence[int]) -> None:
         super().__init__()
         self.unprepared = graph
@@ -28,8 +25,8 @@ class PreprocessedGraph(nn.Module):
         self.swaps_channels = settings['bgr_to_rgb']
         self.pad_value = settings['pad_value']
         self.antialias = settings['resize']['backend'] == 'pillow'
-        for name in ('mean', 'std'):
-            self.register_buffer(name, torch.tensor(settings[name]).view(3, 1, 1))
+        self.register_buffer('mean', torch.tensor(settings['mean']).view(3, 1, 1))
+        self.register_buffer('std', torch.tensor(settings['std']).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Any:
         """Outputs of ``graph`` for images (N, h, w, 3), blue, green, red, uint8, with ``boxes`` in pixels of these."""
