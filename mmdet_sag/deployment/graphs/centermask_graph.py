@@ -1,7 +1,6 @@
 from typing import NamedTuple
 
 import torch
-from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ...models.detectors import CenterMask, PointCenterMask
@@ -41,12 +40,8 @@ class CenterMaskGraph(DetectionGraph):
 
     def __init__(self, detector: CenterMask | PointCenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
-        self.check_test_cfg(self.part, *self.limits)
-
-    @property
-    def cfg(self) -> ConfigDict:
-        """The test config of the box head."""
-        return self.detector.test_cfg[self.part] if self.part else self.detector.test_cfg
+        # The test config of the box head.
+        self.cfg = self.check_test_cfg(self.part, *self.limits)
 
     @property
     def keep_ties(self) -> bool:

@@ -8,6 +8,7 @@ from mmcv.cnn import ConvAWS2d, GeneralizedAttention
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ...cpu import give_back
@@ -76,8 +77,8 @@ class DetectionGraph(nn.Module):
         self.detector = _exportable(fold_batch_norms(_plain(detector))).requires_grad_(False).to(dtype)
         self.dtype = dtype
 
-    def check_test_cfg(self, part: str | None, *limits: str) -> None:
-        """Raise an InputError if a limit of a part of ``test_cfg``, or of all, is not set, or its NMS not exported."""
+    def check_test_cfg(self, part: str | None, *limits: str) -> ConfigDict:
+        """A part of ``test_cfg``, or all of it; raise an InputError if a limit is not set or its NMS not exported."""
         cfg, name = self.detector.test_cfg, 'test_cfg'
         if part is not None:
             cfg, name = cfg[part], f'{name}.{part}'
@@ -86,6 +87,7 @@ class DetectionGraph(nn.Module):
                 raise InputError(f'{name}.{key} has to be set: an exported model needs a limit')
         if cfg.nms.get('type', 'nms') != 'nms':
             raise InputError(f'{name}.nms.type={cfg.nms.type} cannot be exported, only nms can')
+        return cfg
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """Detect objects.
