@@ -5,7 +5,6 @@ from torch import Tensor
 
 from ...models.detectors import CenterMask, PointCenterMask
 from ...models.roi_heads import ScaleAdaptiveRoIExtractor
-from ...models.roi_heads.centermask_roi_head import of_class
 from ...structures.inclusive_boxes import clip_boxes, not_empty
 from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, take, top_scores, with_filler
 
@@ -96,8 +95,9 @@ class CenterMaskGraph(DetectionGraph):
         probs = mask_preds[:, 0].float().sigmoid()
         if roi_head.mask_iou_head is None:
             return probs, None
-        ious = roi_head.mask_iou_head(mask_feats, mask_preds[:, 0])
-        return probs, of_class(ious.float(), labels)
+        ious = roi_head.mask_iou_head(mask_feats, mask_preds[:, 0]).float()
+        index = labels if ious.shape[1] > 1 else torch.zeros_like(labels)
+        return probs, ious.gather(1, index[:, None])[:, 0]
 
     def _candidates(self, outputs: tuple[list[Tensor], ...], image_sizes: Tensor) -> Candidates:
         """Candidates of what the box head returned for each level."""

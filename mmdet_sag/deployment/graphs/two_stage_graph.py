@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.roi_heads import SAGMaskHead
-from ...models.roi_heads.centermask_roi_head import of_class
 from ...structures.inclusive_boxes import clip_boxes
 from ..onnx_operators import is_exporting, non_max_suppression
 from .detection_graph import Candidates, DetectionGraph, Outputs, by_prior, keep_best, take, top_scores, with_filler
@@ -145,18 +144,25 @@ class TwoStageGraph(DetectionGraph):
         elif isinstance(roi_head, MaskScoringRoIHead):
             results = roi_head._mask_forward(feats, rois)
             mask_preds = [results['mask_preds']]
-            ious = roi_head.mask_iou_head(results['mask_feats'], of_class(mask_preds[0], labels))
-            ious = of_class(ious.float(), labels)
+            ious = roi_head.mask_iou_head(results['mask_feats'], _of_class(mask_preds[0], labels))
+            ious = ious.float().gather(1, labels[:, None])[:, 0]
         elif isinstance(roi_head.mask_head, SAGMaskHead):
             extractor = roi_head.mask_roi_extractor
             mask_feats = extractor(feats[: extractor.num_inputs], rois)
             mask_preds = [roi_head.mask_head.forward_of_class(mask_feats, labels)]
         else:
             mask_preds = [roi_head._mask_forward(feats, rois)['mask_preds']]
-        probs = [of_class(logits, labels).float().sigmoid() for logits in mask_preds]
+        probs = [_of_class(logits, labels).float().sigmoid() for logits in mask_preds]
         return sum(probs) / len(probs), ious
 
 
 def _decode(coder: torch.nn.Module, priors: Tensor, deltas: Tensor) -> Tensor:
     """Boxes of priors and deltas of the same shape (..., 4), not clipped."""
     return coder.decode(priors.reshape(-1, 4), deltas.reshape(-1, 4)).view(deltas.shape)
+
+
+def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    index = labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+    return logits.gather(1, index)[:, 0]

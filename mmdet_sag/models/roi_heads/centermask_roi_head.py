@@ -265,5 +265,5 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
 def of_class(preds: Tensor, labels: Tensor) -> Tensor:
     """Select each row's entry of its class from predictions (n, num_classes, ...), or the only one of (n, 1, ...)."""
-    index = torch.arange(labels.shape[0], device=labels.device)
+    index = torch.arange(len(labels), device=labels.device)
     return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]
