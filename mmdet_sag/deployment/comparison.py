@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from ..errors import InputError
 from ..models.detectors import PanopticCenterMask
-from ..models.roi_heads.centermask_roi_head import CenterMaskRoIHead, of_class
+from ..models.roi_heads.centermask_roi_head import of_class
 from .exported_detector import detect, model_inputs, prepares_images, read_image
 from .graphs.preprocessed_graph import PreprocessedGraph
 from .runtime import Predictor, decode_mask
@@ -102,12 +102,11 @@ def compare(
             counts.update(
                 num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
             )
-            differences = _differences(expected, found, pairs)
+            for name, difference in _differences(expected, found, pairs).items():
+                worst[name] = max(worst[name], difference)
             if 'semantic_logits' in found:
                 probs, own = (part.semantic_logits.softmax(dim=0) for part in (expected, found))
-                differences['mask_probs'] = max(differences.get('mask_probs', 0.0), float((probs - own).abs().max()))
-            for name, difference in differences.items():
-                worst[name] = max(worst[name], difference)
+                worst['mask_probs'] = max(worst['mask_probs'], float((probs - own).abs().max()))
     agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
     different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
     if exact:
@@ -148,14 +147,11 @@ def detect_with_pytorch(detector: nn.Module, images: Tensor, data_samples: Sampl
         logits.extend(detector.semantic_head(feats)['seg_preds'])
 
     # The method that pastes the masks into the images is replaced, and of a panoptic model all that follows.
-    replaced: list[tuple[nn.Module, str, Callable]]
-    if not hasattr(detector, 'roi_head'):
-        replaced = [(detector.bbox_head, 'paste_masks', record)]
-    elif isinstance(detector.roi_head, CenterMaskRoIHead):
-        replaced = [(detector.roi_head, 'paste_masks', record)]
+    owner = detector.roi_head if hasattr(detector, 'roi_head') else detector.bbox_head
+    if hasattr(owner, 'paste_masks'):
+        replaced = [(owner, 'paste_masks', record)]
     else:
-        heads = detector.roi_head.mask_head
-        heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+        heads = owner.mask_head if isinstance(owner.mask_head, nn.ModuleList) else [owner.mask_head]
         replaced = [(head, 'predict_by_feat', record) for head in heads]
     if isinstance(detector, PanopticCenterMask):
         replaced.append((detector.semantic_head, 'predict', record_logits))
@@ -238,23 +234,20 @@ def prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | No
 
 def input_differences(
     predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
-) -> list[float]:
+) -> Iterator[float]:
     """Largest difference of each image that was prepared from its file, in levels of 0 to 255."""
     levels = torch.tensor(predictor.metadata['preprocessing']['std']).view(3, 1, 1)
-    differences = []
     for expected, sample, found in zip(images.cpu(), data_samples, prepared):
         height, width = sample.img_shape[:2]
         difference = (found[0, :, :height, :width] - expected[:, :height, :width]).abs() * levels
-        differences.append(float(difference.max()))
-    return differences
+        yield float(difference.max())
 
 
 @torch.inference_mode()
 def _finish_differences(
     detector: nn.Module, predictor: Predictor, detections: InstanceList, images: Tensor, data_samples: SampleList
-) -> list[float]:
+) -> Iterator[float]:
     """Share of the masks' pixels of each image that differ where the runtime finishes PyTorch's detections."""
-    shares = []
     for sample, results in zip(detector.predict(images, data_samples, rescale=True), detections):
         outputs = {name: results[name].numpy() for name in ('scores', 'labels', 'mask_scores', 'mask_probs')}
         outputs['boxes'] = results.bboxes.numpy()
@@ -266,10 +259,9 @@ def _finish_differences(
         pairs = [(mask, decode_mask(other)) for mask, other in zip(expected.astype(bool), found['masks'])]
         different, total = (sum(int(method(*pair).sum()) for pair in pairs) for method in (np.not_equal, np.logical_or))
         far = np.abs(found['boxes'] - sample.pred_instances.bboxes.numpy()) > BOUNDS['boxes']
-        shares.append(1.0 if far.any() else different / max(total, 1))
+        yield 1.0 if far.any() else different / max(total, 1)
         if 'panoptic' in found:
-            shares.append(float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean()))
-    return shares
+            yield float((found['panoptic'] != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean())
 
 
 def _match(expected: InstanceData, found: InstanceData, exact: bool) -> tuple[int, int, list[tuple[int, int]]]:

@@ -6,16 +6,13 @@ from itertools import chain, count
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 from . import runtime
-from .graphs.detection_graph import DetectionGraph
-from .graphs.padded_graph import PaddedGraph
-from .graphs.preprocessed_graph import PreprocessedGraph
 from .onnx_operators import NATIVE_OPSET, OPSET_VERSION, lower_opset, onnx_translations, read_with_openvino
 from .quantization import Operator, quantize
 
-Graph = DetectionGraph | PaddedGraph | PreprocessedGraph
 Inputs = Callable[[], Iterable[tuple]]
 _DIVISOR = 32
 
@@ -50,14 +47,10 @@ class ExportFormat:
                     f"--format {self.name} --precision {precision} needs {package}: pip install 'mmdet_sag[deploy]'"
                 ) from e
 
-    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
-        """Write a graph to a file.
+    def write(self, graph: nn.Module, path: Path, metadata: dict, images: Inputs = tuple) -> None:
+        """Write a graph, in the type of ``precisions``, to a file, which holds the model's metadata too.
 
-        Args:
-            graph: The graph, in the type of ``precisions``.
-            path: Path of the file.
-            metadata: Metadata of the model, which the file holds too.
-            images: Returns the inputs of the model on which ``int8`` is calibrated.
+        ``images`` returns the inputs of the model on which ``int8`` is calibrated.
         """
         raise NotImplementedError
 
@@ -70,7 +63,7 @@ class OnnxFormat(ExportFormat):
     precisions = dict(fp32=torch.float32, fp16=torch.float16, int8=torch.float32)
     packages = ('onnx', 'onnxscript', 'onnxruntime')
 
-    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
+    def write(self, graph: nn.Module, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         import onnx
         from onnxscript import ir
 
@@ -140,7 +133,7 @@ class OpenVINOFormat(ExportFormat):
     precisions = dict.fromkeys(('fp32', 'fp16', 'bf16', 'int8'), torch.float32)
     packages = ('onnx', 'onnxscript', 'openvino')
 
-    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
+    def write(self, graph: nn.Module, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         import openvino
 
         onnx_path = path.with_name('float.onnx')
@@ -171,7 +164,7 @@ class TorchScriptFormat(ExportFormat):
     suffix = '.pt'
     precisions = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 
-    def write(self, graph: Graph, path: Path, metadata: dict, images: Inputs = tuple) -> None:
+    def write(self, graph: nn.Module, path: Path, metadata: dict, images: Inputs = tuple) -> None:
         with _one_line_errors(graph), torch.no_grad():
             script = torch.jit.trace(graph, _example(metadata), check_trace=False)
             _follow_inputs(script)
@@ -249,7 +242,7 @@ def _graphs_of_calls(module: torch.jit.ScriptModule) -> Iterator[torch.Graph]:
 
 
 @contextmanager
-def _one_line_errors(graph: Graph):
+def _one_line_errors(graph: nn.Module):
     try:
         yield
     except InputError:
@@ -260,7 +253,8 @@ def _one_line_errors(graph: Graph):
         # The exporter's own message is advice on how to report it; the first error names the operator.
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise InputError(f'{type(graph.detector).__name__} cannot be exported: {_one_line(cause)}') from e
+        detector = next(part.detector for part in graph.modules() if hasattr(part, 'detector'))
+        raise InputError(f'{type(detector).__name__} cannot be exported: {_one_line(cause)}') from e
 
 
 def _one_line(error: Exception) -> str:

@@ -69,11 +69,7 @@ class ExportSettings(NamedTuple):
 def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> dict[str, Any]:
     """Export a trained model into a folder, written atomically, and compare it with PyTorch's.
 
-    Args:
-        cfg: Its config.
-        checkpoint: Path of its checkpoint.
-        out: The folder. A previous export in it is replaced, if nothing else is there.
-        settings: What to do.
+    A previous export in ``out`` is replaced, if nothing else is there.
 
     Returns:
         The content of report.json.

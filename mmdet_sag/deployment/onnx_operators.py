@@ -81,9 +81,7 @@ class ExportableRoIExtractor(nn.Module):
         self.extractor = extractor
         self.num_inputs = extractor.num_inputs
 
-    def forward(
-        self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: None = None, img_areas: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, feats: Sequence[Tensor], rois: Tensor, img_areas: Tensor | None = None) -> Tensor:
         """Pool features (N, C, H, W) of each level in RoIs (n, 5) to (n, C, output_size, output_size).
 
         ``img_areas`` (n, ), the area of each RoI's image, is for a :class:`ScaleAdaptiveRoIExtractor`.
@@ -223,9 +221,7 @@ def lower_opset(model, version: int):
             ) from e
         newest = defs.get_schema(node.op_type).attributes
         # Attributes that came later are written with their defaults, and the converter fails on them.
-        for attribute in list(node.attribute):
-            if attribute.name in kept:
-                continue
+        for attribute in [attribute for attribute in node.attribute if attribute.name not in kept]:
             default = newest[attribute.name].default_value
             if helper.get_attribute_value(attribute) == helper.get_attribute_value(default):
                 node.attribute.remove(attribute)

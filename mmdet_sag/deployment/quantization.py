@@ -15,9 +15,6 @@ _WEIGHTED = {
 }
 
 
-_POOLINGS = ('RoiAlign', 'ROIAlign')
-
-
 class Operator(NamedTuple):
     """An operator of an exported graph: name, type in the format's words, and names of those whose outputs it takes."""
 
@@ -93,16 +90,14 @@ def _kept_in_float(operators: Iterable[Operator]) -> list[str]:
     for operator in operators.values():
         if kept.intersection(operator.parents):
             kept.add(operator.name)
-    poolings = [operator for operator in operators.values() if operator.kind in _POOLINGS]
+    poolings = [operator for operator in operators.values() if operator.kind in ('RoiAlign', 'ROIAlign')]
     above, seen = all_nms + [parent for pooling in poolings for parent in pooling.parents[1:]], set()
     if not all_nms:
         above = [peaks[0], *(parent for name in kept for parent in operators[name].parents if parent not in kept)]
     while above:
         operator = operators[above.pop()]
-        if operator.name in seen:
-            continue
-        seen.add(operator.name)
-        if operator.kind not in _WEIGHTED:
+        if operator.name not in seen and operator.kind not in _WEIGHTED:
             above += operator.parents
+        seen.add(operator.name)
     constants = {operator.name for operator in operators.values() if operator.kind in ('Constant', 'Parameter')}
     return sorted((kept | seen) - constants)

@@ -204,12 +204,7 @@ LOADERS = {'.onnx': OnnxModel, '.xml': OpenVINOModel, '.pt': TorchScriptModel}
 
 
 def load_model(path: str | Path, num_threads: int = 0, device: str = 'CPU') -> Model:
-    """Load an exported model.
-
-    Args:
-        path: A model.onnx, model.xml or model.pt, or the folder of one.
-        num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on: ``CPU``, ``GPU``, or another name that its library knows.
+    """Load an exported model, a file or its folder. Arguments are those of :class:`Predictor`.
 
     Raises:
         RuntimeInputError: There is no model or device, its library is missing, or it is damaged or of another version.
@@ -236,7 +231,7 @@ class Predictor:
     Args:
         model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
         num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on.
+        device: Device that it runs on: ``CPU``, ``GPU``, or another name that its library knows.
         score_thr: Lowest score of a result.
         classes: Names of the classes of the results; by default all.
 
@@ -385,33 +380,31 @@ class Predictor:
         if 'panoptic' in result:
             _paint(picture, result['panoptic'], self.metadata, self.metadata['panoptic']['num_things'])
         shown = np.flatnonzero(result['scores'] >= score_thr)
+        colours = [self.metadata['palette'][label][::-1] for label in result['labels']]
         for i in shown[::-1]:
-            label = int(result['labels'][i])
-            colour = self.metadata['palette'][label][::-1]
             left, top, mask = _decode_cropped(result['masks'][i])
             # Without a pixel, OpenCV fails.
             if mask.size:
                 mask = cv2.resize(mask, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
                 left, top = zoom * left, zoom * top
                 part = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
-                cv2.add(part >> 1, tuple(side // 2 for side in (*colour, 0)), dst=part, mask=mask)
+                cv2.add(part >> 1, tuple(side // 2 for side in (*colours[i], 0)), dst=part, mask=mask)
                 outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-                cv2.drawContours(picture, outlines, -1, colour, 1, offset=(left, top))
+                cv2.drawContours(picture, outlines, -1, colours[i], 1, offset=(left, top))
             else:
                 x1, y1, x2, y2 = (round(zoom * float(side)) for side in result['boxes'][i])
-                cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+                cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], 1)
         taken: list[tuple[int, int, int]] = []
         # Names over all masks, and below those of higher scores that are in their way.
         for i in shown:
-            label, x, y = int(result['labels'][i]), *(round(zoom * float(side)) for side in result['boxes'][i][:2])
-            text = f'{self.metadata["classes"][label]} {result["scores"][i]:.2f}'
+            x, y = (round(zoom * float(side)) for side in result['boxes'][i][:2])
+            text = f'{self.metadata["classes"][result["labels"][i]]} {result["scores"][i]:.2f}'
             (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
             x, y = max(min(x, picture.shape[1] - width), 0), max(y - height - below, 0)
             while any(a < x + width and x < b and abs(y - top) <= height + below for a, b, top in taken):
                 y += height
             taken.append((x, x + width, y))
-            colour = self.metadata['palette'][label][::-1]
-            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colour, -1)
+            cv2.rectangle(picture, (x, y), (x + width, y + height + below), colours[i], -1)
             cv2.putText(picture, text, (x, y + height), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1)
         return picture
 
@@ -447,12 +440,8 @@ class Predictor:
 class SegmentationPredictor(Predictor):
     """Gives each pixel of images a class, by a segmentor; otherwise as :class:`Predictor`.
 
-    A result has ``semantic`` (H, W), int32, the label of each pixel, alone. There are no scores.
-
-    Args:
-        model: A model.onnx, model.xml or model.pt, or the folder of one, or a model that is loaded.
-        num_threads: Number of threads; 0: one per core.
-        device: Device that it runs on.
+    A result has ``semantic`` (H, W), int32, the label of each pixel, alone. There are no
+    scores, and no arguments ``score_thr`` and ``classes``.
 
     Raises:
         RuntimeInputError: As :func:`load_model`, or the model is a detector.
@@ -536,11 +525,7 @@ def resized_size(width: int, height: int, settings: dict) -> tuple[int, int]:
 
 
 def encode_mask(probs: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> dict:
-    """Paste a mask (h, w) into its image at a box (4, ), x1, y1, x2, y2, binarise and encode it.
-
-    Returns:
-        COCO's compressed run-length encoding: ``size`` and ``counts``, a text.
-    """
+    """Paste a mask (h, w) into its image at a box (4, ), binarise it and encode it as COCO's compressed run lengths."""
     x1, y1, x2, y2 = np.float32(box)
     left, columns = _samples(x1, x2, probs.shape[1], width)
     top, rows = _samples(y1, y2, probs.shape[0], height)
@@ -560,16 +545,9 @@ def encode_bitmap(bitmap: np.ndarray) -> dict:
 
 
 def label_pixels(logits: np.ndarray, shape: Sequence[int], size: Sequence[int], settings: dict) -> np.ndarray:
-    """Give each pixel a class, as MMSegmentation does.
+    """Give each pixel a class, as MMSegmentation does; ``settings`` are the metadata's ``semantic``.
 
-    Args:
-        logits: Logits (C, H, W) of an image with its padding.
-        shape: Height and width of the image.
-        size: Height and width of it as the network saw it, without padding.
-        settings: The metadata's ``semantic``.
-
-    Returns:
-        ``semantic`` of :class:`Predictor`'s results.
+    The logits (C, H, W) have the padding of the image of height and width ``shape``, which the network saw in ``size``.
     """
     best, labels = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
     # One class at a time: all together would take a gigabyte in a large image.
@@ -586,17 +564,10 @@ def label_pixels(logits: np.ndarray, shape: Sequence[int], size: Sequence[int], 
 def merge_panoptic(
     logits: np.ndarray, result: dict, shape: Sequence[int], size: Sequence[int], metadata: dict
 ) -> np.ndarray:
-    """Merge instances and semantic segmentation, as CenterMaskFusionHead does.
+    """Merge instances and semantic segmentation, as CenterMaskFusionHead does, to ``panoptic`` of a result.
 
-    Args:
-        logits: Semantic logits (C, h, w) of an image with its padding.
-        result: ``masks``, ``scores`` and ``labels`` of its instances.
-        shape: Height and width of the image.
-        size: Height and width of it as the network saw it, without padding.
-        metadata: The model's.
-
-    Returns:
-        ``panoptic`` of :class:`Predictor`'s results.
+    The logits (C, h, w) have the padding of the image of height and width ``shape``, which the network saw in ``size``.
+    ``result`` has ``masks``, ``scores`` and ``labels`` of its instances.
     """
     settings, num_classes = metadata['panoptic'], len(metadata['classes'])
     best, stuff = np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.int32)
@@ -627,8 +598,7 @@ def merge_panoptic(
 def decode_mask(mask: dict) -> np.ndarray:
     """A mask of :func:`encode_mask` as a bitmap (H, W), bool."""
     height, width = mask['size']
-    pixels = np.repeat(*_runs(mask['counts']))
-    return pixels.reshape(width, height).T
+    return np.repeat(*_runs(mask['counts'])).reshape(width, height).T
 
 
 def as_image(image: np.ndarray | str | Path) -> np.ndarray:

@@ -19,8 +19,7 @@ class SemanticAgreement(NamedTuple):
 
     Attributes:
         probs: Largest difference of a probability, in the network's output.
-        inputs: Largest difference between the images that the runtime reads and prepares and PyTorch's, in levels of 0
-            to 255.
+        inputs: As in :class:`Agreement`.
         pixels: Largest share of an image's pixels to which the runtime, from the file on, gives another class.
     """
 

@@ -18,9 +18,7 @@ from .two_stage_graph import TwoStageGraph
 def build_graph(detector: nn.Module, dtype: torch.dtype = torch.float32) -> DetectionGraph:
     """Build the graph of a detector, from the image tensor to mask probabilities, or of a segmentor, to logits.
 
-    Args:
-        detector: The detector, or an encoder-decoder of MMSegmentation, its weights loaded.
-        dtype: Type in which the layers compute.
+    Weights are loaded before, and layers compute in ``dtype``. Segmentors are encoder-decoders of MMSegmentation.
 
     Raises:
         InputError: The detector has no instance masks, or a part that cannot be exported.

@@ -1,7 +1,7 @@
 import torch
 from mmdet.models.dense_heads import FoveaHead, GFLHead, RepPointsHead, YOLOXHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import InputError
 from ...models.detectors import CenterMask
@@ -26,7 +26,9 @@ class BoxHeadGraph(CenterMaskGraph):
 
     def __init__(self, detector: CenterMask, dtype: torch.dtype = torch.float32) -> None:
         head = detector.bbox_head
-        if not _can_export(head):
+        base = next((known for known in _DECODED_HEADS if isinstance(head, known)), BaseDenseHead)
+        # PAA and the like derive from heads that can be exported, and post-process otherwise.
+        if any(getattr(type(head), name, None) is not getattr(base, name) for name in _POST_PROCESSING):
             raise InputError(
                 f'{type(head).__name__} cannot be exported, whose post-processing is its own: configs/centermask_any/'
                 'README.md says which box heads can'
@@ -90,9 +92,3 @@ class BoxHeadGraph(CenterMaskGraph):
         if isinstance(head, FoveaHead):
             return head._bbox_decode(priors, bbox_pred, head.base_edge_list[level], anywhere)
         return head.bbox_coder.decode(priors, bbox_pred)
-
-
-def _can_export(head: nn.Module) -> bool:
-    base = next((known for known in _DECODED_HEADS if isinstance(head, known)), BaseDenseHead)
-    # PAA and the like derive from heads that can, and do it otherwise.
-    return isinstance(head, base) and all(getattr(type(head), name) is getattr(base, name) for name in _POST_PROCESSING)

@@ -1,7 +1,6 @@
 from typing import NamedTuple
 
 import torch
-from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ...models.detectors import CenterMask, PointCenterMask
@@ -11,15 +10,11 @@ from .detection_graph import Candidates, DetectionGraph, Outputs, keep_best, tak
 
 
 class Found(NamedTuple):
-    """Detections of all images as one list.
+    """Detections of all images as one list: :class:`Candidates` of shape (n, ...) in place of (N, M, ...).
 
     Attributes:
-        boxes: x1, y1, x2, y2 in pixels of the network's input, not clipped, shape (n, 4).
-        clipped: The same, clipped to the image.
-        scores: Scores of shape (n, ).
-        labels: Classes of shape (n, ).
+        clipped: The boxes, clipped to the image, shape (n, 4).
         image: Index of each detection's image in the batch, shape (n, ), ascending.
-        cells: As in :class:`Candidates`, shape (n, ).
     """
 
     boxes: Tensor
@@ -39,20 +34,13 @@ class CenterMaskGraph(DetectionGraph):
 
     # The part of ``test_cfg`` that the box head has, None if that is all of it.
     part: str | None = 'bbox_head'
+    # Limits that the test config of the box head has to set.
+    limits = ('nms_pre', 'max_per_img')
 
     def __init__(self, detector: CenterMask | PointCenterMask, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(detector, dtype)
-        self.check_test_cfg(self.part, *self.limits)
-
-    @property
-    def cfg(self) -> ConfigDict:
-        """The test config of the box head."""
-        return self.detector.test_cfg[self.part] if self.part else self.detector.test_cfg
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """Limits that the test config of the box head has to set."""
-        return 'nms_pre', 'max_per_img'
+        # The test config of the box head.
+        self.cfg = self.check_test_cfg(self.part, *self.limits)
 
     @property
     def keep_ties(self) -> bool:

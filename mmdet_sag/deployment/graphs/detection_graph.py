@@ -8,6 +8,7 @@ from mmcv.cnn import ConvAWS2d, GeneralizedAttention
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2dPack, SAConv2d
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ...cpu import give_back
@@ -76,11 +77,8 @@ class DetectionGraph(nn.Module):
         self.detector = _exportable(fold_batch_norms(_plain(detector))).requires_grad_(False).to(dtype)
         self.dtype = dtype
 
-    def check_test_cfg(self, part: str | None, *limits: str) -> None:
-        """Raise an InputError if a limit of a part of ``test_cfg`` is not set, or if its NMS cannot be exported.
-
-        Without RoI head, there are no parts: None.
-        """
+    def check_test_cfg(self, part: str | None, *limits: str) -> ConfigDict:
+        """A part of ``test_cfg``, or all of it; raise an InputError if a limit is not set or its NMS not exported."""
         cfg, name = self.detector.test_cfg, 'test_cfg'
         if part is not None:
             cfg, name = cfg[part], f'{name}.{part}'
@@ -89,6 +87,7 @@ class DetectionGraph(nn.Module):
                 raise InputError(f'{name}.{key} has to be set: an exported model needs a limit')
         if cfg.nms.get('type', 'nms') != 'nms':
             raise InputError(f'{name}.nms.type={cfg.nms.type} cannot be exported, only nms can')
+        return cfg
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """Detect objects.
@@ -113,13 +112,7 @@ def keep_best(
 ) -> tuple[Tensor, Tensor]:
     """Run NMS and rank the candidates that it keeps.
 
-    Args:
-        candidates: Candidates.
-        num_labels: Number of different labels.
-        iou_threshold: IoU above which the box with the lower score is dropped.
-        max_per_img: Most candidates to keep per image.
-        offset: Pixels that are added to the extents of boxes.
-        keep_ties: Whether candidates that tie with the last are kept too.
+    ``offset`` pixels are added to the extents of boxes. ``keep_ties``: those that tie with the last are kept too.
 
     Returns:
         Index of each image's best candidates, by descending score, and their scores, 0 or less where there are fewer,
@@ -192,10 +185,9 @@ def _position_embedding(
     device: torch.device,
     dtype: torch.dtype,
     num_channels: int,
-    wave_length: float = 1000,
 ) -> tuple[Tensor, Tensor]:
     """What MMCV's attention computes from sizes alone, as constants: the exporter mistakes the type of a range."""
-    waves = wave_length ** (4 / num_channels * np.arange(num_channels // 4))
+    waves = 1000 ** (4 / num_channels * np.arange(num_channels // 4))
 
     def embed(size: int, size_kv: int) -> Tensor:
         distances = np.arange(int(size))[:, None] * stride - np.arange(int(size_kv)) * stride_kv

@@ -9,13 +9,8 @@ from .detection_graph import DetectionGraph
 class PaddedOutputs(NamedTuple):
     """Outputs of an exported model with a fixed number of detections, by their names in its file.
 
-    Attributes:
-        num_detections: Detections of each image, shape (N, ), int64; the rest is zeros.
-        boxes: x1, y1, x2, y2 in pixels of the network's input, clipped to the image, shape (N, K, 4).
-        scores: Scores of shape (N, K), descending.
-        labels: Classes of shape (N, K), int64.
-        mask_probs: Mask probabilities of the class, shape (N, K, h, w).
-        mask_scores: Scores that rank the masks, shape (N, K).
+    ``num_detections``, shape (N, ), int64, are those of each image; the rest is zeros. The others are those of
+    :class:`Outputs`, by descending score, of shape (N, K, ...) in place of (n, ...).
     """
 
     num_detections: Tensor
@@ -29,9 +24,7 @@ class PaddedOutputs(NamedTuple):
 class PaddedGraph(nn.Module):
     """A graph whose outputs have the same shape for all images, as servers and compilers need it.
 
-    Args:
-        graph: The graph.
-        num_detections: Detections per image; those with lower scores are dropped.
+    Of each image, the ``num_detections`` of the highest scores are kept.
     """
 
     def __init__(self, graph: DetectionGraph, num_detections: int) -> None:
@@ -39,11 +32,6 @@ class PaddedGraph(nn.Module):
         # Not `graph`, a name that exported modules have for another thing.
         self.unpadded = graph
         self.num_detections = num_detections
-
-    @property
-    def detector(self) -> nn.Module:
-        """The detector that the graph computes."""
-        return self.unpadded.detector
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> PaddedOutputs:
         """Detect objects; arguments are those of :class:`DetectionGraph`."""

@@ -12,9 +12,6 @@ class PanopticCenterMaskGraph(CenterMaskGraph):
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect objects, and segment the image.
 
-        Args:
-            images, image_sizes: As in :class:`DetectionGraph`.
-
         Returns:
             :class:`Outputs`, and ``semantic_logits``: logits of the stuff classes and, last, of things, shape
             (N, C, H/4, W/4), before they are resized.

@@ -6,11 +6,7 @@ from .detection_graph import Outputs
 
 
 class PointCenterMaskFCOSGraph(CenterMaskGraph):
-    """:class:`PointCenterMask` beside FCOS as one graph; arguments are those of :class:`DetectionGraph`.
-
-    Raises:
-        InputError: Its ``test_cfg`` asks for what a graph cannot do.
-    """
+    """:class:`PointCenterMask` beside FCOS as one graph; arguments and errors are those of :class:`CenterMaskGraph`."""
 
     part = None
 

@@ -1,7 +1,6 @@
 import torch
 from torch import Tensor
 
-from ...models.detectors import PointCenterMask
 from ...structures.inclusive_boxes import clip_boxes
 from .detection_graph import DetectionGraph, Outputs, take
 from .padded_graph import PaddedOutputs
@@ -13,8 +12,6 @@ class PointCenterMaskGraph(DetectionGraph):
     Arguments are those of :class:`DetectionGraph`.
     """
 
-    detector: PointCenterMask
-
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         boxes, scores, labels, probs = self._best(images, image_sizes)
         image, rank = (scores > 0).nonzero().unbind(1)
@@ -22,13 +19,7 @@ class PointCenterMaskGraph(DetectionGraph):
         return Outputs(boxes[image, rank], found, labels[image, rank], image, probs[image, rank], found)
 
     def padded(self, images: Tensor, image_sizes: Tensor, num_detections: int) -> PaddedOutputs:
-        """Detect a fixed number of objects, by operators whose outputs all have a fixed size.
-
-        Args:
-            images: As for :meth:`forward`.
-            image_sizes: As for :meth:`forward`.
-            num_detections: Detections per image; the rest is zeros.
-        """
+        """Detect ``num_detections`` objects per image, filled up by zeros, by operators with outputs of fixed size."""
 
         def pad(values: Tensor) -> Tensor:
             missing = num_detections - values.shape[1]

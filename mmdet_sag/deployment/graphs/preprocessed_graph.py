@@ -14,14 +14,9 @@ class PreprocessedGraph(nn.Module):
     Resizing is a product with two matrices, those of OpenCV's or of Pillow's bilinear filter. The resized image is not
     rounded to whole levels.
 
-    Args:
-        graph: The graph.
-        settings: The metadata's ``preprocessing``, whose ``resize`` has the mode ``fit``.
-        size: Height and width of the images that ``graph`` gets.
+    ``settings`` are the metadata's ``preprocessing``, whose ``resize`` has the mode ``fit``, and ``size`` is the height
+    and width of the images that ``graph`` gets.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, graph: DetectionGraph | PaddedGraph, settings: dict, size: Sequence[int]) -> None:
         super().__init__()
@@ -30,23 +25,11 @@ class PreprocessedGraph(nn.Module):
         self.swaps_channels = settings['bgr_to_rgb']
         self.pad_value = settings['pad_value']
         self.antialias = settings['resize']['backend'] == 'pillow'
-        for name in ('mean', 'std'):
-            self.register_buffer(name, torch.tensor(settings[name]).view(3, 1, 1))
-
-    @property
-    def detector(self) -> nn.Module:
-        """The detector that the graph computes."""
-        return self.unprepared.detector
+        self.register_buffer('mean', torch.tensor(settings['mean']).view(3, 1, 1))
+        self.register_buffer('std', torch.tensor(settings['std']).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Any:
-        """Detect objects.
-
-        Args:
-            images: Blue, green, red, shape (N, h, w, 3), uint8.
-
-        Returns:
-            The outputs of ``graph``, with ``boxes`` in pixels of these images.
-        """
+        """Outputs of ``graph`` for images (N, h, w, 3), blue, green, red, uint8, with ``boxes`` in pixels of these."""
         inputs, image_sizes = self.prepare(images)
         outputs = self.unprepared(inputs, image_sizes)
         given = torch.stack([ones.sum() for ones in _sides(images)])

@@ -20,11 +20,7 @@ class SegmentationGraph(DetectionGraph):
             )
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor]:
-        """Segment images.
-
-        Args:
-            images: Normalized images of shape (N, 3, H, W), padded to multiples of the preprocessor's divisor.
-            image_sizes: As in :class:`DetectionGraph`; not used.
+        """Logits of normalized images (N, 3, H, W), padded to multiples of the preprocessor's divisor.
 
         Returns:
             ``semantic_logits`` of shape (N, C, H, W), in float32. C is 1 where one channel stands for two classes.
