@@ -1,6 +1,5 @@
 """CVAT for images 1.1: an XML file of shapes for all images."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,13 +10,13 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
 from .source_files import read_xml, split_of
-from .tool_labels import ToolLabels, WithoutArea, begins, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, numbers, polygon, rectangle
 
-_HEAD = re.compile(r'<annotations>')
+_HEAD = Head('.xml', r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
 _OTHERS = ('polyline', 'points', 'cuboid', 'skeleton')
 
-is_cvat = begins('.xml', _HEAD)
+is_cvat = _HEAD.is_in
 
 
 def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
@@ -29,7 +28,7 @@ def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in files_that_begin(source, '.xml', _HEAD):
+    for path in _HEAD.files(source):
         root = read_xml(path)
         if root.find('track') is not None:
             raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")

@@ -11,23 +11,13 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .masks import encoded
 from .source_files import IMAGE_SUFFIXES, NOT_LEARNT, read_json_value
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    ellipse,
-    entries,
-    files_that_begin,
-    numbers,
-    polygon,
-    rectangle,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, numbers, polygon, rectangle
 
-_HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
+_HEAD = Head('.json', r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[')
 # Uploaded files get it before their name.
 _UPLOAD = re.compile(r'^[0-9a-f]{8}-')
 
-is_label_studio = begins('.json', _HEAD)
+is_label_studio = _HEAD.is_in
 
 
 def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
@@ -38,7 +28,7 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
-    for path in files_that_begin(source, '.json', _HEAD):
+    for path in _HEAD.files(source):
         for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()

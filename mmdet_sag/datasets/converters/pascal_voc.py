@@ -1,6 +1,5 @@
 """Pascal VOC: for each image a picture of its objects and one of their classes, or an XML file of boxes."""
 
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,17 +9,17 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
 from .source_files import EntryError, files_below, image_beside, read_lines, read_xml, split_of
-from .tool_labels import ToolLabels, begins, files_that_begin, numbers, polygon, rectangle, text
+from .tool_labels import Head, ToolLabels, numbers, polygon, rectangle, text
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 )  # fmt: skip
-_BOXES = re.compile(r'<annotation>.*<bndbox>', re.DOTALL)
+_BOXES = Head('.xml', r'<annotation>.*<bndbox>')
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
 
-is_voc_boxes = begins('.xml', _BOXES)
+is_voc_boxes = _BOXES.is_in
 
 
 def is_pascal_voc(source: Path) -> bool:
@@ -93,7 +92,7 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     splits = _splits(source / 'ImageSets/Main')
     labels = ToolLabels(source, options)
-    for path in files_that_begin(source, '.xml', _BOXES):
+    for path in _BOXES.files(source):
         if splits and path.stem not in splits:
             continue
         with labels.left_out.collect('images'):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -32,29 +32,34 @@ _UNREAD = (
 )  # fmt: skip
 
 
-def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator[Path]:
-    """The file, or files below a folder, with this suffix in whose first 8 KiB a pattern is found."""
-    for path in [source] if source.is_file() else files_below(source, suffix):
-        if path.suffix.lower() != suffix:
-            continue
-        try:
-            with path.open('rb') as file:
-                head = file.read(_HEAD_BYTES)
-        except OSError:
-            continue
-        if pattern.search(head.decode('utf-8-sig', 'ignore')):
-            yield path
+class Head(NamedTuple):
+    """How the files of a tool begin: their suffix, and a pattern in their first 8 KiB; a dot is any character."""
 
+    suffix: str
+    pattern: str
 
-def begins(suffix: str, pattern: re.Pattern) -> Callable[[Path], bool]:
-    """Return what tells whether there are :func:`files_that_begin` so."""
-    return lambda source: any(files_that_begin(source, suffix, pattern))
+    def files(self, source: Path) -> Iterator[Path]:
+        """The file, or the files below a folder, that begin so."""
+        for path in [source] if source.is_file() else files_below(source, self.suffix):
+            if path.suffix.lower() != self.suffix:
+                continue
+            try:
+                with path.open('rb') as file:
+                    head = file.read(_HEAD_BYTES)
+            except OSError:
+                continue
+            if re.search(self.pattern, head.decode('utf-8-sig', 'ignore'), re.DOTALL):
+                yield path
+
+    def is_in(self, source: Path) -> bool:
+        """Whether there are such files."""
+        return any(self.files(source))
 
 
 def hint(source: Path) -> str | None:
     """What to export instead, if a file or folder is of a known tool whose format is not read, else None."""
     for suffix, pattern, tool, remedy in _UNREAD:
-        if any(files_that_begin(source, suffix, re.compile(pattern, re.DOTALL))):
+        if Head(suffix, pattern).is_in(source):
             return f"'{source}' is of {tool}, which is not read: {remedy}"
     return None
 

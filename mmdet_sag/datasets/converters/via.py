@@ -1,6 +1,5 @@
 """VGG Image Annotator, versions 1 and 2: a JSON file of regions for all images."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,13 @@ from typing import Any
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    ellipse,
-    files_that_begin,
-    mapping,
-    numbers,
-    polygon,
-    rectangle,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, mapping, numbers, polygon, rectangle
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
-_HEAD = re.compile(r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]', re.DOTALL)
+_HEAD = Head('.json', r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]')
 _CHOICES = ('dropdown', 'radio', 'checkbox')
 
-is_via = begins('.json', _HEAD)
+is_via = _HEAD.is_in
 
 
 def read_via(source: Path, options: ReadOptions) -> LabelledData:
@@ -34,7 +23,7 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute; without
     attributes, ``options`` names the only class.
     """
-    contents = {path: read_json(path) for path in files_that_begin(source, '.json', _HEAD)}
+    contents = {path: read_json(path) for path in _HEAD.files(source)}
     attribute = _class_attribute(contents, source, options)
     labels = ToolLabels(source, options)
 
