@@ -11,7 +11,7 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .masks import encoded
 from .source_files import IMAGE_SUFFIXES, NOT_LEARNT, read_json_value
-from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, numbers, polygon, rectangle
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, mapping, numbers, polygon, rectangle
 
 _HEAD = Head('.json', r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[')
 # Uploaded files get it before their name.
@@ -62,7 +62,9 @@ def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
                 raise InputError('regions of an image that was turned in the tool: turn it back')
             parts[label, key] = _pieces(value, image)
         regions.add(key)
-    unlabelled = {str(item.get('id', index)) for index, item in enumerate(results) if _has_place(item['value'])}
+    unlabelled = {
+        str(item.get('id', i)) for i, item in enumerate(results) if item['value'].keys() & {'rle', 'points', 'x'}
+    }
     for key in sorted(unlabelled - regions):
         labels.left_out.add('objects', f"region '{key}' of '{name}'", 'regions without a class')
     labels.add_objects(image, parts)
@@ -72,14 +74,9 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and len(value) > 0 and isinstance(value[0], str) and value[0] != ''
 
 
-def _has_place(value: dict) -> bool:
-    return not value.keys().isdisjoint(('rle', 'points', 'x'))
-
-
 def _image_name(task: dict, labels: ToolLabels) -> str:
     """Name of the image of a task: the data hold a path or an address of it."""
-    data = task.get('data')
-    texts = [text for text in (data.values() if isinstance(data, dict) else ()) if isinstance(text, str)]
+    texts = [text for text in mapping(task.get('data')).values() if isinstance(text, str)]
     names = [unquote(name) for text in texts for name in _paths(text)]
     name = next((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), str(task.get('file_upload')))
     folder, slash, last = name.rpartition('/')

@@ -1,6 +1,7 @@
 """What readers of labelling tools' files share: their images, the outlines of their shapes, and what is left out."""
 
 import math
+import os.path
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -106,8 +107,9 @@ class ToolLabels:
             folder: Which of several equal names is meant: the one with this folder in its path.
         """
         parts = PurePosixPath(str(name).replace('\\', '/')).parts
-        found = [(_equal_ends(path.parts, parts), path) for path in self._by_name.get(parts[-1] if parts else '', [])]
-        best = [path for count, path in found if count == max(found)[0]]
+        found = self._by_name.get(parts[-1] if parts else '', [])
+        equal = [len(os.path.commonprefix([path.parts[::-1], parts[::-1]])) for path in found]
+        best = [path for path, count in zip(found, equal) if count == max(equal)]
         if len(best) > 1:
             wanted = [path for path in best if folder and folder.lower() in map(str.lower, path.parts)]
             if len(wanted) != 1:
@@ -184,13 +186,6 @@ class ToolLabels:
         used = {item.name for image in self.images.values() for item in image.objects}
         names = [name for name in dict.fromkeys(classes) if name in used]
         return LabelledData(names + sorted(used - set(names)), list(self.images.values()), left_out=self.left_out)
-
-
-def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
-    return next(
-        (count for count, (one, other) in enumerate(zip(reversed(first), reversed(second))) if one != other),
-        min(len(first), len(second)),
-    )
 
 
 def numbers(*values: object) -> np.ndarray:

@@ -1,13 +1,12 @@
 """VGG Image Annotator, versions 1 and 2: a JSON file of regions for all images."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, mapping, numbers, polygon, rectangle
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, mapping, numbers, polygon, rectangle
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
 _HEAD = Head('.json', r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]')
@@ -38,16 +37,14 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     return labels.data()
 
 
-def _entries(content: dict) -> Iterator[dict]:
-    entries = content.get('_via_img_metadata', content)
-    return (entry for entry in (entries.values() if isinstance(entries, dict) else ()) if isinstance(entry, dict))
+def _entries(content: dict) -> list[dict]:
+    return entries(list(mapping(content.get('_via_img_metadata', content)).values()))
 
 
 def _regions(entry: dict) -> list[dict]:
     """Regions of an image; version 1 numbers them in a mapping."""
     regions = entry.get('regions')
-    regions = list(regions.values()) if isinstance(regions, dict) else regions
-    return [item for item in regions if isinstance(item, dict)] if isinstance(regions, list) else []
+    return entries(list(regions.values()) if isinstance(regions, dict) else regions)
 
 
 def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOptions) -> str | None:
