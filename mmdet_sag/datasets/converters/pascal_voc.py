@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
-from .source_files import EntryError, files_below, image_beside, read_lines, read_xml, split_of
+from .source_files import EntryError, files_below, image_beside, read_lines, read_xml
 from .tool_labels import Head, ToolLabels, numbers, polygon, rectangle, text
 
 _CLASSES = (
@@ -77,10 +77,6 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
 def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     """Read the boxes of XML files. ``ImageSets/Main/train.txt`` and ``val.txt`` are the split.
 
-    Args:
-        source: An XML file, or a folder of them, with the images.
-        options: ``image_folder``, if the images are elsewhere.
-
     Raises:
         InputError: Boxes are not asked for, a file is damaged, or the images are missing.
     """
@@ -129,4 +125,4 @@ def _labelmap(path: Path) -> dict[int, str]:
 def _splits(folder: Path) -> dict[str, str]:
     """Splits by name of the image. CVAT writes default.txt, VOC also trainval.txt."""
     paths = [path for path in sorted(folder.glob('*.txt')) if path.stem in ('train', 'val', 'test')]
-    return {line.split()[0]: split_of(path.stem) for path in paths for line in read_lines(path)}
+    return {line.split()[0]: path.stem for path in paths for line in read_lines(path)}
