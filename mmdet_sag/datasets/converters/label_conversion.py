@@ -70,11 +70,7 @@ class LabelConversion:
         max_left_out: The largest share of a source's images or objects that may be left out because they are broken.
         merge: Whether an image that two files label differently has the objects of both.
 
-    Attributes:
-        classes: Class names.
-        images: The images with their objects.
-        notes: Lines that tell the user what was found, left out or assumed.
-        left_out: What cannot be used.
+    The attribute ``notes`` has lines that tell the user what was found, left out or assumed.
     """
 
     sources: Sequence[Path]
@@ -348,7 +344,7 @@ def split_images(
     Args:
         images: The images.
         share: Share of the validation part, between 0 and 1.
-        seed: Seed of the split.
+        seed: Seed of the hashes.
         group_by: Regular expression. Images stay together if it finds the same text in their names, or if its first
             group does.
         originals: For each image a number that it shares with its copies; copies stay together, too.

@@ -1,7 +1,6 @@
 """LabelMe: a JSON file of shapes for each image."""
 
 import base64
-import binascii
 import heapq
 import io
 import math
@@ -127,7 +126,7 @@ def _image_of(path: Path, content: dict, options: ReadOptions) -> tuple[Path, by
 def _decoded(data: Any, where: str) -> bytes:
     try:
         return base64.b64decode(data, validate=False)
-    except (binascii.Error, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise EntryError(where, 'is not base64', 'label the image again') from error
 
 

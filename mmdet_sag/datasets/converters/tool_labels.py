@@ -98,13 +98,9 @@ class ToolLabels:
     ) -> LabelledImage | None:
         """The image that a label file names, or None if it is not there or cannot be used.
 
-        Args:
-            name: A path, perhaps of another machine: the image that has most of its last parts is taken.
-            file: The label file.
-            size: Width and height, if the file says them.
-            habit: As in :meth:`LabelledImage.open`.
-            split: The split, if the file says it.
-            folder: Which of several equal names is meant: the one with this folder in its path.
+        ``name`` is a path, perhaps of another machine: the image that has most of its last parts is taken, and of
+        several the one with ``folder`` in its path. ``size`` (width, height) and ``split`` are what the label file
+        says; ``habit`` is as in :meth:`LabelledImage.open`.
         """
         parts = PurePosixPath(str(name).replace('\\', '/')).parts
         found = self._by_name.get(parts[-1] if parts else '', [])
