@@ -211,17 +211,14 @@ def write_data_set(
         for split in SPLITS
         if any(image.split == split for image in images)
     }
-    image_id = annotation_id = 0
-    for split, content in contents.items():
-        for image in images:
-            if image.split != split:
-                continue
-            image_id += 1
-            width, height = image.size
-            content['images'].append(dict(id=image_id, file_name=image.name, width=width, height=height))
-            for item in image.objects:
-                annotation_id += 1
-                content['annotations'].append(_annotation(item, annotation_id, image_id, numbers[item.name]))
+    annotation_id = 0
+    for image_id, image in enumerate(sorted(images, key=lambda image: SPLITS.index(image.split)), 1):
+        content = contents[image.split]
+        width, height = image.size
+        content['images'].append(dict(id=image_id, file_name=image.name, width=width, height=height))
+        for item in image.objects:
+            annotation_id += 1
+            content['annotations'].append(_annotation(item, annotation_id, image_id, numbers[item.name]))
     try:
         with atomic_folder(out) as folder:
             (folder / 'annotations').mkdir()

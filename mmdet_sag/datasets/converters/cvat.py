@@ -82,7 +82,4 @@ def _mask(values: Mapping[str, str], size: tuple[int, int]) -> dict:
     if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height or width > size[0] or height > size[1]:
         raise InputError('masks that do not fill their rectangle')
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    mask = placed(pixels, left, top, size)
-    if mask is None:
-        raise InputError('masks that reach over the border of the image')
-    return mask
+    return placed(pixels, left, top, size, InputError('masks that reach over the border of the image'))

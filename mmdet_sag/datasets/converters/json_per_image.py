@@ -193,7 +193,4 @@ def _mask(bitmap: dict, size: tuple[int, int]) -> dict:
     origin = numbers(bitmap.get('origin'))[0]
     if origin.shape != (2,):
         raise InputError('bitmaps without a place')
-    mask = placed(pixels, *origin.astype(int), size)
-    if mask is None:
-        raise InputError('bitmaps that reach over the border of the image')
-    return mask
+    return placed(pixels, *origin.astype(int), size, InputError('bitmaps that reach over the border of the image'))
