@@ -10,7 +10,7 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
 from .source_files import read_xml, split_of
-from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, numbers, polygon, rectangle
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, numbers, polygon, rectangle, text
 
 _HEAD = Head('.xml', r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
@@ -42,21 +42,15 @@ def _read_image(element: ElementTree.Element, path: Path, labels: ToolLabels) ->
     name, subset = element.get('name'), element.get('subset') or ''
     size = (element.get('width'), element.get('height'))
     image = labels.image(name, path, size, 'turned', split_of(subset), subset)
-    if image is None:
-        return
-    parts: dict = {}
-    for index, shape in enumerate(element):
-        if shape.tag not in (*_SHAPES, *_OTHERS):
-            continue
-        label, group = shape.get('label'), shape.get('group_id', '0')
-        with labels.shape(f"shape {index} of '{name}'"):
-            if shape.tag in _OTHERS:
-                raise WithoutArea(f"shapes of type '{shape.tag}', which has no area")
-            if not label:
-                raise InputError('shapes without a label')
-            pieces = _pieces(shape.tag, shape.attrib, image.size)
-            parts.setdefault((label, index if group == '0' else f'group {group}'), []).extend(pieces)
-    labels.add_objects(image, parts)
+    shapes = [(index, shape) for index, shape in enumerate(element) if shape.tag in (*_SHAPES, *_OTHERS)]
+    labels.read_objects(image, shapes, f"shape {{}} of '{name}'", _object)
+
+
+def _object(index: int, shape: ElementTree.Element, size: tuple[int, int]) -> tuple[tuple, list]:
+    if shape.tag in _OTHERS:
+        raise WithoutArea(f"shapes of type '{shape.tag}', which has no area")
+    label, group = text(shape.get('label'), 'shapes without a label'), shape.get('group_id', '0')
+    return (label, index if group == '0' else f'group {group}'), _pieces(shape.tag, shape.attrib, size)
 
 
 def _pieces(kind: str, values: Mapping[str, str], size: tuple[int, int]) -> list:

@@ -34,7 +34,8 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
             name = info.get('path') or f'{item.get("id")}'
             image = labels.image(name, path, size, 'turned', split_of(path.stem), path.stem)
             read = partial(_object, names)
-            labels.read_objects(image, entries(item.get('annotations')), f"annotation {{}} of '{name}'", read)
+            annotations = enumerate(entries(item.get('annotations')))
+            labels.read_objects(image, annotations, f"annotation {{}} of '{name}'", read)
     return labels.data(classes)
 
 

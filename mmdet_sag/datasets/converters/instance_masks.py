@@ -79,8 +79,7 @@ def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Pa
     if image_folder:
         folders += [image_folder.joinpath(*parts), image_folder.joinpath(*parts[1:]), image_folder]
     for folder in folders:
-        image = image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png')
-        if image:
+        if image := image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png'):
             return image
     raise EntryError(f"'{path}'", 'has no image', "put it beside, or into 'leftImg8bit', or give --images DIR")
 

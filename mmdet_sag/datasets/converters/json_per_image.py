@@ -141,7 +141,8 @@ def _read(
             content = read_json(path)
             name, size = image_of(path, content)
             image = labels.image(name, path, (size.get('width'), size.get('height')), 'turned')
-            labels.read_objects(image, prepare(entries(content.get(shapes))), f"{shapes[:-1]} {{}} of '{path}'", read)
+            items = enumerate(prepare(entries(content.get(shapes))))
+            labels.read_objects(image, items, f"{shapes[:-1]} {{}} of '{path}'", read)
     return labels.data()
 
 

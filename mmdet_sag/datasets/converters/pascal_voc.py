@@ -95,7 +95,7 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
             root = read_xml(path)
             size = (root.findtext('size/width'), root.findtext('size/height'))
             image = labels.image(root.findtext('filename'), path, size, split=splits.get(path.stem))
-            labels.read_objects(image, root.iterfind('object'), f"object {{}} of '{path}'", _box)
+            labels.read_objects(image, enumerate(root.iterfind('object')), f"object {{}} of '{path}'", _box)
     return labels.data()
 
 

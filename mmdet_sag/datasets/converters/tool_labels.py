@@ -146,20 +146,20 @@ class ToolLabels:
     def read_objects(
         self,
         image: LabelledImage | None,
-        items: Iterable,
+        items: Iterable[tuple[int, Any]],
         place: str,
         read: Callable[[int, Any, tuple[int, int]], tuple[Hashable, list]],
     ) -> None:
         """Read the shapes of an image, if it is there, and add the objects that they make.
 
-        ``place`` says what a shape is called, and where it is, with ``{}`` for its index. ``read`` is called with the
-        index, the shape and the image's width and height. It returns the key of the object, whose first item is the
-        class, and its polygons and RLEs. Shapes of one key are one object.
+        ``items`` are indices and shapes. ``place`` says what a shape is called, and where it is, with ``{}`` for its
+        index. ``read`` is called with the index, the shape and the image's width and height. It returns the key of the
+        object, whose first item is the class, and its polygons and RLEs. Shapes of one key are one object.
         """
         if image is None:
             return
         parts: dict[Hashable, list] = {}
-        for index, item in enumerate(items):
+        for index, item in items:
             with self.shape(place.replace('{}', str(index), 1)):
                 key, pieces = read(index, item, image.size)
                 parts.setdefault(key, []).extend(pieces)

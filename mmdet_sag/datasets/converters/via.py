@@ -33,7 +33,7 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     for path, content in contents.items():
         for entry in _entries(content):
             image = labels.image(entry.get('filename'), path)
-            labels.read_objects(image, _regions(entry), f"region {{}} of '{entry.get('filename')}'", read)
+            labels.read_objects(image, enumerate(_regions(entry)), f"region {{}} of '{entry.get('filename')}'", read)
     return labels.data()
 
 
