@@ -336,18 +336,12 @@ def split_images(
     group_by: str | None = None,
     originals: Sequence[int] | None = None,
 ) -> None:
-    """Set the split of each image to ``'train'`` or ``'val'``.
+    """Set the split of each image to ``'train'`` or ``'val'``, whose share is between 0 and 1.
 
     The split depends only on hashes of the names: it is the same on every machine, and images that are added later
-    move few of the others.
-
-    Args:
-        images: The images.
-        share: Share of the validation part, between 0 and 1.
-        seed: Seed of the hashes.
-        group_by: Regular expression. Images stay together if it finds the same text in their names, or if its first
-            group does.
-        originals: For each image a number that it shares with its copies; copies stay together, too.
+    move few of the others. Images stay together if the regular expression ``group_by`` finds the same text in their
+    names, or if its first group does. ``originals`` has for each image a number that it shares with its copies; copies
+    stay together, too.
 
     Raises:
         InputError: The expression is invalid or does not match a name, or a part would be empty.
