@@ -236,15 +236,10 @@ def annotation_problems(
     decode: bool = False,
     polygons_only: bool = False,
 ) -> list[str]:
-    """Return the problems of one annotation.
+    """Return the problems of one annotation, given the usable image entries by id and the ids of the categories.
 
-    Args:
-        annotation: Annotation of COCO.
-        images: Usable image entries by id.
-        category_ids: Ids of the file's categories.
-        masks_needed: Whether masks are checked.
-        decode: Whether to decode compressed run-length encodings.
-        polygons_only: Whether an object's mask must be given as polygons.
+    If masks are needed, they are checked; ``decode`` says whether to decode compressed run-length encodings, and
+    ``polygons_only`` that an object's mask must be given as polygons.
     """
     keys = ('id', 'image_id', 'category_id')
     if not isinstance(annotation, dict) or not all(_is_id(annotation.get(key)) for key in keys):

@@ -50,10 +50,8 @@ def has_yolo_labels(path: Path) -> bool:
 def load_coco(path: str, annotations_needed: bool = True, mapping: bool = False) -> dict:
     """Load an annotation file, so that ``images``, ``categories`` and ``annotations`` are lists.
 
-    Args:
-        path: Annotation file.
-        annotations_needed: Whether to refuse a file without annotations, such as the one of COCO's test images.
-        mapping: Whether ``annotations`` may be a mapping, as LIVECell's, which MMDetection cannot read.
+    If annotations are needed, a file without them, such as the one of COCO's test images, is refused. ``mapping`` says
+    whether ``annotations`` may be a mapping, as LIVECell's, which MMDetection cannot read.
     """
     # The garbage collector would traverse the growing content again and again, for half of the time.
     collects = gc.isenabled()

@@ -81,8 +81,7 @@ def coco_sources(cfg: dict, option: str) -> Iterator[CocoSource]:
         for index, inner in enumerate(cfg['datasets']):
             yield from coco_sources(inner, f'{option}.datasets.{index}')
     elif inspect.isclass(kind) and issubclass(kind, BaseDataset):
-        source = _source(cfg, kind, option)
-        if source is not None:
+        if source := _source(cfg, kind, option):
             yield source
     else:
         print_log(f'{option}: {kind.__name__} is not a data set of MMEngine and is not checked', logger='current')

@@ -184,8 +184,7 @@ def _object(
     if problems and not parts:
         raise EntryError(place, f'has a broken mask ({problems[0]})', _REMEDY)
     if problems:
-        error = EntryError(place, f'broken beside sound ones ({problems[0]})', _REMEDY)
-        left_out.setdefault('polygons', []).append(error)
+        left_out.add('polygons', place, f'broken beside sound ones ({problems[0]})', _REMEDY)
         mask = parts
     sound = not problems and not box_problems(annotation, None)
     return LabelledObject(
@@ -198,22 +197,13 @@ def _object(
 
 
 def write_data_set(
-    out: Path,
-    images: Sequence[LabelledImage],
-    classes: Sequence[str],
-    link: bool = False,
-    left_out: LeftOut | None = None,
+    out: Path, images: Sequence[LabelledImage], classes: Sequence[str], link: bool, left_out: LeftOut
 ) -> None:
     """Write ``annotations/instances_{train,val,test}.json`` and the folders of images, atomically.
 
-    Category ids are 1, 2, ... in the order of the classes. The files do not depend on time or place.
-
-    Args:
-        out: Folder of the data set, which is replaced.
-        images: The images; each has a split.
-        classes: Class names.
-        link: Whether to write links to the images instead of copies.
-        left_out: What is listed in ``annotations/left_out.csv``, if anything.
+    Category ids are 1, 2, ... in the order of the classes. The files do not depend on time or place. An earlier folder
+    is replaced. Each image has a split; ``link`` makes links instead of copies. What was left out is listed in
+    ``annotations/left_out.csv``.
     """
     numbers = {name: number for number, name in enumerate(classes, 1)}
     contents = {
@@ -221,27 +211,23 @@ def write_data_set(
         for split in SPLITS
         if any(image.split == split for image in images)
     }
-    image_id = annotation_id = 0
-    for split, content in contents.items():
-        for image in images:
-            if image.split != split:
-                continue
-            image_id += 1
-            width, height = image.size
-            content['images'].append(dict(id=image_id, file_name=image.name, width=width, height=height))
-            for item in image.objects:
-                annotation_id += 1
-                content['annotations'].append(_annotation(item, annotation_id, image_id, numbers[item.name]))
+    annotation_id = 0
+    for image_id, image in enumerate(sorted(images, key=lambda image: SPLITS.index(image.split)), 1):
+        content = contents[image.split]
+        width, height = image.size
+        content['images'].append(dict(id=image_id, file_name=image.name, width=width, height=height))
+        for item in image.objects:
+            annotation_id += 1
+            content['annotations'].append(_annotation(item, annotation_id, image_id, numbers[item.name]))
     try:
         with atomic_folder(out) as folder:
             (folder / 'annotations').mkdir()
             for split, content in contents.items():
                 (folder / f'annotations/instances_{split}.json').write_text(json.dumps(content), encoding='utf-8')
             if left_out:
-                with open(
-                    folder / 'annotations/left_out.csv', 'w', encoding='utf-8', errors='replace', newline=''
-                ) as file:
-                    rows = [[kind, error.place, error.reason] for kind, errors in left_out.items() for error in errors]
+                rows = [[kind, error.place, error.reason] for kind, errors in left_out.items() for error in errors]
+                path = folder / 'annotations/left_out.csv'
+                with path.open('w', encoding='utf-8', errors='replace', newline='') as file:
                     csv.writer(file).writerows([['kind', 'place', 'reason'], *rows])
             for image in images:
                 _write_image(image, folder / image.split / image.name, link)

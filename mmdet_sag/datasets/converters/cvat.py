@@ -1,6 +1,5 @@
 """CVAT for images 1.1: an XML file of shapes for all images."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,13 +10,13 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import placed
 from .source_files import read_xml, split_of
-from .tool_labels import ToolLabels, WithoutArea, begins, ellipse, files_that_begin, numbers, polygon, rectangle
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, numbers, polygon, rectangle, text
 
-_HEAD = re.compile(r'<annotations>')
+_HEAD = Head('.xml', r'<annotations>')
 _SHAPES = ('polygon', 'box', 'ellipse', 'mask')
 _OTHERS = ('polyline', 'points', 'cuboid', 'skeleton')
 
-is_cvat = begins('.xml', _HEAD)
+is_cvat = _HEAD.is_in
 
 
 def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
@@ -29,7 +28,7 @@ def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in files_that_begin(source, '.xml', _HEAD):
+    for path in _HEAD.files(source):
         root = read_xml(path)
         if root.find('track') is not None:
             raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")
@@ -43,21 +42,15 @@ def _read_image(element: ElementTree.Element, path: Path, labels: ToolLabels) ->
     name, subset = element.get('name'), element.get('subset') or ''
     size = (element.get('width'), element.get('height'))
     image = labels.image(name, path, size, 'turned', split_of(subset), subset)
-    if image is None:
-        return
-    parts: dict = {}
-    for index, shape in enumerate(element):
-        if shape.tag not in (*_SHAPES, *_OTHERS):
-            continue
-        label, group = shape.get('label'), shape.get('group_id', '0')
-        with labels.shape(f"shape {index} of '{name}'"):
-            if shape.tag in _OTHERS:
-                raise WithoutArea(f"shapes of type '{shape.tag}', which has no area")
-            if not label:
-                raise InputError('shapes without a label')
-            pieces = _pieces(shape.tag, shape.attrib, image.size)
-            parts.setdefault((label, index if group == '0' else f'group {group}'), []).extend(pieces)
-    labels.add_objects(image, parts)
+    shapes = [(index, shape) for index, shape in enumerate(element) if shape.tag in (*_SHAPES, *_OTHERS)]
+    labels.read_objects(image, shapes, f"shape {{}} of '{name}'", _object)
+
+
+def _object(index: int, shape: ElementTree.Element, size: tuple[int, int]) -> tuple[tuple, list]:
+    if shape.tag in _OTHERS:
+        raise WithoutArea(f"shapes of type '{shape.tag}', which has no area")
+    label, group = text(shape.get('label'), 'shapes without a label'), shape.get('group_id', '0')
+    return (label, index if group == '0' else f'group {group}'), _pieces(shape.tag, shape.attrib, size)
 
 
 def _pieces(kind: str, values: Mapping[str, str], size: tuple[int, int]) -> list:
@@ -83,7 +76,4 @@ def _mask(values: Mapping[str, str], size: tuple[int, int]) -> dict:
     if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height or width > size[0] or height > size[1]:
         raise InputError('masks that do not fill their rectangle')
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    mask = placed(pixels, left, top, size)
-    if mask is None:
-        raise InputError('masks that reach over the border of the image')
-    return mask
+    return placed(pixels, left, top, size, InputError('masks that reach over the border of the image'))

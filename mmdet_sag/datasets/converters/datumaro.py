@@ -1,30 +1,17 @@
 """Datumaro: a JSON file of items for each subset."""
 
-import re
 from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json, split_of
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    entries,
-    files_that_begin,
-    mapping,
-    numbers,
-    polygon,
-    rectangle,
-    run_lengths,
-    text,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, entries, mapping, numbers, polygon, rectangle, run_lengths, text
 
-_HEAD = re.compile(r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
+_HEAD = Head('.json', r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
 _WITHOUT_AREA = ('label', 'points', 'polyline', 'caption', 'cuboid_3d', 'skeleton')
 
-is_datumaro = begins('.json', _HEAD)
+is_datumaro = _HEAD.is_in
 
 
 def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
@@ -35,7 +22,7 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in files_that_begin(source, '.json', _HEAD):
+    for path in _HEAD.files(source):
         content = read_json(path)
         listed = mapping(mapping(content.get('categories')).get('label')).get('labels')
         names = [str(entry.get('name')) for entry in entries(listed)]
@@ -47,7 +34,8 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
             name = info.get('path') or f'{item.get("id")}'
             image = labels.image(name, path, size, 'turned', split_of(path.stem), path.stem)
             read = partial(_object, names)
-            labels.read_objects(image, entries(item.get('annotations')), f"annotation {{}} of '{name}'", read)
+            annotations = enumerate(entries(item.get('annotations')))
+            labels.read_objects(image, annotations, f"annotation {{}} of '{name}'", read)
     return labels.data(classes)
 
 

@@ -79,8 +79,7 @@ def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Pa
     if image_folder:
         folders += [image_folder.joinpath(*parts), image_folder.joinpath(*parts[1:]), image_folder]
     for folder in folders:
-        image = image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png')
-        if image:
+        if image := image_beside(folder / f'{stem}_leftImg8bit.png') or image_beside(folder / f'{stem}.png'):
             return image
     raise EntryError(f"'{path}'", 'has no image', "put it beside, or into 'leftImg8bit', or give --images DIR")
 
@@ -191,15 +190,13 @@ def _masks_by_image(
 
 
 def _image_and_class(place: Path, image_folder: Path) -> tuple[Path | None, str | None]:
-    image = image_beside(image_folder / place)
-    if image:
+    if image := image_beside(image_folder / place):
         return image, None
     # masks/CLASS/NAME.png, masks/SPLIT/CLASS/NAME.png and masks/CLASS/SPLIT/NAME.png
     for index, part in enumerate(place.parts[:-1]):
-        if split_of(part) is None:
-            image = image_beside(image_folder.joinpath(*place.parts[:index], *place.parts[index + 1 :]))
-            if image:
-                return image, part
+        without = image_folder.joinpath(*place.parts[:index], *place.parts[index + 1 :])
+        if split_of(part) is None and (image := image_beside(without)):
+            return image, part
     return None, None
 
 
@@ -244,9 +241,11 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
         is_map = len(paths) == 1 and paths[0].stem.endswith('mask')
         with labels.left_out.collect('images'):
             image = None
+            place = image_path.relative_to(labels.folder)
+            name, split = without_split(place, *_IMAGE_FOLDERS), split_of_folders(place)
             for path in paths:
                 values = read_values(path)
-                image = image or _opened(image_path, values.shape[::-1], labels)
+                image = image or LabelledImage.open(image_path, name, values.shape[::-1], options, split=split)
                 found = _masks(values, path, image, is_map, labels)
                 one_value &= not found or (is_map and len(found) == 1)
                 for mask in found:
@@ -262,12 +261,6 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
     for path in images.seen() - masks.keys() - pictures:
         labels.left_out.add(NOT_LEARNT, f"'{path}'", 'images without a mask')
     return labels.data()
-
-
-def _opened(path: Path, size: tuple, labels: ToolLabels) -> LabelledImage:
-    place = path.relative_to(labels.folder)
-    name, split = without_split(place, *_IMAGE_FOLDERS), split_of_folders(place)
-    return LabelledImage.open(path, name, size, labels.options, split=split)
 
 
 def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, labels: ToolLabels) -> list[np.ndarray]:

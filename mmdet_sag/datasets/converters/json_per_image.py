@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,29 +15,18 @@ from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .masks import parts_without_holes, placed
 from .source_files import READ_ERRORS, read_json
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    entries,
-    files_that_begin,
-    mapping,
-    numbers,
-    polygon,
-    run_lengths,
-    text,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, entries, mapping, numbers, polygon, run_lengths, text
 
-_ISAT = re.compile(r'"description"\s*:\s*"ISAT"')
-_SA_1B = re.compile(r'^\s*\{\s*"image"\s*:\s*\{[^{}]*"image_id"[^{}]*\}\s*,\s*"annotations"\s*:')
-_SUPERVISELY = re.compile(r'"classTitle"\s*:|"size"\s*:\s*\{\s*"(?:height|width)"[^}]*\}\s*,\s*"objects"\s*:\s*\[')
+_ISAT = Head('.json', r'"description"\s*:\s*"ISAT"')
+_SA_1B = Head('.json', r'^\s*\{\s*"image"\s*:\s*\{[^{}]*"image_id"[^{}]*\}\s*,\s*"annotations"\s*:')
+_SUPERVISELY = Head('.json', r'"classTitle"\s*:|"size"\s*:\s*\{\s*"(?:height|width)"[^}]*\}\s*,\s*"objects"\s*:\s*\[')
 # The category of ISAT's polygons that make holes.
 _BACKGROUND = '__background__'
 # Of Supervisely.
 _WITHOUT_AREA = ('point', 'line', 'graph', 'cuboid')
 _LARGEST_PICTURE = 2**28
 
-is_isat, is_segment_anything, is_supervisely = (begins('.json', head) for head in (_ISAT, _SA_1B, _SUPERVISELY))
+is_isat, is_segment_anything, is_supervisely = _ISAT.is_in, _SA_1B.is_in, _SUPERVISELY.is_in
 
 
 def read_isat(source: Path, options: ReadOptions) -> LabelledData:
@@ -137,7 +125,7 @@ def read_supervisely(source: Path, options: ReadOptions) -> LabelledData:
 def _read(
     source: Path,
     options: ReadOptions,
-    head: re.Pattern,
+    head: Head,
     image_of: Callable[[Path, dict], tuple[object, dict]],
     shapes: str,
     read: Callable,
@@ -148,12 +136,13 @@ def _read(
     ``prepare`` makes what ``read`` gets of the shapes of an image.
     """
     labels = ToolLabels(source, options)
-    for path in files_that_begin(source, '.json', head):
+    for path in head.files(source):
         with labels.left_out.collect('images'):
             content = read_json(path)
             name, size = image_of(path, content)
             image = labels.image(name, path, (size.get('width'), size.get('height')), 'turned')
-            labels.read_objects(image, prepare(entries(content.get(shapes))), f"{shapes[:-1]} {{}} of '{path}'", read)
+            items = enumerate(prepare(entries(content.get(shapes))))
+            labels.read_objects(image, items, f"{shapes[:-1]} {{}} of '{path}'", read)
     return labels.data()
 
 
@@ -205,7 +194,4 @@ def _mask(bitmap: dict, size: tuple[int, int]) -> dict:
     origin = numbers(bitmap.get('origin'))[0]
     if origin.shape != (2,):
         raise InputError('bitmaps without a place')
-    mask = placed(pixels, *origin.astype(int), size)
-    if mask is None:
-        raise InputError('bitmaps that reach over the border of the image')
-    return mask
+    return placed(pixels, *origin.astype(int), size, InputError('bitmaps that reach over the border of the image'))

@@ -10,34 +10,12 @@ from typing import NamedTuple
 
 from ...errors import InputError
 from ...fileio import check_writable_folder
+from . import cvat, datumaro, instance_masks, json_per_image, label_studio, labelme, pascal_voc, via, yolo
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
-from .cvat import is_cvat, read_cvat
-from .datumaro import is_datumaro, read_datumaro
-from .instance_masks import (
-    is_cityscapes,
-    is_instance_masks,
-    is_object_masks,
-    read_cityscapes,
-    read_instance_masks,
-    read_object_masks,
-)
-from .json_per_image import (
-    is_isat,
-    is_segment_anything,
-    is_supervisely,
-    read_isat,
-    read_segment_anything,
-    read_supervisely,
-)
-from .label_studio import is_label_studio, read_label_studio
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .labelme import is_labelme, read_labelme
 from .masks import box_and_area
-from .pascal_voc import is_pascal_voc, is_voc_boxes, read_pascal_voc, read_voc_boxes
 from .source_files import NOT_LEARNT, LeftOut, images_below, split_of
 from .tool_labels import hint
-from .via import is_via, read_via
-from .yolo import is_yolo, read_yolo
 
 # Beyond it Pillow, without being told, takes images for an attack.
 _LARGE = 178_956_970
@@ -50,13 +28,7 @@ _ROBOFLOW_COPY = re.compile(r'(.+)\.rf\.\w+\.\w+')
 
 
 class LabelFormat(NamedTuple):
-    """A format of labels.
-
-    Args:
-        title: Its name in messages.
-        recognises: Whether a file or folder has this format.
-        read: Reads the file or folder.
-    """
+    """A format of labels: its name in messages, what recognises a file or folder that has it, and what reads that."""
 
     title: str
     recognises: Callable[[Path], bool]
@@ -65,21 +37,25 @@ class LabelFormat(NamedTuple):
 
 # They are tried in this order: the most distinctive first.
 FORMATS = {
-    'voc': LabelFormat('Pascal VOC masks', is_pascal_voc, read_pascal_voc),
-    'voc-boxes': LabelFormat('Pascal VOC boxes', is_voc_boxes, read_voc_boxes),
-    'cityscapes': LabelFormat('Cityscapes instance ids', is_cityscapes, read_cityscapes),
-    'yolo': LabelFormat('YOLO segmentation', is_yolo, read_yolo),
-    'labelme': LabelFormat('LabelMe', is_labelme, read_labelme),
-    'cvat': LabelFormat('CVAT for images', is_cvat, read_cvat),
-    'via': LabelFormat('VGG Image Annotator', is_via, read_via),
-    'label-studio': LabelFormat('Label Studio', is_label_studio, read_label_studio),
-    'isat': LabelFormat('ISAT', is_isat, read_isat),
-    'supervisely': LabelFormat('Supervisely', is_supervisely, read_supervisely),
-    'datumaro': LabelFormat('Datumaro', is_datumaro, read_datumaro),
-    'sa-1b': LabelFormat('SA-1B', is_segment_anything, read_segment_anything),
+    'voc': LabelFormat('Pascal VOC masks', pascal_voc.is_pascal_voc, pascal_voc.read_pascal_voc),
+    'voc-boxes': LabelFormat('Pascal VOC boxes', pascal_voc.is_voc_boxes, pascal_voc.read_voc_boxes),
+    'cityscapes': LabelFormat('Cityscapes instance ids', instance_masks.is_cityscapes, instance_masks.read_cityscapes),
+    'yolo': LabelFormat('YOLO segmentation', yolo.is_yolo, yolo.read_yolo),
+    'labelme': LabelFormat('LabelMe', labelme.is_labelme, labelme.read_labelme),
+    'cvat': LabelFormat('CVAT for images', cvat.is_cvat, cvat.read_cvat),
+    'via': LabelFormat('VGG Image Annotator', via.is_via, via.read_via),
+    'label-studio': LabelFormat('Label Studio', label_studio.is_label_studio, label_studio.read_label_studio),
+    'isat': LabelFormat('ISAT', json_per_image.is_isat, json_per_image.read_isat),
+    'supervisely': LabelFormat('Supervisely', json_per_image.is_supervisely, json_per_image.read_supervisely),
+    'datumaro': LabelFormat('Datumaro', datumaro.is_datumaro, datumaro.read_datumaro),
+    'sa-1b': LabelFormat('SA-1B', json_per_image.is_segment_anything, json_per_image.read_segment_anything),
     'coco': LabelFormat('COCO', is_coco, read_coco),
-    'object-masks': LabelFormat('a picture for each object', is_object_masks, read_object_masks),
-    'masks': LabelFormat('instance-mask pictures', is_instance_masks, read_instance_masks),
+    'object-masks': LabelFormat(
+        'a picture for each object', instance_masks.is_object_masks, instance_masks.read_object_masks
+    ),
+    'masks': LabelFormat(
+        'instance-mask pictures', instance_masks.is_instance_masks, instance_masks.read_instance_masks
+    ),
 }
 
 
@@ -94,11 +70,7 @@ class LabelConversion:
         max_left_out: The largest share of a source's images or objects that may be left out because they are broken.
         merge: Whether an image that two files label differently has the objects of both.
 
-    Attributes:
-        classes: Class names.
-        images: The images with their objects.
-        notes: Lines that tell the user what was found, left out or assumed.
-        left_out: What cannot be used.
+    The attribute ``notes`` has lines that tell the user what was found, left out or assumed.
     """
 
     sources: Sequence[Path]
@@ -113,11 +85,7 @@ class LabelConversion:
     _in_two_splits: str | None = None
 
     def check_target(self, out: Path, overwrite: bool) -> None:
-        """Check that the data set can be written. Call it first: reading can take long.
-
-        Args:
-            out: Folder of the data set.
-            overwrite: Whether an earlier data set may be replaced.
+        """Check that the data set can be written, or replace an earlier one. Call it first: reading can take long.
 
         Raises:
             InputError: The folder holds other files, or cannot be written.
@@ -187,16 +155,16 @@ class LabelConversion:
         """Take outlines that are upright rectangles for boxes if that is asked for, and else say how many there are."""
         objects = [(image, i) for image in self.images for i in range(len(image.objects))]
         boxes = [(image, i) for image, i in objects if _is_box(image.objects[i].segmentation)]
-        if not self.options.boxes and len(boxes) > _MANY_BOXES * len(objects):
-            self.notes.append(
-                f'{len(boxes)} of {len(objects)} outlines are upright rectangles: if they are boxes, give --boxes, '
-                'and masks are learnt from them'
-            )
         if self.options.boxes:
             for image, i in boxes:
                 box, area = box_and_area(image.objects[i].segmentation)
                 image.objects[i] = replace(image.objects[i], segmentation=[], bbox=box, area=area)
             self.notes.append(f'{len(boxes)} of {len(objects)} objects have a box and no mask')
+        elif len(boxes) > _MANY_BOXES * len(objects):
+            self.notes.append(
+                f'{len(boxes)} of {len(objects)} outlines are upright rectangles: if they are boxes, give --boxes, '
+                'and masks are learnt from them'
+            )
 
     def _check_left_out(self, source: Path, data: LabelledData) -> None:
         sound = dict(images=len(data.images), objects=sum(len(image.objects) for image in data.images))
@@ -258,13 +226,7 @@ class LabelConversion:
         self._replace_names({name: name for name in classes})
 
     def split(self, share: float, seed: int, group_by: str | None, resplit: bool) -> None:
-        """Split the images into training and validation, unless the sources do.
-
-        Args:
-            share: Share of the validation part.
-            seed: Seed of the split.
-            group_by: As in :func:`split_images`.
-            resplit: Whether to ignore the sources' split.
+        """Split the images as :func:`split_images` does, unless the sources do; ``resplit`` ignores their split.
 
         Raises:
             InputError: The sources split only some images, or a part would be empty.
@@ -374,18 +336,12 @@ def split_images(
     group_by: str | None = None,
     originals: Sequence[int] | None = None,
 ) -> None:
-    """Set the split of each image to ``'train'`` or ``'val'``.
+    """Set the split of each image to ``'train'`` or ``'val'``, whose share is between 0 and 1.
 
     The split depends only on hashes of the names: it is the same on every machine, and images that are added later
-    move few of the others.
-
-    Args:
-        images: The images.
-        share: Share of the validation part, between 0 and 1.
-        seed: Seed of the split.
-        group_by: Regular expression. Images stay together if it finds the same text in their names, or if its first
-            group does.
-        originals: For each image a number that it shares with its copies; copies stay together, too.
+    move few of the others. Images stay together if the regular expression ``group_by`` finds the same text in their
+    names, or if its first group does. ``originals`` has for each image a number that it shares with its copies; copies
+    stay together, too.
 
     Raises:
         InputError: The expression is invalid or does not match a name, or a part would be empty.
@@ -393,7 +349,7 @@ def split_images(
     if not 0 < share < 1:
         raise InputError(f'the share of the validation part is {share:g}: give one between 0 and 1, such as --val 0.2')
     names = [_group(image.name, group_by) for image in images]
-    roots = _joined([(name, number) for name, number in zip(names, originals or names)])
+    roots = _joined(list(zip(names, originals or names)))
     members: dict[int, list[int]] = {}
     for index, root in enumerate(roots):
         members.setdefault(root, []).append(index)

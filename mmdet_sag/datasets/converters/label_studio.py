@@ -11,23 +11,13 @@ from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, ReadOptions
 from .masks import encoded
 from .source_files import IMAGE_SUFFIXES, NOT_LEARNT, read_json_value
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    ellipse,
-    entries,
-    files_that_begin,
-    numbers,
-    polygon,
-    rectangle,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, mapping, numbers, polygon, rectangle
 
-_HEAD = re.compile(r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
+_HEAD = Head('.json', r'^\s*\[\s*\{.*"(annotations|completions)"\s*:\s*\[')
 # Uploaded files get it before their name.
 _UPLOAD = re.compile(r'^[0-9a-f]{8}-')
 
-is_label_studio = begins('.json', _HEAD)
+is_label_studio = _HEAD.is_in
 
 
 def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
@@ -38,7 +28,7 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
-    for path in files_that_begin(source, '.json', _HEAD):
+    for path in _HEAD.files(source):
         for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()
@@ -72,7 +62,9 @@ def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
                 raise InputError('regions of an image that was turned in the tool: turn it back')
             parts[label, key] = _pieces(value, image)
         regions.add(key)
-    unlabelled = {str(item.get('id', index)) for index, item in enumerate(results) if _has_place(item['value'])}
+    unlabelled = {
+        str(item.get('id', i)) for i, item in enumerate(results) if item['value'].keys() & {'rle', 'points', 'x'}
+    }
     for key in sorted(unlabelled - regions):
         labels.left_out.add('objects', f"region '{key}' of '{name}'", 'regions without a class')
     labels.add_objects(image, parts)
@@ -82,14 +74,9 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and len(value) > 0 and isinstance(value[0], str) and value[0] != ''
 
 
-def _has_place(value: dict) -> bool:
-    return not value.keys().isdisjoint(('rle', 'points', 'x'))
-
-
 def _image_name(task: dict, labels: ToolLabels) -> str:
     """Name of the image of a task: the data hold a path or an address of it."""
-    data = task.get('data')
-    texts = [text for text in (data.values() if isinstance(data, dict) else ()) if isinstance(text, str)]
+    texts = [text for text in mapping(task.get('data')).values() if isinstance(text, str)]
     names = [unquote(name) for text in texts for name in _paths(text)]
     name = next((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), str(task.get('file_upload')))
     folder, slash, last = name.rpartition('/')

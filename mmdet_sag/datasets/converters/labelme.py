@@ -1,7 +1,6 @@
 """LabelMe: a JSON file of shapes for each image."""
 
 import base64
-import binascii
 import heapq
 import io
 import math
@@ -27,7 +26,7 @@ from .source_files import (
     split_of_folders,
     without_split,
 )
-from .tool_labels import ellipse
+from .tool_labels import ellipse, mapping
 
 
 def is_labelme(source: Path) -> bool:
@@ -83,9 +82,8 @@ def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions,
     image.origin = path
     parts: dict[Any, list] = {}
     crowds = set()
-    for index, shape in enumerate(content['shapes']):
+    for index, shape in enumerate(map(mapping, content['shapes'])):
         where = f"'{path}', shape {index}"
-        shape = shape if isinstance(shape, dict) else {}
         kind = shape.get('shape_type') or 'polygon'
         if kind in ('point', 'points', 'line', 'linestrip'):
             left_out.add(NOT_LEARNT, where, f"shapes of type '{kind}', which has no area")
@@ -98,8 +96,7 @@ def _labelled_image(path: Path, content: dict, root: Path, options: ReadOptions,
             key = (label, index if group is None else f'group {group}')
             pieces = _parts(shape, kind, image.size, where)
             parts.setdefault(key, []).extend(pieces)
-            flags = shape.get('flags')
-            if isinstance(flags, dict) and flags.get('crowd'):
+            if mapping(shape.get('flags')).get('crowd'):
                 crowds.add(key)
     for key, pieces in parts.items():
         image.objects.append(LabelledObject(key[0], union(pieces, image.size), is_crowd=key in crowds))
@@ -127,7 +124,7 @@ def _image_of(path: Path, content: dict, options: ReadOptions) -> tuple[Path, by
 def _decoded(data: Any, where: str) -> bytes:
     try:
         return base64.b64decode(data, validate=False)
-    except (binascii.Error, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise EntryError(where, 'is not base64', 'label the image again') from error
 
 
@@ -162,7 +159,5 @@ def _mask(shape: dict, points: np.ndarray, size: tuple[int, int], where: str) ->
         raise EntryError(where, 'its mask is not a picture', 'delete it, or draw it again') from error
     if not len(points):
         raise EntryError(where, 'a mask without points has no place', 'delete it, or draw it again')
-    mask = placed(pixels, *points[0].astype(int), size)
-    if mask is None:
-        raise EntryError(where, 'its mask reaches over the border of the image', 'delete it, or draw it again')
-    return mask
+    error = EntryError(where, 'its mask reaches over the border of the image', 'delete it, or draw it again')
+    return placed(pixels, *points[0].astype(int), size, error)

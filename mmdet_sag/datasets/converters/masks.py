@@ -92,14 +92,14 @@ def union(pieces: Sequence[list | dict], size: tuple[int, int]) -> list | dict:
     return list(pieces) if all(isinstance(piece, list) for piece in pieces) else merged(pieces, size)
 
 
-def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int]) -> dict | None:
+def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int], error: InputError) -> dict:
     """RLE of a bitmap (H, W) whose corner is at (left, top) of an image of this width and height.
 
-    None: it reaches over the border.
+    ``error`` is raised if it reaches over the border.
     """
     height, width = pixels.shape
     if left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
-        return None
+        raise error
     bitmap = np.zeros(size[::-1], bool)
     bitmap[top : top + height, left : left + width] = pixels
     return encoded(bitmap)

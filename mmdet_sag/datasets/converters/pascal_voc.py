@@ -1,6 +1,5 @@
 """Pascal VOC: for each image a picture of its objects and one of their classes, or an XML file of boxes."""
 
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,18 +8,18 @@ import numpy as np
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
-from .source_files import EntryError, files_below, image_beside, read_lines, read_xml, split_of
-from .tool_labels import ToolLabels, begins, files_that_begin, numbers, polygon, rectangle, text
+from .source_files import EntryError, files_below, image_beside, read_lines, read_xml
+from .tool_labels import Head, ToolLabels, numbers, polygon, rectangle, text
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 )  # fmt: skip
-_BOXES = re.compile(r'<annotation>.*<bndbox>', re.DOTALL)
+_BOXES = Head('.xml', r'<annotation>.*<bndbox>')
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
 
-is_voc_boxes = begins('.xml', _BOXES)
+is_voc_boxes = _BOXES.is_in
 
 
 def is_pascal_voc(source: Path) -> bool:
@@ -78,10 +77,6 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
 def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     """Read the boxes of XML files. ``ImageSets/Main/train.txt`` and ``val.txt`` are the split.
 
-    Args:
-        source: An XML file, or a folder of them, with the images.
-        options: ``image_folder``, if the images are elsewhere.
-
     Raises:
         InputError: Boxes are not asked for, a file is damaged, or the images are missing.
     """
@@ -93,14 +88,14 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     splits = _splits(source / 'ImageSets/Main')
     labels = ToolLabels(source, options)
-    for path in files_that_begin(source, '.xml', _BOXES):
+    for path in _BOXES.files(source):
         if splits and path.stem not in splits:
             continue
         with labels.left_out.collect('images'):
             root = read_xml(path)
             size = (root.findtext('size/width'), root.findtext('size/height'))
             image = labels.image(root.findtext('filename'), path, size, split=splits.get(path.stem))
-            labels.read_objects(image, root.iterfind('object'), f"object {{}} of '{path}'", _box)
+            labels.read_objects(image, enumerate(root.iterfind('object')), f"object {{}} of '{path}'", _box)
     return labels.data()
 
 
@@ -130,4 +125,4 @@ def _labelmap(path: Path) -> dict[int, str]:
 def _splits(folder: Path) -> dict[str, str]:
     """Splits by name of the image. CVAT writes default.txt, VOC also trainval.txt."""
     paths = [path for path in sorted(folder.glob('*.txt')) if path.stem in ('train', 'val', 'test')]
-    return {line.split()[0]: split_of(path.stem) for path in paths for line in read_lines(path)}
+    return {line.split()[0]: path.stem for path in paths for line in read_lines(path)}

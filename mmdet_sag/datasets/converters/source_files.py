@@ -87,9 +87,8 @@ def split_of_folders(place: Path) -> str | None:
 
 def without_split(place: Path, *others: str) -> str:
     """The path of a file with ``/``, without folders that name a split or are called like one of ``others``."""
-    return Path(
-        *(part for part in place.parts[:-1] if part not in others and not split_of(part)), place.name
-    ).as_posix()
+    folders = (part for part in place.parts[:-1] if part not in others and not split_of(part))
+    return Path(*folders, place.name).as_posix()
 
 
 def images_below(folder: Path) -> list[Path]:

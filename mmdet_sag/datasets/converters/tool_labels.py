@@ -1,12 +1,13 @@
 """What readers of labelling tools' files share: their images, the outlines of their shapes, and what is left out."""
 
 import math
+import os.path
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -32,29 +33,34 @@ _UNREAD = (
 )  # fmt: skip
 
 
-def files_that_begin(source: Path, suffix: str, pattern: re.Pattern) -> Iterator[Path]:
-    """The file, or files below a folder, with this suffix in whose first 8 KiB a pattern is found."""
-    for path in [source] if source.is_file() else files_below(source, suffix):
-        if path.suffix.lower() != suffix:
-            continue
-        try:
-            with path.open('rb') as file:
-                head = file.read(_HEAD_BYTES)
-        except OSError:
-            continue
-        if pattern.search(head.decode('utf-8-sig', 'ignore')):
-            yield path
+class Head(NamedTuple):
+    """How the files of a tool begin: their suffix, and a pattern in their first 8 KiB; a dot is any character."""
 
+    suffix: str
+    pattern: str
 
-def begins(suffix: str, pattern: re.Pattern) -> Callable[[Path], bool]:
-    """Return what tells whether there are :func:`files_that_begin` so."""
-    return lambda source: any(files_that_begin(source, suffix, pattern))
+    def files(self, source: Path) -> Iterator[Path]:
+        """The file, or the files below a folder, that begin so."""
+        for path in [source] if source.is_file() else files_below(source, self.suffix):
+            if path.suffix.lower() != self.suffix:
+                continue
+            try:
+                with path.open('rb') as file:
+                    head = file.read(_HEAD_BYTES)
+            except OSError:
+                continue
+            if re.search(self.pattern, head.decode('utf-8-sig', 'ignore'), re.DOTALL):
+                yield path
+
+    def is_in(self, source: Path) -> bool:
+        """Whether there are such files."""
+        return any(self.files(source))
 
 
 def hint(source: Path) -> str | None:
     """What to export instead, if a file or folder is of a known tool whose format is not read, else None."""
     for suffix, pattern, tool, remedy in _UNREAD:
-        if any(files_that_begin(source, suffix, re.compile(pattern, re.DOTALL))):
+        if Head(suffix, pattern).is_in(source):
             return f"'{source}' is of {tool}, which is not read: {remedy}"
     return None
 
@@ -92,17 +98,14 @@ class ToolLabels:
     ) -> LabelledImage | None:
         """The image that a label file names, or None if it is not there or cannot be used.
 
-        Args:
-            name: A path, perhaps of another machine: the image that has most of its last parts is taken.
-            file: The label file.
-            size: Width and height, if the file says them.
-            habit: As in :meth:`LabelledImage.open`.
-            split: The split, if the file says it.
-            folder: Which of several equal names is meant: the one with this folder in its path.
+        ``name`` is a path, perhaps of another machine: the image that has most of its last parts is taken, and of
+        several the one with ``folder`` in its path. ``size`` (width, height) and ``split`` are what the label file
+        says; ``habit`` is as in :meth:`LabelledImage.open`.
         """
         parts = PurePosixPath(str(name).replace('\\', '/')).parts
-        found = [(_equal_ends(path.parts, parts), path) for path in self._by_name.get(parts[-1] if parts else '', [])]
-        best = [path for count, path in found if count == max(found)[0]]
+        found = self._by_name.get(parts[-1] if parts else '', [])
+        equal = [len(os.path.commonprefix([path.parts[::-1], parts[::-1]])) for path in found]
+        best = [path for path, count in zip(found, equal) if count == max(equal)]
         if len(best) > 1:
             wanted = [path for path in best if folder and folder.lower() in map(str.lower, path.parts)]
             if len(wanted) != 1:
@@ -143,20 +146,20 @@ class ToolLabels:
     def read_objects(
         self,
         image: LabelledImage | None,
-        items: Iterable,
+        items: Iterable[tuple[int, Any]],
         place: str,
         read: Callable[[int, Any, tuple[int, int]], tuple[Hashable, list]],
     ) -> None:
         """Read the shapes of an image, if it is there, and add the objects that they make.
 
-        ``place`` says what a shape is called, and where it is, with ``{}`` for its index. ``read`` is called with the
-        index, the shape and the image's width and height. It returns the key of the object, whose first item is the
-        class, and its polygons and RLEs. Shapes of one key are one object.
+        ``items`` are indices and shapes. ``place`` says what a shape is called, and where it is, with ``{}`` for its
+        index. ``read`` is called with the index, the shape and the image's width and height. It returns the key of the
+        object, whose first item is the class, and its polygons and RLEs. Shapes of one key are one object.
         """
         if image is None:
             return
         parts: dict[Hashable, list] = {}
-        for index, item in enumerate(items):
+        for index, item in items:
             with self.shape(place.replace('{}', str(index), 1)):
                 key, pieces = read(index, item, image.size)
                 parts.setdefault(key, []).extend(pieces)
@@ -179,13 +182,6 @@ class ToolLabels:
         used = {item.name for image in self.images.values() for item in image.objects}
         names = [name for name in dict.fromkeys(classes) if name in used]
         return LabelledData(names + sorted(used - set(names)), list(self.images.values()), left_out=self.left_out)
-
-
-def _equal_ends(first: Sequence[str], second: Sequence[str]) -> int:
-    return next(
-        (count for count, (one, other) in enumerate(zip(reversed(first), reversed(second))) if one != other),
-        min(len(first), len(second)),
-    )
 
 
 def numbers(*values: object) -> np.ndarray:

@@ -1,30 +1,18 @@
 """VGG Image Annotator, versions 1 and 2: a JSON file of regions for all images."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json
-from .tool_labels import (
-    ToolLabels,
-    WithoutArea,
-    begins,
-    ellipse,
-    files_that_begin,
-    mapping,
-    numbers,
-    polygon,
-    rectangle,
-)
+from .tool_labels import Head, ToolLabels, WithoutArea, ellipse, entries, mapping, numbers, polygon, rectangle
 
 # Of a project; and of the regions alone, where it does not matter which key comes first.
-_HEAD = re.compile(r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]', re.DOTALL)
+_HEAD = Head('.json', r'^\s*\{\s*"_via_|^\s*\{\s*"[^"]*"\s*:\s*\{(?=.*"filename"\s*:).*"regions"\s*:\s*[\[{]')
 _CHOICES = ('dropdown', 'radio', 'checkbox')
 
-is_via = begins('.json', _HEAD)
+is_via = _HEAD.is_in
 
 
 def read_via(source: Path, options: ReadOptions) -> LabelledData:
@@ -34,7 +22,7 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute; without
     attributes, ``options`` names the only class.
     """
-    contents = {path: read_json(path) for path in files_that_begin(source, '.json', _HEAD)}
+    contents = {path: read_json(path) for path in _HEAD.files(source)}
     attribute = _class_attribute(contents, source, options)
     labels = ToolLabels(source, options)
 
@@ -45,20 +33,18 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     for path, content in contents.items():
         for entry in _entries(content):
             image = labels.image(entry.get('filename'), path)
-            labels.read_objects(image, _regions(entry), f"region {{}} of '{entry.get('filename')}'", read)
+            labels.read_objects(image, enumerate(_regions(entry)), f"region {{}} of '{entry.get('filename')}'", read)
     return labels.data()
 
 
-def _entries(content: dict) -> Iterator[dict]:
-    entries = content.get('_via_img_metadata', content)
-    return (entry for entry in (entries.values() if isinstance(entries, dict) else ()) if isinstance(entry, dict))
+def _entries(content: dict) -> list[dict]:
+    return entries(list(mapping(content.get('_via_img_metadata', content)).values()))
 
 
 def _regions(entry: dict) -> list[dict]:
     """Regions of an image; version 1 numbers them in a mapping."""
     regions = entry.get('regions')
-    regions = list(regions.values()) if isinstance(regions, dict) else regions
-    return [item for item in regions if isinstance(item, dict)] if isinstance(regions, list) else []
+    return entries(list(regions.values()) if isinstance(regions, dict) else regions)
 
 
 def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOptions) -> str | None:

@@ -63,14 +63,14 @@ def read_yolo(source: Path, options: ReadOptions) -> LabelledData:
         raise InputError(f"'{source}' has no images: give the folder that holds images and labels, or its data.yaml")
 
     data = LabelledData(list(classes), [])
-    label_files: dict[Path, None] = {}
+    label_files = set()
     without_labels = 0
     for path, place, split in found:
         label_file = _label_file(path, [root / place, root / 'labels' / place] if options.image_folder else [])
-        if label_file is None:
-            without_labels += 1
+        if label_file:
+            label_files.add(label_file)
         else:
-            label_files[label_file] = None
+            without_labels += 1
         with data.left_out.collect('images'):
             image = LabelledImage.open(path, without_split(place, 'images'), None, options, 'turned', split)
             if label_file:
@@ -123,10 +123,14 @@ def _names_beside(root: Path) -> list[str]:
 
 def _listed_images(config: dict, config_file: Path) -> Iterator[tuple[Path, Path, str]]:
     """Images of the splits that data.yaml names: path, path in the split, split."""
+    # Files that were moved keep their old "path", and Roboflow writes "../train/images" for "train/images".
+    folders = [config_file.parent / str(config.get('path') or ''), config_file.parent]
     for key, split in (('train', 'train'), ('val', 'val'), ('valid', 'val'), ('test', 'test')):
         entries = config.get(key) or []
         for entry in entries if isinstance(entries, list) else [entries]:
-            path = _resolved(str(entry), config, config_file)
+            # Every part has a folder "images".
+            least = 1 if split_of(PureWindowsPath(str(entry)).name) else 2
+            path = located(str(entry), folders, least=least)
             # A test part may be named without having been exported.
             if path is None and split == 'test':
                 continue
@@ -138,20 +142,9 @@ def _listed_images(config: dict, config_file: Path) -> Iterator[tuple[Path, Path
                 yield from ((image, image.relative_to(path), split) for image in images_below(path))
                 continue
             for line in read_lines(path):
-                image = located(line, [path.parent, *_folders(config, config_file)])
+                image = located(line, [path.parent, *folders])
                 # Of one that is missing, opening says so.
                 yield image or path.parent / line, Path((image or Path(line)).name), split
-
-
-def _resolved(entry: str, config: dict, config_file: Path) -> Path | None:
-    # Files that were moved keep their old "path", and Roboflow writes "../train/images" for "train/images".
-    # Every part has a folder "images".
-    least = 1 if split_of(PureWindowsPath(entry).name) else 2
-    return located(entry, _folders(config, config_file), least=least)
-
-
-def _folders(config: dict, config_file: Path) -> list[Path]:
-    return [config_file.parent / str(config.get('path') or ''), config_file.parent]
 
 
 def _image_of(label_file: Path) -> Path | None:

@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 
@@ -17,16 +15,11 @@ class ShortSideResize(Resize):
     """
 
     def _resize_img(self, results: dict) -> None:
-        results['scale'] = _size(results['img'].shape[:2], results['scale'])
+        height, width = results['img'].shape[:2]
+        short, long = sorted((height, width))
+        target, limit = sorted(results['scale'])
+        if long / short * target > limit:
+            target = max(round(limit * short / long), 1)
+        sides = {True: target, False: target * long // short}
+        results['scale'] = sides[width == short], sides[height == short]
         super()._resize_img(results)
-
-
-def _size(img_shape: tuple[int, int], scale: Sequence[int]) -> tuple[int, int]:
-    """(width, height) of an image of shape (height, width) after resizing."""
-    short, long = sorted(img_shape)
-    target, limit = sorted(scale)
-    if long / short * target > limit:
-        target = max(round(limit * short / long), 1)
-    sides = {True: target, False: target * long // short}
-    height, width = img_shape
-    return sides[width == short], sides[height == short]
