@@ -1,3 +1,4 @@
+import math
 import statistics
 import time
 from collections import Counter
@@ -89,13 +90,13 @@ def compare(
     for batch in batches:
         images, data_samples = preprocess(detector, batch, predictor.metadata.get('input_size'))
         prepared = [prepare(predictor, sample, backend_args) for sample in data_samples]
-        worst['inputs'] = max(worst['inputs'], *input_differences(predictor, images, data_samples, prepared))
+        worst['inputs'] = largest(worst['inputs'], *input_differences(predictor, images, data_samples, prepared))
         if prepares_images(predictor.model):
             # Its images are not rounded to levels, and the detections of these are to be the same.
             images = torch.cat(prepared)
         inputs = images, data_samples
         detections = detect_with_pytorch(detector, *inputs)
-        worst['masks'] = max(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
+        worst['masks'] = largest(worst['masks'], *_finish_differences(detector, predictor, detections, *inputs))
         for expected, found in zip(detections, detect(predictor.model, *inputs, backend_args)):
             num_missing, num_surplus, pairs = _match(expected, found, exact)
             score_differences += [float(abs(expected.scores[i] - found.scores[j])) for i, j in pairs]
@@ -103,10 +104,10 @@ def compare(
                 num_images=1, num_detections=num_missing + len(pairs), num_found=len(pairs), num_surplus=num_surplus
             )
             for name, difference in _differences(expected, found, pairs).items():
-                worst[name] = max(worst[name], difference)
+                worst[name] = largest(worst[name], difference)
             if 'semantic_logits' in found:
                 probs, own = (part.semantic_logits.softmax(dim=0) for part in (expected, found))
-                worst['mask_probs'] = max(worst['mask_probs'], float((probs - own).abs().max()))
+                worst['mask_probs'] = largest(worst['mask_probs'], float((probs - own).abs().max()))
     agreement = Agreement(*(counts[name] for name in Agreement._fields[:4]), **worst)
     different = max(agreement.num_detections - agreement.num_found, agreement.num_surplus)
     if exact:
@@ -115,7 +116,7 @@ def compare(
     else:
         too_far = sum(score_differences) > _SCORE_BY_PRECISION * len(score_differences)
         failed = too_far or different > _SHARE_BY_PRECISION * agreement.num_detections
-    failed = failed or worst['inputs'] > LARGEST_INPUT or worst['masks'] > _LARGEST_MASKS
+    failed = failed or worst['inputs'] > LARGEST_INPUT or worst['masks'] > _LARGEST_MASKS or math.inf in worst.values()
     if not agreement.num_detections and not failed:
         raise InputError(
             f"PyTorch's model detects nothing{'' if exact else ' that scores 0.3'} on {agreement.num_images} images: "
@@ -232,6 +233,11 @@ def prepare(predictor: Predictor, sample: DetDataSample, backend_args: dict | No
     return inputs
 
 
+def largest(*differences: float) -> float:
+    """The largest difference: infinite if one is not a number, which ``max`` passes over."""
+    return math.inf if any(map(math.isnan, differences)) else max(differences)
+
+
 def input_differences(
     predictor: Predictor, images: Tensor, data_samples: SampleList, prepared: Sequence[Tensor]
 ) -> Iterator[float]:
@@ -301,4 +307,4 @@ def _differences(expected: InstanceData, found: InstanceData, pairs: list[tuple[
         float((expected[name][left] - found[name][right]).abs().max())
         for name in ('bboxes', 'scores', 'mask_scores', 'mask_probs')
     )
-    return dict(boxes=boxes, scores=max(scores, mask_scores), mask_probs=mask_probs)
+    return dict(boxes=boxes, scores=largest(scores, mask_scores), mask_probs=mask_probs)

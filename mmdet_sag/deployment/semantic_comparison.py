@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -6,7 +7,7 @@ from mmdet.structures import SampleList
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .comparison import BOUNDS, LARGEST_INPUT, input_differences, prepare, preprocess
+from .comparison import BOUNDS, LARGEST_INPUT, input_differences, largest, prepare, preprocess
 from .exported_detector import model_inputs, read_image
 from .runtime import Predictor
 
@@ -52,17 +53,17 @@ def compare_segmentation(
     for batch in batches:
         images, data_samples = preprocess(segmentor, batch)
         prepared = [prepare(predictor, sample, backend_args) for sample in data_samples]
-        inputs = max(inputs, *input_differences(predictor, images, data_samples, prepared))
+        inputs = largest(inputs, *input_differences(predictor, images, data_samples, prepared))
         expected = segment_with_pytorch(segmentor, images, data_samples)
         found = torch.from_numpy(predictor.model(*model_inputs(images, data_samples))['semantic_logits'])
-        probs = max(probs, float((_probabilities(found) - _probabilities(expected)).abs().max()))
+        probs = largest(probs, float((_probabilities(found) - _probabilities(expected)).abs().max()))
         for sample in segmentor.postprocess_result(expected, data_samples):
             labels = torch.from_numpy(predictor(read_image(sample, backend_args))['semantic'])
             pixels = max(pixels, float((labels != sample.pred_sem_seg.data[0].cpu()).float().mean()))
             num_images += 1
     agreement = SemanticAgreement(num_images, probs, inputs, pixels)
     exact = precision == 'fp32'
-    failed = inputs > LARGEST_INPUT or pixels > (_PIXELS if exact else _PIXELS_BY_PRECISION)
+    failed = math.isinf(probs) or inputs > LARGEST_INPUT or pixels > (_PIXELS if exact else _PIXELS_BY_PRECISION)
     if failed or (exact and probs > BOUNDS['mask_probs']):
         raise InputError(f"the exported model disagrees with PyTorch's, so it is not kept: {agreement}")
     return agreement

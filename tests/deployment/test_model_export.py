@@ -285,7 +285,7 @@ def test_only_what_an_export_wrote_is_replaced(folder, tmp_path, kind):
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize('kind', ['nothing', 'colours', 'threshold', 'scores', 'surplus'])
+@pytest.mark.parametrize('kind', ['nothing', 'colours', 'threshold', 'scores', 'not a number', 'surplus'])
 def test_what_the_comparison_refuses(folder, detector, kind):
     predictor = load_predictor(str(folder / 'onnx'), num_threads=1)
     predictor.metadata = dict(predictor.metadata)
@@ -299,7 +299,7 @@ def test_what_the_comparison_refuses(folder, detector, kind):
         predictor.metadata['mask_thr'] = 0.6
     batches = [*config_images(Config.fromfile(folder / 'tiny.py'), 2)]
     changed = copy.deepcopy(detector)
-    if kind in ('scores', 'surplus'):
+    if kind in ('scores', 'not a number', 'surplus'):
         # Scores of PyTorch's model and of the exported one.
         precision = 'bf16'
         torch.nn.init.constant_(changed.bbox_head.conv_cls.bias, 3.0)
@@ -309,6 +309,8 @@ def test_what_the_comparison_refuses(folder, detector, kind):
             outputs = results.setdefault(images.tobytes(), as_outputs(changed, images, sizes))
             if kind == 'scores':
                 return dict(outputs, scores=outputs['scores'] - np.float32(0.4))
+            if kind == 'not a number':
+                return dict(outputs, mask_probs=outputs['mask_probs'] * np.float32('nan'))
             return {name: np.concatenate([value] * 3) for name, value in outputs.items()}
 
         run.metadata = model.metadata
