@@ -7,9 +7,11 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -37,26 +39,19 @@ _MAX_LINES = 8
 AP_NAMES = dict(bbox_mAP='box AP', segm_mAP='mask AP', boundary_mAP='boundary AP')
 
 
-class _Chart:
-    """Axes, each in a picture of its own, which the page puts side by side where there is room.
-
-    ``svg`` is set when the ``with`` block of :func:`_chart` ends.
-    """
-
-    def __init__(self, num_axes: int, height: float) -> None:
-        size = (10.6 / num_axes, height)
-        self.axes: list[Axes] = [Figure(figsize=size, layout='constrained').subplots() for _ in range(num_axes)]
-        self.svg = ''
-
-
 @contextlib.contextmanager
-def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterator[_Chart]:
-    """Make a chart; with ``unit``, its axes range from 0 to 1."""
+def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterator[SimpleNamespace]:
+    """Make a chart, whose ``svg`` is set when the ``with`` block ends; with ``unit``, its axes range from 0 to 1.
+
+    Each of its ``axes`` is a picture of its own: the page puts them side by side where there is room.
+    """
+    size = (10.6 / num_axes, height)
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # The browser has the glyphs that matplotlib's font lacks.
         warnings.filterwarnings('ignore', message='Glyph .* missing')
-        chart = _Chart(num_axes, height)
+        chart = SimpleNamespace(axes=[Figure(figsize=size, layout='constrained').subplots() for _ in range(num_axes)])
         yield chart
+        chart.svg = Markup()
         for axes in chart.axes:
             if unit:
                 axes.set(xlim=(0, 1), ylim=(0, 1.03))
@@ -66,10 +61,10 @@ def _chart(num_axes: int = 2, height: float = 3.5, unit: bool = False) -> Iterat
             axes.figure.savefig(buffer, format='svg', metadata=dict(Date=None), transparent=True)
             svg = buffer.getvalue().partition('?>')[2].partition('>')[2].strip()
             # All charts have the same names of groups, which nothing refers to.
-            chart.svg += re.sub('<g id="[^"]*"', '<g', svg)
+            chart.svg += Markup(re.sub('<g id="[^"]*"', '<g', svg))
 
 
-def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> str:
+def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> Markup:
     """Draw precision against recall, at several IoU thresholds and by class."""
     recalls = np.linspace(0, 1, 101)
     with _chart(unit=True) as chart:
@@ -85,7 +80,7 @@ def precision_recall_chart(accuracy: CocoAccuracy, classes: Sequence[str]) -> st
     return chart.svg
 
 
-def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen: float) -> str:
+def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen: float) -> Markup:
     """Draw precision, recall and F1 against the score threshold, and F1 by class."""
     with _chart(unit=True) as chart:
         left, right = chart.axes
@@ -101,7 +96,7 @@ def threshold_chart(thresholds: ScoreThresholds, classes: Sequence[str], chosen:
     return chart.svg
 
 
-def pixel_threshold_chart(curves: dict[str, np.ndarray], chosen: float) -> str:
+def pixel_threshold_chart(curves: dict[str, np.ndarray], chosen: float) -> Markup:
     """Draw precision, recall and F1 of pixels, each (101, ), against the threshold, and precision against recall."""
     with _chart(unit=True) as chart:
         left, right = chart.axes
@@ -113,7 +108,7 @@ def pixel_threshold_chart(curves: dict[str, np.ndarray], chosen: float) -> str:
     return chart.svg
 
 
-def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> str:
+def mask_score_chart(predicted: np.ndarray, true: np.ndarray) -> Markup:
     """Draw predicted mask IoU against true mask IoU of n detections, as points and as a curve of means."""
     with _chart(height=3.7, unit=True) as chart:
         left, right = chart.axes
@@ -152,13 +147,10 @@ def read_scalars(work_dir: Path) -> list[dict]:
 
 def training_chart(
     scalars: Sequence[dict], names: dict[str, str] = AP_NAMES, title: str = 'AP on the validation images'
-) -> str | None:
+) -> Markup | None:
     """Draw losses and figures over the steps of :func:`read_scalars`, or return None if nothing was logged.
 
-    Args:
-        scalars: Records of the log.
-        names: Names in the chart by what the figures' names in the log end with.
-        title: Title of the chart of the figures.
+    ``names`` has the figures' names in their chart, by what those in the log end with; ``title`` is the chart's.
     """
     training = [record for record in scalars if 'loss' in record]
     ap_names = dict.fromkeys(
@@ -172,8 +164,7 @@ def training_chart(
             steps, values = zip(*((record['step'], record[key]) for record in training if key in record))
             style = dict(color='black', linewidth=1.8) if key == 'loss' else dict(linewidth=1.1)
             left.plot(steps, values, label=key.replace('loss_', '') if key != 'loss' else 'total', **style)
-        validations = [record for record in scalars if 'val_loss' in record]
-        if validations:
+        if validations := [record for record in scalars if 'val_loss' in record]:
             steps, values = zip(*((record['step'], record['val_loss']) for record in validations))
             left.plot(steps, values, color='black', linestyle=':', marker='o', markersize=4, label='total, validation')
         left.set(title='Losses', xlabel='training step', yscale='log')
@@ -182,20 +173,15 @@ def training_chart(
         left.yaxis.set_minor_formatter(NullFormatter())
         for key in ap_names:
             steps, values = zip(*((record['step'], record[key]) for record in scalars if key in record))
-            right.plot(
-                steps,
-                values,
-                marker='o',
-                markersize=4,
-                label=next(name for end, name in names.items() if key.endswith(end)),
-            )
+            name = next(name for end, name in names.items() if key.endswith(end))
+            right.plot(steps, values, marker='o', markersize=4, label=name)
         right.set(title=title, xlabel='training step or epoch', xlim=(0, None), ylim=(0, None))
         if not ap_names:
             right.text(0.5, 0.5, 'no validation was logged', transform=right.transAxes, ha='center')
     return chart.svg
 
 
-def data_chart(data: DataStatistics) -> str:
+def data_chart(data: DataStatistics) -> Markup:
     """Draw objects per image, sizes of objects, and sizes of images of a data set."""
     with _chart(num_axes=3, height=2.9) as chart:
         count, side, image = chart.axes

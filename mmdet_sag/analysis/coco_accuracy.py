@@ -45,8 +45,7 @@ class CocoAccuracy:
     def precision_curve(self, iou_thr: float = 0.5, label: int = -1) -> np.ndarray:
         """Return precision at the recalls 0, 0.01, ... 1, shape (101, ); NaN if there are no objects."""
         values = self._precision[self._thresholds(iou_thr)][0, :, :, 0]
-        if label >= 0:
-            return np.where(values[:, label] < 0, np.nan, values[:, label])
+        values = values if label < 0 else values[:, [label]]
         present = (values >= 0).all(axis=0)
         return values[:, present].mean(axis=1) if present.any() else np.full(len(values), np.nan)
 

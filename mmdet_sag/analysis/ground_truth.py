@@ -127,7 +127,7 @@ class DataStatistics:
         ids = truth.image_ids
         self.num_images = len(ids)
         self.image_sizes = np.array([[truth.image(i)['width'], truth.image(i)['height']] for i in ids]).reshape(-1, 2)
-        objects = {i: [a for a in truth.annotations(i) if not a.get('iscrowd', 0)] for i in ids}
+        self._objects = objects = {i: [a for a in truth.annotations(i) if not a.get('iscrowd', 0)] for i in ids}
         self.objects_per_image = np.array([len(objects[i]) for i in ids], dtype=np.int64)
         self.num_empty = int((self.objects_per_image == 0).sum())
         labels = [truth.label(a) for found in objects.values() for a in found]
@@ -138,7 +138,6 @@ class DataStatistics:
             name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZE_LIMITS.items()
         }
         self.num_crowds = sum(len(truth.annotations(i)) - len(objects[i]) for i in ids)
-        self._objects = objects
 
     def remarks(self, training: Optional['DataStatistics'] = None) -> list[str]:
         """Return sentences on what looks wrong, also with the training data, or makes the figures uncertain."""

@@ -46,19 +46,15 @@ def encode_image(image: np.ndarray) -> str:
 
 
 def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outline], label: str) -> Markup:
-    """Draw outlines over an image of the page, as an ``<svg>`` element, the most important last.
+    """Draw outlines, the most important last, over the SVG ``<image>`` of an id in the page, as an ``<svg>`` element.
 
-    Args:
-        image_id: The ``id`` of an SVG ``<image>`` in the page.
-        size: Height and width of the image in pixels.
-        outlines: The objects.
-        label: Description for screen readers.
+    ``size`` is the image's height and width in pixels, ``label`` a description for screen readers.
     """
     height, width = size
     shown_width, shown_height = display_size(height, width)
     scale = shown_width / width
     shapes, names, taken = [], [], []
-    written = outlines if len(outlines) <= _MAX_NAMES else [outline for outline in outlines if outline.strong]
+    are_few = len(outlines) <= _MAX_NAMES
     for outline in outlines:
         path = _svg_path(outline.mask, scale, shown_height / height)
         if path is None:
@@ -73,15 +69,14 @@ def image_figure(image_id: str, size: tuple[int, int], outlines: Sequence[Outlin
             f'<path d="{d}" fill="{outline.colour}" fill-opacity="{fill}" stroke="{outline.colour}" '
             f'stroke-width="{stroke}"{dash}/></g>'
         )
-        if outline in written and outline.name:
+        if outline.name and (are_few or outline.strong):
             length = 6.9 * len(outline.name) + 6
             x = max(min(left, shown_width - length), 0)
             y = _free_place(x, min(max(top - 3, 12), shown_height - 3), length, taken, shown_height)
             # Without room for the name, the note has it.
-            if y is None:
-                continue
-            taken.append((x, y, length))
-            names.append(f'<text x="{x:.0f}" y="{y:.0f}">{escape(outline.name)}</text>')
+            if y is not None:
+                taken.append((x, y, length))
+                names.append(f'<text x="{x:.0f}" y="{y:.0f}">{escape(outline.name)}</text>')
     return Markup(
         f'<svg class="picture" role="img" aria-label="{escape(label)}" viewBox="0 0 {shown_width} {shown_height}" '
         f'width="{shown_width}" height="{shown_height}"><use href="#{image_id}"/>{"".join(shapes + names)}</svg>'
@@ -101,11 +96,10 @@ def _free_place(
 
 def _svg_path(mask: dict, scale_x: float, scale_y: float) -> tuple[str, float, float] | None:
     """Return the path data of a mask, and its left and upper end, or None if it is empty."""
-    bitmap = mask_utils.decode(mask)
     x, y, w, h = (int(v) for v in mask_utils.toBbox(mask))
     if w == 0 or h == 0:
         return None
-    crop = bitmap[y : y + h, x : x + w]
+    crop = mask_utils.decode(mask)[y : y + h, x : x + w]
     # Outlines go around pixels, not through their centres, which shows in enlarged images.
     zoom = int(np.clip(np.ceil(2 * scale_x), 1, 8))
     crop = cv2.copyMakeBorder(crop, 1, 1, 1, 1, cv2.BORDER_CONSTANT)

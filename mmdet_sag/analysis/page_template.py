@@ -3,12 +3,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render_page(template: str, **values: object) -> str:
-    """Return a page of this package as HTML.
-
-    Args:
-        template: Name of its template.
-        **values: What the template names.
-    """
+    """Return a page of this package as HTML: ``values`` are what its template, a file of that name, names."""
     environment = Environment(
         loader=PackageLoader('mmdet_sag.analysis', '.'),
         autoescape=True,

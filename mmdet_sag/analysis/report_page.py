@@ -92,7 +92,6 @@ class ReportPage:
         images = {i: self._image(i, (attention or {}).get(i)) for i in self.image_ids}
         data = DataStatistics(self.truth)
         data_sets = {'Data of this report': data, **({'Training data': training} if training else {})}
-        curves = charts.training_chart(scalars) if scalars else None
         return render_page(
             'report.html.jinja',
             title=title,
@@ -104,9 +103,9 @@ class ReportPage:
             without_mask=(self.truth.num_without_mask, self.truth.num_objects),
             sizes=SIZES[1:],
             accuracy=self._accuracy_rows(),
-            precision_recall=Markup(charts.precision_recall_chart(self.accuracy, classes)),
+            precision_recall=charts.precision_recall_chart(self.accuracy, classes),
             score_thr=self.score_thr,
-            threshold_chart=Markup(charts.threshold_chart(self.thresholds, classes, self.score_thr)),
+            threshold_chart=charts.threshold_chart(self.thresholds, classes, self.score_thr),
             threshold_rows=self._threshold_rows(),
             threshold_json=Markup(self._threshold_json()),
             outcomes=self._outcome_rows(),
@@ -117,15 +116,13 @@ class ReportPage:
             mask_scores=self._mask_scores(),
             images=images,
             confident=[dict(images[i], note=self._describe(i, k), id=i) for i, k in self.confident.items()],
-            worst=[dict(images[i], note='', id=i) for i in self.worst],
-            best=[dict(images[i], note='', id=i) for i in self.best],
+            worst=[dict(images[i], note='') for i in self.worst],
+            best=[dict(images[i], note='') for i in self.best],
             marked={i: self._prediction(i, k) for i, k in self.confident.items()},
             no_attention=no_attention,
-            training_chart=Markup(curves) if curves else None,
-            no_scalars=no_scalars or 'The log of the training holds no losses.',
-            data_sets=[
-                dict(name=name, data=part, chart=Markup(charts.data_chart(part))) for name, part in data_sets.items()
-            ],
+            training_chart=charts.training_chart(scalars),
+            no_scalars=no_scalars,
+            data_sets=[dict(name=name, data=part, chart=charts.data_chart(part)) for name, part in data_sets.items()],
             remarks=data.remarks(training),
         )
 
@@ -205,11 +202,9 @@ class ReportPage:
 
     def _mask_scores(self) -> dict | None:
         """Compare predicted with true mask IoUs; None if there are none of either, or nothing was found."""
-        if self.truth.num_without_mask or not any(
-            result.mask_scores is not None and len(result.scores) for result in self.results
-        ):
-            return None
         images = [image for image in self.matched.values() if image.result.mask_scores is not None]
+        if self.truth.num_without_mask or not any(len(image.result.scores) for image in images):
+            return None
         scores = np.concatenate([image.result.scores for image in images])
         mask_scores = np.concatenate([image.result.mask_scores for image in images])
         true = np.concatenate([image.best_ious for image in images])
@@ -218,7 +213,7 @@ class ReportPage:
         scores, mask_scores, true = scores[near], mask_scores[near], true[near]
         predicted = np.clip(mask_scores / np.maximum(scores, 1e-9), 0, 1)
         return dict(
-            chart=Markup(charts.mask_score_chart(predicted, true)),
+            chart=charts.mask_score_chart(predicted, true),
             class_score=_rank_correlation(scores, true),
             mask_score=_rank_correlation(mask_scores, true),
             predicted=_rank_correlation(predicted, true),

@@ -4,7 +4,6 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-from markupsafe import Markup
 
 from . import charts
 from .coco_accuracy import THRESHOLDS
@@ -13,7 +12,7 @@ from .page_template import render_page
 from .segmentation_results import SegmentedImage, class_scores
 
 # Blue, green, red, of a palette that the colour-blind tell apart.
-_RIGHT, _MISSED, _SURPLUS = (115, 158, 0), (233, 180, 86), (0, 94, 213)
+_COLOURS = dict(right=(115, 158, 0), missed=(233, 180, 86), surplus=(0, 94, 213))
 # As many figures as a chart or the page's head can show.
 _NUM_FIGURES = 6
 
@@ -69,7 +68,6 @@ class SegmentationPage:
         # Headings of several words wrap.
         names = {name: name.rpartition('/')[2].replace('_', ' ') for name in self.figures}
         shown = dict(list(names.items())[:_NUM_FIGURES])
-        curves = charts.training_chart(scalars, shown, 'Figures on the validation images') if scalars else None
         place = int(round(self.threshold * 100))
         return render_page(
             'segmentation.html.jinja',
@@ -88,12 +86,12 @@ class SegmentationPage:
             is_settable=self.is_settable,
             best_threshold=self.best_threshold,
             f1=None if self.curves is None else [np.nanmax(self.curves['F1'], initial=0), self.curves['F1'][place]],
-            threshold_chart=Markup(charts.pixel_threshold_chart(self.curves, self.threshold)) if self.curves else None,
-            legend=dict(zip(('right', 'missed', 'surplus'), (_css(bgr) for bgr in (_RIGHT, _MISSED, _SURPLUS)))),
+            threshold_chart=charts.pixel_threshold_chart(self.curves, self.threshold) if self.curves else None,
+            legend={name: 'rgb({2}, {1}, {0})'.format(*bgr) for name, bgr in _COLOURS.items()},
             worst=[self._example(image) for image in self.worst],
             best=[self._example(image) for image in self.best],
-            training_chart=Markup(curves) if curves else None,
-            no_scalars=no_scalars or 'The log of the training holds no losses.',
+            training_chart=charts.training_chart(scalars, shown, 'Figures on the validation images'),
+            no_scalars=no_scalars,
         )
 
     def _example(self, image: SegmentedImage) -> dict:
@@ -102,13 +100,13 @@ class SegmentationPage:
         errors = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR) // 2
         known = labels < len(self.classes)
         if self.curves is None:
-            errors[known & (labels != predicted)] = _SURPLUS
+            errors[known & (labels != predicted)] = _COLOURS['surplus']
             truth, prediction = self._overlay(pixels, labels), self._overlay(pixels, predicted)
             pictures = {'ground truth': truth, 'prediction': prediction, 'wrong pixels': errors}
         else:
             there, found = labels == 1, known & (predicted == 1)
-            for where, colour in ((there & found, _RIGHT), (there & ~found, _MISSED), (found & ~there, _SURPLUS)):
-                errors[where] = colour
+            for name, where in dict(right=there & found, missed=there & ~found, surplus=found & ~there).items():
+                errors[where] = _COLOURS[name]
             pictures = {'image': pixels, 'prediction': errors}
         height, width = labels.shape
         shown = display_size(height, width)
@@ -127,7 +125,3 @@ class SegmentationPage:
         colours[: len(self.palette)] = np.array(self.palette)[:, ::-1]
         known = (labels < len(self.classes))[..., None]
         return np.where(known, pixels // 2 + colours[labels] // 2, pixels)
-
-
-def _css(bgr: tuple[int, int, int]) -> str:
-    return 'rgb({2}, {1}, {0})'.format(*bgr)

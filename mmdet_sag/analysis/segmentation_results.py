@@ -72,8 +72,7 @@ class SegmentationResults(BaseMetric):
             )
             counts = labels < self.num_classes
             pairs = labels[counts].astype(np.int64) * self.num_classes + predicted[counts]
-            shape = self.num_classes, self.num_classes
-            confusion = np.bincount(pairs, minlength=self.num_classes**2).reshape(shape)
+            confusion = np.bincount(pairs, minlength=self.num_classes**2).reshape(self.num_classes, -1)
             above = None
             if self.num_classes == 2:
                 # Of one channel, MMSegmentation has made a probability.

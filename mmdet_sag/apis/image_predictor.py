@@ -134,30 +134,23 @@ class ImagePredictor:
         """Load a model, and return its checkpoint."""
         cfg, checkpoint = _find_model(config, checkpoint)
         weights = load_checkpoint_file(checkpoint)
-        self._check_device(device)
+        try:
+            torch.empty(0, device=device)
+        # PyTorch raises RuntimeError, AssertionError or an error of the device.
+        except Exception as e:
+            raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
         self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)
         check_checkpoint_fits(weights, checkpoint, self.inferencer.model)
-        meta = self.inferencer.model.dataset_meta
         named = (cfg.test_dataloader.dataset.get('metainfo') or {}).get('classes')
         if 'dataset_meta' not in weights.get('meta', {}) and named:
             # Without names in the checkpoint, MMDetection takes those of COCO.
-            meta['classes'] = tuple(named)
+            self.inferencer.model.dataset_meta['classes'] = tuple(named)
         return checkpoint
 
     @property
     def shows_some_classes(self) -> bool:
         """Whether some classes are left out."""
         return self._labels is not None
-
-    @staticmethod
-    def _check_device(device: str | None) -> None:
-        if device is None:
-            return
-        try:
-            torch.empty(0, device=device)
-        # PyTorch raises RuntimeError, AssertionError or an error of the device.
-        except Exception as e:
-            raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
 
     def predict(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
         """Predict images, BGR, each (H, W, 3); ``pred_instances`` has the chosen classes only.
@@ -270,28 +263,20 @@ def _starts(length: int, size: int, overlap: float) -> Iterator[int]:
 def _place(tile: Tile, pred: InstanceData, height: int, width: int) -> tuple[InstanceData, np.ndarray]:
     """Move the detections of a tile to the image, and find those that the tile cuts."""
     pred = pred.cpu()
-    masks: list | None = None
-    if 'masks' in pred:
-        masks = [_place_mask(mask, tile, height, width) for mask in pred.masks]
     x1, y1, x2, y2 = pred.bboxes.numpy().reshape(-1, 4).T
     cut = (x1 < 2) & (tile.x > 0) | (y1 < 2) & (tile.y > 0)
     cut |= (x2 > tile.width - 2) & (tile.x + tile.width < width)
     cut |= (y2 > tile.height - 2) & (tile.y + tile.height < height)
-    placed = InstanceData(**{key: value for key, value in pred.items() if key not in ('bboxes', 'masks')})
-    placed.bboxes = pred.bboxes + pred.bboxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
-    if masks is not None:
-        placed.masks = RLEMasks(masks, height, width)
-    return placed, cut
+    pred.bboxes = pred.bboxes + pred.bboxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
+    if 'masks' in pred:
+        pred.masks = RLEMasks([_place_mask(mask, tile, height, width) for mask in pred.masks], height, width)
+    return pred, cut
 
 
 def _place_mask(mask, tile: Tile, height: int, width: int) -> dict:
     bitmap = np.asarray(mask.cpu(), dtype=bool)
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
-        return place_rle(bitmap[:1, :1], tile.x, tile.y, height, width)
-    top, left = rows[0], columns[0]
-    crop = bitmap[top : rows[-1] + 1, left : columns[-1] + 1]
-    return place_rle(crop, tile.x + int(left), tile.y + int(top), height, width)
+    x, y, w, h = cv2.boundingRect(bitmap.view(np.uint8))
+    return place_rle(bitmap[y : y + h, x : x + w], tile.x + x, tile.y + y, height, width)
 
 
 def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:

@@ -36,12 +36,11 @@ class CocoPredictions:
             return
         pred = sample.pred_instances.cpu()
         pred = pred[pred.scores >= self.score_thr]
-        boxes = np.asarray(pred.bboxes, dtype=np.float64)
         masks = None
         if 'masks' in pred:
             encoded = isinstance(pred.masks, RLEMasks)
             masks = list(pred.masks) if encoded else encode_mask_results(pred.masks.numpy())
-        for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        for i, (x1, y1, x2, y2) in enumerate(pred.bboxes.tolist()):
             annotation = dict(
                 id=len(self.annotations) + 1,
                 image_id=image_id,
@@ -91,10 +90,9 @@ def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
         data['class_name'] = np.array([classes[label] for label in labels], dtype=str)
     if 'mask_scores' in pred:
         data['mask_score'] = np.asarray(pred.mask_scores, dtype=np.float32)
-    masks = pred.masks.numpy().astype(bool) if 'masks' in pred and len(pred) else None
     return supervision.Detections(
         xyxy=np.asarray(pred.bboxes, dtype=np.float32).reshape(-1, 4),
-        mask=masks,
+        mask=pred.masks.numpy().astype(bool) if 'masks' in pred and len(pred) else None,
         confidence=np.asarray(pred.scores, dtype=np.float32),
         class_id=labels,
         data=data,

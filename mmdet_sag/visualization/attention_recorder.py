@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 
 import cv2
@@ -27,7 +28,9 @@ class AttentionRecorder:
     def __init__(self, model: nn.Module) -> None:
         model = model.module if is_model_wrapper(model) else model
         heads = [module for module in model.modules() if isinstance(module, SAGMaskHead)]
-        extractors = [module for name, module in model.named_modules() if _is_mask_roi_extractor(name)]
+        # One, or in a cascade a list.
+        is_extractor = re.compile(r'(.*\.)?mask_roi_extractor(\.\d+)?').fullmatch
+        extractors = [module for name, module in model.named_modules() if is_extractor(name)]
         if not heads or not extractors:
             raise InputError(
                 f'{type(model).__name__} has no SAGMaskHead with a mask_roi_extractor, whose attention could be drawn; '
@@ -100,11 +103,6 @@ class AttentionRecorder:
 
     def _keep_attention(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._calls[-1].append(output)
-
-
-def _is_mask_roi_extractor(name: str) -> bool:
-    parts = name.split('.')
-    return parts[-1] == 'mask_roi_extractor' or (parts[-1].isdigit() and parts[-2:-1] == ['mask_roi_extractor'])
 
 
 @torch.no_grad()

@@ -127,9 +127,8 @@ def draw_instances(
     names = [classes[label] for label in labels]
     if 'scores' in instances:
         names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores.tolist())]
-    if len(labels) <= max_names and _add_names(picture, boxes, names, drawn, size, needs_all=strip):
-        return picture
-    if not strip:
+    is_named = len(labels) <= max_names and _add_names(picture, boxes, names, drawn, size, needs_all=strip)
+    if is_named or not strip:
         return picture
     entries = [(classes[k], labels.count(k), None if each else drawn[labels.index(k)]) for k in sorted(set(labels))]
     return _with_strip(picture, entries, size)

@@ -40,25 +40,11 @@ class _Axis(NamedTuple):
 
 
 def paste_masks_as_rle(
-    probs: Tensor,
-    boxes: Tensor,
-    height: int,
-    width: int,
-    threshold: float = 0.5,
-    whole_image: bool | None = None,
+    probs: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5, whole_image: bool | None = None
 ) -> RLEMasks:
-    """Paste the masks of boxes into an image; :func:`paste_masks_of_images` for one image.
+    """Paste the masks of boxes into an image of a height and width in pixels.
 
-    Args:
-        probs: Mask probabilities, shape (n, h, w), each in [0, 1].
-        boxes: x1, y1, x2, y2 in pixels of the image, shape (n, 4). What is off the image is cut.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        threshold: Lowest probability of a pixel that belongs to a mask, 0 or more.
-        whole_image: As for :func:`paste_masks_of_images`.
-
-    Returns:
-        The masks, encoded.
+    The other arguments are those of :func:`paste_masks_of_images`.
     """
     return paste_masks_of_images(probs, boxes, [len(probs)], [(height, width)], threshold, whole_image)[0]
 
@@ -96,9 +82,7 @@ def paste_masks_of_images(
     if whole_image is None:
         whole_image = probs.device.type != 'cpu'
     sizes = np.array([(int(height), int(width)) for height, width in image_sizes]).repeat(num_per_img, axis=0)
-    masks: list[dict] = []
-    if len(probs):
-        masks = _paste(probs.float(), boxes, sizes, threshold, whole_image)
+    masks = _paste(probs.float(), boxes, sizes, threshold, whole_image) if len(probs) else []
     ends = np.cumsum(num_per_img)
     return [
         RLEMasks(masks[end - number : end], *size, probs.device)
@@ -184,8 +168,10 @@ def _changes(
     the first image or more.
     """
     num_ends, num_end_columns, num_crossings, num_crossing_columns, num_irregular, num_irregular_columns = counts
-    stride = none + 1
-    changes = [_changes_of_cells(_nonzero(ends, num_ends), num_end_columns, rows, columns, heights, stride)]
+    # The upper and lower ends of what is made of whole cells.
+    mask, row, column = _nonzero(ends, num_ends)
+    item, pixel = _expand(columns.edges[mask, column], columns.edges[mask, column + 1], num_end_columns)
+    changes = [(mask * (none + 1) + rows.edges[mask, row])[item] + pixel * heights[mask][item]]
     spans, found = _changes_of_crossings(
         _nonzero(crossing, num_crossings),
         num_crossing_columns,
@@ -208,14 +194,9 @@ def _changes(
 
 
 def _axis(low: Tensor, high: Tensor, size: int, length: Tensor, whole_image: bool) -> _Axis:
-    if whole_image:
-        first, last = torch.zeros_like(low), length.to(low)
-    else:
-        # In the boxes' own type: this is what MMDetection computes.
-        first, last = (
-            torch.minimum(bound.clamp(min=0), length.to(low)) for bound in (low.floor() - 1, high.ceil() + 1)
-        )
-    first, last = (bound.nan_to_num(0).long() for bound in (first, last))
+    bounds = (torch.zeros_like(low), length.to(low)) if whole_image else (low.floor() - 1, high.ceil() + 1)
+    # In the boxes' own type: this is what MMDetection computes.
+    first, last = (torch.minimum(bound.clamp(min=0), length.to(low)).nan_to_num(0).long() for bound in bounds)
     last = torch.maximum(first, last)
     low, high = low.double(), high.double()
     cell = (high - low) / size
@@ -247,15 +228,6 @@ def _expand(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:
     return item, torch.arange(total, device=item.device) - (counts.cumsum(0) - counts - first)[item]
 
 
-def _changes_of_cells(
-    ends: Sequence[Tensor], total: int, rows: _Axis, columns: _Axis, heights: Tensor, stride: int
-) -> Tensor:
-    """Changes at the upper and lower ends of what is made of whole cells."""
-    mask, row, column = ends
-    item, pixel = _expand(columns.edges[mask, column], columns.edges[mask, column + 1], total)
-    return (mask * stride + rows.edges[mask, row])[item] + pixel * heights[mask][item]
-
-
 def _changes_of_crossings(
     crossing: Sequence[Tensor],
     total: int,
@@ -267,11 +239,9 @@ def _changes_of_crossings(
     heights: Tensor,
     none: int,
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """Changes in cells that cross the threshold.
+    """What is left to sample in cells that cross the threshold, and the changes of the rest; some of either are empty.
 
-    Returns:
-        What is left to sample: mask, column, first row and the row after the last, each of shape (k, ), and the changes
-        of the rest. Some of either are empty.
+    To sample are mask, column, first row and the row after the last, each of shape (k, ).
     """
     mask, row, column = crossing
     height = heights[mask]
@@ -281,9 +251,8 @@ def _changes_of_crossings(
     step = 1 / columns.cell[mask]
     start = (first_column + 0.5 - columns.low[mask]) * step - (column - 0.5)
     upper, upper_right, lower, lower_right = (corner[mask, row, column] for corner in corners)
-    lower, lower_right = lower - upper, lower_right - upper_right
-    lines = [(upper + (upper_right - upper) * start, (upper_right - upper) * step)]
-    lines.append((lower + (lower_right - lower) * start, (lower_right - lower) * step))
+    edges = (upper, upper_right), (lower - upper, lower_right - upper_right)
+    lines = [(left + (right - left) * start, (right - left) * step) for left, right in edges]
     # Along the upper edge of a cell, and so from there to the lower edge, probability is linear in the column.
     places = place.float()
     upper, slope = (torch.addcmul(value.float()[cell], slope.float()[cell], places) for value, slope in lines)

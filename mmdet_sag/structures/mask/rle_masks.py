@@ -233,17 +233,12 @@ def encode_changes(
 
     Args:
         changes: Numbers of pixels in any order, int64: mask * (height * width + 1) + column * height + row, where the
-            largest image counts in the first product. Numbers that occur an even number of times cancel. They are
-            sorted in place.
+            largest image counts in the first product. Numbers that occur an even number of times cancel.
         num_masks: Number of masks, 1 or more.
         height, width: Height and width of the image, or of the image of each mask, shape (num_masks, ).
     """
-    changes.sort()
-    new = np.ones(len(changes), bool)
-    np.not_equal(changes[1:], changes[:-1], out=new[1:])
-    firsts = np.flatnonzero(new)
-    times = np.diff(firsts, append=len(changes))
-    changes = changes[firsts[times & 1 == 1]]
+    numbers, times = np.unique(changes, return_counts=True)
+    changes = numbers[times % 2 == 1]
 
     sizes = np.stack(np.broadcast_arrays(height, width, np.arange(num_masks))[:2], axis=1)
     pixels = sizes.prod(axis=1)
