@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
 from ...structures.mask import RLEMasks, TensorMasks
-from ..roi_heads.centermask_roi_head import of_class
+from ..layers.group_selection import of_class
 from .centermask import CenterMask
 from .panoptic_centermask import PanopticCenterMask
 

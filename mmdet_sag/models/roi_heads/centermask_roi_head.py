@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...structures.inclusive_boxes import clip_boxes, not_empty, pad_masks, to_exclusive
 from ...structures.transfers import to_device, to_host
-from ..layers.group_selection import chosen_of_groups, filled, join, split
+from ..layers.group_selection import chosen_of_groups, filled, join, of_class, split
 from .mask_heads import CenterMaskIoUHead, SAGMaskHead
 from .mask_heads.mask_head_mixins import MaskTargetMixin
 from .roi_extractors import ScaleAdaptiveRoIExtractor
@@ -261,9 +261,3 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
     def _mask_iou_forward(self, mask_results: dict, labels: Tensor) -> Tensor:
         return self.mask_iou_head(mask_results['mask_feats'], of_class(mask_results['mask_preds'], labels))
-
-
-def of_class(preds: Tensor, labels: Tensor) -> Tensor:
-    """Select each row's entry of its class from predictions (n, num_classes, ...), or the only one of (n, 1, ...)."""
-    index = torch.arange(len(labels), device=labels.device)
-    return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]

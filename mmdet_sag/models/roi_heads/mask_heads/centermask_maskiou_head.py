@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....structures.mask import TensorMasks
 from ....structures.transfers import to_device
+from ...layers.group_selection import of_class
 from .mask_head_mixins import positives_on_host
 
 
@@ -117,7 +118,5 @@ class CenterMaskIoUHead(MaskIoUHead):
             The detections, with ``mask_scores`` of shape (num_instances, ).
         """
         for results, mask_iou_pred in zip(results_list, mask_iou_preds):
-            labels = results.labels if self.num_classes > 1 else torch.zeros_like(results.labels)
-            index = torch.arange(len(results), device=mask_iou_pred.device)
-            results.mask_scores = results.scores * mask_iou_pred[index, labels]
+            results.mask_scores = results.scores * of_class(mask_iou_pred, results.labels)
         return results_list

@@ -16,7 +16,7 @@ from torch.nn.modules.utils import _pair
 from ....errors import InputError
 from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
-from ...layers.group_selection import filled
+from ...layers.group_selection import filled, of_class
 
 _LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_box', 'loss_mask_pairwise')
 
@@ -206,8 +206,7 @@ class RLEMaskMixin(FCNMaskHead):
         if found:
             boxes, labels = (torch.cat([results_list[i][key] for i in found]) for key in ('bboxes', 'labels'))
             logits = torch.cat([torch.as_tensor(mask_preds[i], device=boxes.device) for i in found])
-            labels = torch.zeros_like(labels) if logits.shape[1] == 1 else labels
-            probs = logits[torch.arange(len(labels), device=labels.device), labels]
+            probs = of_class(logits, labels)
             probs = probs if activate_map else probs.sigmoid()
         num_per_img = [len(results) for results in results_list]
         masks = paste_masks_of_images(probs, boxes, num_per_img, sizes, rcnn_test_cfg.mask_thr_binary)

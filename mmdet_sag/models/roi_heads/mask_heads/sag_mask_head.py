@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ....errors import InputError
 from ...layers import SpatialAttention
+from ...layers.group_selection import of_class
 from .mask_head_mixins import MaskTargetMixin, RLEMaskMixin
 
 # Options of mask heads that SAGMaskHead cannot replace, and the remedy.
@@ -93,7 +94,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         # By their method: while a model is exported, PyTorch puts modules into classes of its own.
         is_conv = type(self.conv_logits).forward in (nn.Conv2d.forward, Conv2d.forward)
         if not (is_fcn and is_conv and self.conv_logits.kernel_size == (1, 1)):
-            return self(x)[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
+            return of_class(self(x), labels)[:, None]
         for conv in self.convs:
             x = conv(x)
         if self.upsample is not None:
