@@ -13,24 +13,13 @@ from torch import Tensor, nn
 _COUNTED_STEPS = 50
 
 
-class _Share:
-    """A share over the first steps in which it is counted."""
-
-    def __init__(self) -> None:
-        self.counts: list[Tensor] = []
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether there were as many steps."""
-        return len(self.counts) == _COUNTED_STEPS
-
-    def add(self, part: Tensor, total: Tensor) -> float | None:
-        """Count a step; the share after the last of them."""
-        self.counts.append(torch.stack([part, total]))
-        if not self.is_counted:
-            return None
-        part, total = torch.stack(self.counts).sum(dim=0)
-        return float(part / total.clamp(min=1))
+def _share(counts: list[Tensor], part: Tensor, total: Tensor) -> float | None:
+    """Count a step; the share over all counted steps after the last of them."""
+    counts.append(torch.stack([part, total]))
+    if len(counts) < _COUNTED_STEPS:
+        return None
+    part, total = torch.stack(counts).sum(dim=0)
+    return float(part / total.clamp(min=1))
 
 
 @MODELS.register_module()
@@ -82,7 +71,8 @@ class BoxInstLoss(nn.Module):
         self.warmup_iters = warmup_iters
         self.box_weight = box_weight
         self.pairwise_weight = pairwise_weight
-        self._similar, self._covered = _Share(), _Share()
+        self._similar: list[Tensor] = []
+        self._covered: list[Tensor] = []
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
     def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
@@ -115,10 +105,10 @@ class BoxInstLoss(nn.Module):
         )
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
         num_pairs = pairs.sum()
-        if not self._similar.is_counted:
-            self._report_similar(self._similar.add(num_pairs, in_box.sum() * pairs.shape[1]))
-        if iteration > 2 * self.warmup_iters and not self._covered.is_counted:
-            self._report_covered(self._covered.add(((mask_preds > 0) & in_box).sum(), in_box.sum()))
+        if len(self._similar) < _COUNTED_STEPS:
+            self._report_similar(_share(self._similar, num_pairs, in_box.sum() * pairs.shape[1]))
+        if iteration > 2 * self.warmup_iters and len(self._covered) < _COUNTED_STEPS:
+            self._report_covered(_share(self._covered, ((mask_preds > 0) & in_box).sum(), in_box.sum()))
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
         loss_pairwise = (disagreement * pairs).sum() / num_pairs.clamp(min=1)
