@@ -123,8 +123,14 @@ class CenterMask(SingleStageDetector):
     def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
         """Compute the losses of :meth:`loss` from FPN features."""
         if self.inclusive_boxes:
-            batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
-        box_samples = [_without_masks(data_sample) for data_sample in batch_data_samples]
+            batch_data_samples = [_copy(data_sample) for data_sample in batch_data_samples]
+            for data_sample in batch_data_samples:
+                scale_factor = data_sample.get('scale_factor', (1.0, 1.0))
+                data_sample.gt_instances.bboxes = to_inclusive(data_sample.gt_instances.bboxes, scale_factor)
+        box_samples = [_copy(data_sample) for data_sample in batch_data_samples]
+        for data_sample in box_samples:
+            # RTMDet's assigner would take masks for tensors, and centre objects on them.
+            data_sample.gt_instances.pop('masks', None)
         proposal_cfg = self.train_cfg.proposal
         if isinstance(self.bbox_head, CenterMaskFCOSHead):
             losses, results_list = self.bbox_head.loss_and_predict(x, box_samples, proposal_cfg=proposal_cfg)
@@ -213,11 +219,10 @@ class CenterMask(SingleStageDetector):
         return (*outs, *self.roi_head(x, results_list, batch_data_samples))
 
 
-def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
+def _copy(data_sample: DetDataSample) -> DetDataSample:
+    """A copy whose ``gt_instances`` can be changed without changing those of the other."""
     data_sample = data_sample.clone()
-    gt_instances = data_sample.gt_instances.clone()
-    gt_instances.bboxes = to_inclusive(gt_instances.bboxes, data_sample.get('scale_factor', (1.0, 1.0)))
-    data_sample.gt_instances = gt_instances
+    data_sample.gt_instances = data_sample.gt_instances.clone()
     return data_sample
 
 
@@ -229,15 +234,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     yield
     for part in training:
         part.training = True
-
-
-def _without_masks(data_sample: DetDataSample) -> DetDataSample:
-    """A copy for the box head: RTMDet's assigner would take masks for tensors, and centre objects on them."""
-    data_sample = data_sample.clone()
-    gt_instances = data_sample.gt_instances.clone()
-    gt_instances.pop('masks', None)
-    data_sample.gt_instances = gt_instances
-    return data_sample
 
 
 def _check_no_old_option(train_cfg: OptConfigType, test_cfg: OptConfigType) -> None:
