@@ -248,14 +248,6 @@ class PoliteTeacher(SemiBaseDetector):
         """Add ``masks`` and ``mask_weights`` to detections, whose boxes stay as they are."""
         roi_head = self.teacher.roi_head
         num_per_img = [len(results) for results in results_list]
-        if sum(num_per_img) == 0:
-            for results, sample in zip(results_list, batch_data_samples):
-                height, width = sample.img_shape[:2]
-                results.masks = TensorMasks(
-                    torch.zeros((0, height, width), dtype=torch.bool, device=results.scores.device)
-                )
-                results.mask_weights = results.scores.new_zeros(0)
-            return
         logits, ious = roi_head(feats, results_list, batch_data_samples, of_class=True)
         labels = torch.cat([results.labels for results in results_list])
         threshold = self.semi_train_cfg.mask_pseudo_thr

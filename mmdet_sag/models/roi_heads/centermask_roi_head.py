@@ -74,6 +74,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
             (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head.
         """
+        if of_class and not any(len(results) for results in results_list):
+            return x[0].new_zeros(0, 1, 1, 1), None if self.mask_iou_head is None else x[0].new_zeros(0, 1)
         img_shapes = [sample.img_shape for sample in batch_data_samples]
         rois = bbox2roi([results.bboxes for results in results_list])
         labels = torch.cat([results.labels for results in results_list])
@@ -169,13 +171,9 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
             ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
+        outputs = self(x, results_list, batch_data_samples, of_class=True)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
-        if any(len(results) for results in results_list):
-            mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
-        else:
-            mask_preds = x[0].new_zeros(0, 1, 1, 1)
-            mask_iou_preds = None if self.mask_iou_head is None else x[0].new_zeros(0, 1)
-        return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
+        return self.predict_by_feat(*outputs, results_list, batch_img_metas, rescale=rescale)
 
     def predict_by_feat(
         self,
