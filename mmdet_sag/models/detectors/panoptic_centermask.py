@@ -1,6 +1,6 @@
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType
+from mmdet.utils import ConfigType, InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
@@ -77,6 +77,12 @@ class PanopticCenterMask(CenterMask):
         results_list = self.predict_by_feat(self.instance_feats(x), batch_data_samples, rescale=rescale)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         seg_preds = self.semantic_head.predict(x, batch_img_metas, rescale=rescale)
+        return self.merge_results(results_list, seg_preds, batch_data_samples)
+
+    def merge_results(
+        self, results_list: InstanceList, seg_preds: list[Tensor], batch_data_samples: SampleList
+    ) -> SampleList:
+        """Merge instances and class scores (num_classes, H, W) of each image into the results of :meth:`predict`."""
         panoptic_list = self.panoptic_fusion_head.predict(results_list, seg_preds)
         for sample, panoptic in zip(batch_data_samples, panoptic_list):
             sample.pred_panoptic_seg = panoptic
@@ -84,7 +90,5 @@ class PanopticCenterMask(CenterMask):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
         x = self.extract_feat(batch_inputs)
-        return (
-            *self.forward_by_feat(self.instance_feats(x), batch_data_samples),
-            self.semantic_head(x)['seg_preds'],
-        )
+        instances = self.forward_by_feat(self.instance_feats(x), batch_data_samples)
+        return *instances, self.semantic_head(x)['seg_preds']
