@@ -106,9 +106,7 @@ class CenterMask(SingleStageDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Compute the losses of the box head and of the RoI branch.
 
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with ``gt_instances``.
+        Images have the shape (N, 3, H, W), data samples have ``gt_instances``.
 
         Returns:
             The losses of the box head, such as ``loss_cls``, ``loss_bbox`` and ``loss_centerness``, those of the mask
@@ -154,12 +152,7 @@ class CenterMask(SingleStageDetector):
         return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """Detect objects and their masks.
-
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the images' meta information.
-            rescale: Whether the results are returned at the original image's size.
+        """Detect objects and their masks in images (N, 3, H, W); with ``rescale``, at the original images' size.
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),

@@ -45,15 +45,10 @@ class PanopticCenterMask(CenterMask):
         return x[self.instance_start_level :]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
-        """Compute the losses of the box head, the RoI branch and the semantic head.
+        """Compute the losses of :class:`CenterMask`, and ``loss_seg``, that of the semantic head.
 
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with ``gt_instances`` and ``gt_sem_seg``, whose ``sem_seg`` (1, H, W)
-                holds labels: things, then stuff, and 255 where there is none.
-
-        Returns:
-            The losses of :class:`CenterMask`, and ``loss_seg``.
+        Images have the shape (N, 3, H, W), data samples have ``gt_instances`` and ``gt_sem_seg``, whose ``sem_seg``
+        (1, H, W) holds labels: things, then stuff, and 255 where there is none.
         """
         x = self.extract_feat(batch_inputs)
         losses = self.loss_by_feat(self.instance_feats(x), batch_data_samples)
@@ -61,12 +56,7 @@ class PanopticCenterMask(CenterMask):
         return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """Detect objects and their masks, and segment the whole image.
-
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the images' meta information.
-            rescale: Whether the results are returned at the original image's size.
+        """Detect objects and their masks, and segment the whole image; arguments are those of :class:`CenterMask`.
 
         Returns:
             The data samples with ``pred_instances`` as from :class:`CenterMask`, and ``pred_panoptic_seg``, whose

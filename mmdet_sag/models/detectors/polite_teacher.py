@@ -114,11 +114,7 @@ class PoliteTeacher(SemiBaseDetector):
         return self
 
     def loss(self, multi_batch_inputs: dict[str, Tensor], multi_batch_data_samples: dict[str, SampleList]) -> dict:
-        """Compute the losses of labelled and unlabelled images.
-
-        Args:
-            multi_batch_inputs: Images of each branch, shape (N, 3, H, W).
-            multi_batch_data_samples: Data samples of each branch.
+        """Compute the losses of labelled and unlabelled images: each branch has images (N, 3, H, W) and data samples.
 
         Returns:
             The student's losses on the labelled images, named ``sup_...``, and on the unlabelled ones, ``unsup_...``;
@@ -148,11 +144,7 @@ class PoliteTeacher(SemiBaseDetector):
     def get_pseudo_instances(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
     ) -> tuple[SampleList, dict | None]:
-        """Label images by the teacher.
-
-        Args:
-            batch_inputs: Weak views of shape (N, 3, H, W).
-            batch_data_samples: Their data samples.
+        """Label weak views (N, 3, H, W) by the teacher.
 
         Returns:
             The data samples with ``gt_instances`` in pixels of the network's input: ``bboxes``, not clipped to the
@@ -187,14 +179,10 @@ class PoliteTeacher(SemiBaseDetector):
     def project_pseudo_instances(
         self, batch_pseudo_instances: SampleList, batch_data_samples: SampleList
     ) -> SampleList:
-        """Hand the pseudo-labels of the weak views over to the strong views, which have the same geometry.
-
-        Args:
-            batch_pseudo_instances: Data samples of the weak views, with ``gt_instances``.
-            batch_data_samples: Data samples of the strong views.
+        """Hand the ``gt_instances`` of the weak views over to the strong views, which have the same geometry.
 
         Returns:
-            The data samples of the strong views, with the ``gt_instances``.
+            The data samples of the strong views.
 
         Raises:
             InputError: The views have not the same geometry.
@@ -211,15 +199,10 @@ class PoliteTeacher(SemiBaseDetector):
     def loss_by_pseudo_instances(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, batch_info: dict | None = None
     ) -> dict:
-        """Compute the student's losses on pseudo-labels.
-
-        Args:
-            batch_inputs: Strong views of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the pseudo-labels as ``gt_instances``.
-            batch_info: Numbers to log.
+        """Compute the student's losses on strong views (N, 3, H, W) with pseudo-labels as ``gt_instances``.
 
         Returns:
-            The weighted losses and the numbers, named ``unsup_...``.
+            The weighted losses and the numbers of ``batch_info``, which are logged, named ``unsup_...``.
         """
         weights = dict(self.semi_train_cfg.unsup_weights)
         if not self.semi_train_cfg.keep_images_without_pseudo_labels:

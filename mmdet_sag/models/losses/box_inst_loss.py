@@ -76,13 +76,10 @@ class BoxInstLoss(nn.Module):
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
     def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
-        """Compute the losses.
+        """Compute the losses of mask logits (n, h, w) in RoIs (n, 4), x1, y1, x2, y2 in pixels, n at least 1.
 
-        Args:
-            mask_preds: Mask logits of RoIs, shape (n, h, w), n at least 1.
-            rois: The RoIs, x1, y1, x2, y2 in pixels, shape (n, 4).
-            bboxes: Boxes of their objects, shape (n, 4).
-            lab_crops: CIELAB colours of the cells of the RoIs, shape (n, 3, h, w).
+        ``bboxes`` (n, 4) are the boxes of their objects, ``lab_crops`` (n, 3, h, w) the CIELAB colours of the cells of
+        the RoIs.
 
         Returns:
             ``loss_mask_project``, a mean of the RoIs, ``loss_mask_box``, of the positions, and
@@ -143,13 +140,9 @@ class BoxInstLoss(nn.Module):
         )
 
     def similar_pairs(self, lab_crops: Tensor) -> Tensor:
-        """Whether the colours of each position and its neighbours inside the RoI are similar.
+        """Whether the CIELAB colours (n, 3, h, w) of each position and its neighbours inside the RoI are similar.
 
-        Args:
-            lab_crops: CIELAB colours, shape (n, 3, h, w).
-
-        Returns:
-            Bool, shape (n, pairwise_size ** 2 - 1, h, w).
+        The result is bool and has the shape (n, pairwise_size ** 2 - 1, h, w).
         """
         neighbours, inside = (
             unfold_wo_center(maps, self.pairwise_size, self.pairwise_dilation)

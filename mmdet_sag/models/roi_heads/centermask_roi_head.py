@@ -62,13 +62,9 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         batch_data_samples: SampleList,
         of_class: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Run the heads on detections, without post-processing.
+        """Run the heads on the detections of each image in FPN features, without post-processing.
 
-        Args:
-            x: FPN features.
-            results_list: Detections of each image.
-            batch_data_samples: Data samples with ``img_shape``.
-            of_class: Whether to compute the mask logits of each detection's class only, which is faster.
+        With ``of_class``, mask logits are those of each detection's class only, which is faster.
 
         Returns:
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
@@ -84,12 +80,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         return mask_results['mask_preds'], mask_iou_preds
 
     def loss(self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList) -> dict:
-        """Compute the mask and MaskIoU losses on detections and ground truth.
-
-        Args:
-            x: FPN features.
-            results_list: Detections of each image.
-            batch_data_samples: Data samples with ``gt_instances``.
+        """Compute the mask and MaskIoU losses on the detections of each image in FPN features and on ground truth.
 
         Returns:
             The losses of the mask head, such as ``loss_mask``, and, with a MaskIoU head, ``loss_mask_iou``.
@@ -159,13 +150,10 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     def predict(
         self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, rescale: bool = False
     ) -> InstanceList:
-        """Add masks and mask scores to detections.
+        """Add masks and mask scores to the detections of each image in FPN features.
 
-        Args:
-            x: FPN features.
-            results_list: Detections of each image, in pixels of the network's input, not clipped to the image.
-            batch_data_samples: Data samples with ``img_shape``.
-            rescale: Whether boxes and masks are returned at the original image's size.
+        Detections are in pixels of the network's input, not clipped to the image. With ``rescale``, boxes and masks are
+        returned at the original image's size.
 
         Returns:
             The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
@@ -190,12 +178,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         Args:
             mask_preds: Mask logits of all detections, shape (n, num_classes, h, w), or (n, 1, h, w) of their classes.
             mask_iou_preds: Predicted IoU of all detections, shape (n, num_classes), or None without MaskIoU head.
-            results_list: Detections of each image.
+            results_list: Detections of each image; they and ``rescale`` are as for :meth:`predict`, as is the result.
             batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each image.
-            rescale: Whether boxes and masks are returned at the original image's size.
-
-        Returns:
-            See :meth:`predict`.
         """
         if mask_iou_preds is not None:
             num_per_img = [len(results) for results in results_list]
@@ -212,14 +196,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     ) -> InstanceList:
         """Paste masks into the images, and turn boxes into MMDetection's if they are inclusive.
 
-        Args:
-            mask_preds: Mask logits of each image, shape (n, num_classes or 1, h, w).
-            results_list: Detections of each image, clipped to it.
-            batch_img_metas: See :meth:`predict_by_feat`.
-            rescale: See :meth:`predict_by_feat`.
-
-        Returns:
-            See :meth:`predict`.
+        Mask logits of each image have the shape (n, num_classes or 1, h, w); its detections are clipped to it. The rest
+        is as for :meth:`predict_by_feat`.
         """
         if not self.inclusive_boxes:
             return self.mask_head.predict_by_feat(

@@ -41,17 +41,13 @@ class MaskTargetMixin(FCNMaskHead):
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
     ) -> Tensor:
-        """Crop the ground-truth masks to the positive RoIs.
-
-        Args:
-            sampling_results: Sampling result of each image. Its RoIs and indices may lie on the host.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            rcnn_train_cfg: ``mask_size`` and, optionally, ``clip_mask_targets`` (default True).
+        """Crop the ground-truth masks to the positive RoIs, which, like their indices, may lie on the host.
 
         Returns:
             Binary targets of shape (num_pos, mask_size, mask_size), float32, where ``pos_gt_labels`` lie.
         """
         device = sampling_results[0].pos_gt_labels.device
+        mask_size = _pair(rcnn_train_cfg.mask_size)
         targets = []
         for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances):
             masks = gt_instances.masks
@@ -59,14 +55,13 @@ class MaskTargetMixin(FCNMaskHead):
                 rois = np.clip(rois, 0, np.array([masks.width, masks.height] * 2))
             if len(rois) and isinstance(masks, TensorMasks):
                 places, inds = (to_device(torch.from_numpy(part), device) for part in (rois, gt_inds))
-                targets.append(masks.cropped(places, inds, _pair(rcnn_train_cfg.mask_size)))
+                targets.append(masks.cropped(places, inds, mask_size))
             elif len(rois):
                 binarize = not rcnn_train_cfg.get('soft_mask_target', False)
-                mask_size = _pair(rcnn_train_cfg.mask_size)
                 masks = masks.crop_and_resize(rois, mask_size, device=device, inds=gt_inds, binarize=binarize)
                 targets.append(torch.from_numpy(masks.to_ndarray()))
         if not targets:
-            return torch.zeros((0, *_pair(rcnn_train_cfg.mask_size)), device=device)
+            return torch.zeros((0, *mask_size), device=device)
         return to_device(torch.cat(targets), device).float()
 
     def loss_and_target(

@@ -57,12 +57,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         return self.convs[-1]
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor | list[Tensor]:
-        """Predict masks.
-
-        Args:
-            x: RoI features of shape (n, in_channels, h, w).
-            *args: Further inputs of the head that this one is combined with.
-            **kwargs: Further inputs of the head that this one is combined with.
+        """Predict masks from RoI features (n, in_channels, h, w) and what else a head combined with this one takes.
 
         Returns:
             Logits of shape (n, num_classes, 2h, 2w), or the outputs of the head that this one is combined with.
@@ -78,11 +73,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         return super().forward(x, *args, **kwargs)
 
     def forward_of_class(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Predict the mask of one class per RoI, without computing the logits of all others.
-
-        Args:
-            x: RoI features of shape (n, in_channels, h, w).
-            labels: Class of each RoI, shape (n, ).
+        """Predict the mask of one class (n, ) per RoI (n, in_channels, h, w), without the logits of all others.
 
         Returns:
             Logits of shape (n, 1, 2h, 2w), equal to those of :meth:`forward` within rounding.
@@ -110,10 +101,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
 class SAGHTCMaskHead(SAGMaskHead, HTCMaskHead):
     """:class:`SAGMaskHead` for HTC and DetectoRS-HTC: the next stage gets features after the spatial attention.
 
-    Args:
-        with_conv_res: As in ``HTCMaskHead``.
-        *args: As in :class:`SAGMaskHead`.
-        **kwargs: As in :class:`SAGMaskHead`.
+    It also has the options of ``HTCMaskHead``.
     """
 
 
@@ -121,7 +109,5 @@ class SAGHTCMaskHead(SAGMaskHead, HTCMaskHead):
 class SAGSCNetMaskHead(SAGMaskHead, SCNetMaskHead):
     """:class:`SAGMaskHead` for SCNet: the spatial attention follows the residual blocks.
 
-    Args:
-        conv_to_res: As in ``SCNetMaskHead``.
-        **kwargs: As in :class:`SAGMaskHead`.
+    It also has the options of ``SCNetMaskHead``.
     """

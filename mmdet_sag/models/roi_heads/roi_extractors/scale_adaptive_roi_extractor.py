@@ -43,14 +43,10 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         self.eps = eps
 
     def map_roi_levels(self, rois: Tensor, img_areas: Tensor) -> Tensor:
-        """Assign RoIs to levels (Eq. 2).
+        """Return the index (n, ) of each RoI's level, 0 for the finest (Eq. 2).
 
-        Args:
-            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2.
-            img_areas: Area of the image of each RoI, without padding, in square pixels, shape (n, ).
-
-        Returns:
-            Index of each RoI's level, 0 for the finest, shape (n, ).
+        RoIs (n, 5) are image index, x1, y1, x2, y2; ``img_areas`` (n, ) are the areas of their images, without padding,
+        in square pixels.
         """
         extent = int(self.inclusive_boxes)
         roi_areas = (rois[:, 3] - rois[:, 1] + extent) * (rois[:, 4] - rois[:, 2] + extent)
