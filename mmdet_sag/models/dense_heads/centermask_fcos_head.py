@@ -98,10 +98,7 @@ class CenterMaskFCOSHead(FCOSHead):
 
     def get_targets(self, points: list[Tensor], batch_gt_instances: InstanceList) -> tuple[list[Tensor], list[Tensor]]:
         """Labels and distances of all points. As in ``FCOSHead``, which sends a GPU the range of each level."""
-        ranges = [
-            torch.cat([level.new_full((len(level), 1), end) for end in ends], dim=1)
-            for level, ends in zip(points, self.regress_ranges)
-        ]
+        ranges = [filled(level, [ends]).expand(len(level), -1) for level, ends in zip(points, self.regress_ranges)]
         num_points = [len(level) for level in points]
         targets = multi_apply(
             self._get_targets_single,

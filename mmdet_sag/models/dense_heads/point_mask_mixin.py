@@ -95,7 +95,7 @@ class PointMaskMixin:
     def mask_logits(
         self, shape: Tensor | None, saliency: Tensor | None, boxes: Tensor, labels: Tensor, cells: Tensor
     ) -> list[Tensor]:
-        """Shape and saliency of objects, on the points of their boxes.
+        """Shape and saliency of objects, on the points of their boxes: logits (N, K, mask_size, mask_size) of each.
 
         Args:
             shape: Hidden features of the shape branch, shape (N, C, H, W) or (N, C, locations), or None.
@@ -103,9 +103,6 @@ class PointMaskMixin:
             boxes: x1, y1, x2, y2 in pixels of the network's input, shape (N, K, 4).
             labels: Classes of shape (N, K).
             cells: Locations of the objects, as in :class:`PointDetections`, shape (N, K).
-
-        Returns:
-            Logits of those of the two that there are, each (N, K, mask_size, mask_size).
         """
         size, logits = self.mask_size, []
         if shape is not None and self.shape_head is not None:

@@ -32,16 +32,13 @@ class CenterMask(SingleStageDetector):
     A checkpoint with another number of classes can be loaded non-strictly: the ``class_layers``, which have one output
     per class, keep their initial weights, with a warning.
 
+    Further arguments are those of ``SingleStageDetector``.
+
     Args:
-        backbone: Config of the backbone.
-        neck: Config of the neck.
-        bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
         train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``, the
             training config of the RoI branch, and ``bbox_head``, that of a box head with an assigner.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
-        data_preprocessor: Config of the data preprocessor.
-        init_cfg: Initialization config.
         inclusive_boxes: Whether boxes end at their last pixel throughout the model, as in CenterMask's first
             implementation. Ground truth and results are MMDetection's boxes nevertheless.
 

@@ -67,16 +67,14 @@ class PanopticCenterMask(CenterMask):
         results_list = self.predict_by_feat(self.instance_feats(x), batch_data_samples, rescale=rescale)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         seg_preds = self.semantic_head.predict(x, batch_img_metas, rescale=rescale)
-        return self.merge_results(results_list, seg_preds, batch_data_samples)
+        return self.add_results(batch_data_samples, results_list, seg_preds)
 
-    def merge_results(
-        self, results_list: InstanceList, seg_preds: list[Tensor], batch_data_samples: SampleList
-    ) -> SampleList:
+    def add_results(self, data_samples: SampleList, results_list: InstanceList, seg_preds: list[Tensor]) -> SampleList:
         """Merge instances and class scores (num_classes, H, W) of each image into the results of :meth:`predict`."""
         panoptic_list = self.panoptic_fusion_head.predict(results_list, seg_preds)
-        for sample, panoptic in zip(batch_data_samples, panoptic_list):
+        for sample, panoptic in zip(data_samples, panoptic_list):
             sample.pred_panoptic_seg = panoptic
-        return self.add_pred_to_datasample(batch_data_samples, results_list)
+        return self.add_pred_to_datasample(data_samples, results_list)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
         x = self.extract_feat(batch_inputs)

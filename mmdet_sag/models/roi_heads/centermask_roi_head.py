@@ -68,7 +68,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
         Returns:
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
-            (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head.
+            (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head. With ``of_class``,
+            all but n is 1 where there are no detections.
         """
         if of_class and not any(len(results) for results in results_list):
             return x[0].new_zeros(0, 1, 1, 1), None if self.mask_iou_head is None else x[0].new_zeros(0, 1)

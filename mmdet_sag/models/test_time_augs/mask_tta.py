@@ -213,7 +213,7 @@ class PanopticCenterMaskTTAModel(CenterMaskTTAModel):
         views = self._predict_views(data)
         results_list = self._merge_instances(views)
         seg_probs = [sum(probs) / len(views) for probs in zip(*(self._predict_semantic(*view) for view in views))]
-        return self.detector.merge_results(results_list, seg_probs, views[0][1])
+        return self.detector.add_results(views[0][1], results_list, seg_probs)
 
     def _predict_semantic(self, feats: tuple[Tensor, ...], data_samples: SampleList, _: list) -> list[Tensor]:
         """Class probabilities (num_classes, H, W) that one view predicts, upright, at the original images' size."""

@@ -25,13 +25,12 @@ class MaskTargetMixin(FCNMaskHead):
     """Training of CenterMask's FCN mask head: RoIs that are not clipped, weights of pseudo-masks, objects without mask.
 
     With ``train_cfg.rcnn.clip_mask_targets=False``, which CenterMask's configs set, an RoI beyond the image keeps its
-    size when its target is cropped; MMDetection clips it to the image first.
+    size when its target is cropped; MMDetection clips it to the image first. Further arguments are those of
+    ``FCNMaskHead``.
 
     Args:
-        *args: As in ``FCNMaskHead``.
         loss_boxes: Config of the loss of objects that have a box and no mask, such as :class:`BoxInstLoss`. The model
             then needs a :class:`BoxSupervisedDataPreprocessor`.
-        **kwargs: As in ``FCNMaskHead``.
     """
 
     def __init__(self, *args, loss_boxes: OptConfigType = None, **kwargs) -> None:

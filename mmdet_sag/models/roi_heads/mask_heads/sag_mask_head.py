@@ -35,9 +35,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
     ``train_cfg.rcnn.clip_mask_targets`` and ``loss_boxes`` (:class:`MaskTargetMixin`).
 
     Args:
-        *args: As in ``FCNMaskHead``.
         attention_kernel_size: Kernel size of the spatial attention, 3 or 7.
-        **kwargs: As in :class:`MaskTargetMixin`.
 
     Raises:
         InputError: An option belongs to another mask head.
@@ -73,7 +71,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         return super().forward(x, *args, **kwargs)
 
     def forward_of_class(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Predict the mask of one class (n, ) per RoI (n, in_channels, h, w), without the logits of all others.
+        """Predict the mask of one class per RoI, ``labels`` (n, ), without computing the logits of all others.
 
         Returns:
             Logits of shape (n, 1, 2h, 2w), equal to those of :meth:`forward` within rounding.

@@ -60,16 +60,13 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         roi_scale_factor: float | None = None,
         img_shapes: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
-        """Extract the features of RoIs.
+        """Extract the features (n, C, output_size, output_size) of RoIs.
 
         Args:
             feats: One tensor (N, C, H, W) per level.
             rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
             roi_scale_factor: Factor by which RoIs are enlarged after they have got their levels.
             img_shapes: (height, width) of each image without padding. The padded size if not given.
-
-        Returns:
-            RoI features of shape (n, C, output_size, output_size).
         """
         if img_shapes is None:
             height, width = (side * self.featmap_strides[0] for side in feats[0].shape[-2:])
