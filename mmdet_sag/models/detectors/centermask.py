@@ -132,9 +132,8 @@ class CenterMask(SingleStageDetector):
         else:
             # Crops leave boxes without area, to which MMDetection's assigners give locations: some losses are infinite.
             for data_sample in box_samples:
-                data_sample.gt_instances = data_sample.gt_instances[
-                    not_empty(data_sample.gt_instances.bboxes, self.inclusive_boxes)
-                ]
+                gt_instances = data_sample.gt_instances
+                data_sample.gt_instances = gt_instances[not_empty(gt_instances.bboxes, self.inclusive_boxes)]
             # In training, some heads return something else than boxes in pixels: FCOS strides, VFNet two regressions,
             # RepPoints points.
             # MMDetection's assigner of RepPoints looks up a GPU's indices in a tensor that it makes on the CPU.

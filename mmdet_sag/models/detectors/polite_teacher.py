@@ -86,7 +86,7 @@ class PoliteTeacher(SemiBaseDetector):
         data_preprocessor: OptConfigType = None,
         init_cfg: OptConfigType = None,
     ) -> None:
-        options = ConfigDict(_merged(_SEMI_TRAIN_CFG, semi_train_cfg or {}, 'model.semi_train_cfg'))
+        options = _with_defaults(semi_train_cfg or {})
         super().__init__(detector, options, ConfigDict(semi_test_cfg or {}), data_preprocessor, init_cfg)
         if not isinstance(self.student, CenterMask) or isinstance(self.student, PanopticCenterMask):
             raise InputError(
@@ -256,15 +256,14 @@ class PoliteTeacher(SemiBaseDetector):
             results.mask_weights = weight
 
 
-def _merged(defaults: dict, given: dict, option: str) -> dict:
-    """The defaults with the given values in their place."""
-    merged = dict(defaults)
-    for key, value in given.items():
-        if key not in defaults:
-            raise InputError(f"{option} has no option '{key}': it has {', '.join(defaults)}")
+def _with_defaults(semi_train_cfg: dict) -> ConfigDict:
+    options = ConfigDict(_SEMI_TRAIN_CFG)
+    for key, value in semi_train_cfg.items():
+        if key not in options:
+            raise InputError(f"model.semi_train_cfg has no option '{key}': it has {', '.join(options)}")
         # Other box heads have other losses, so their weights may be new.
-        merged[key] = {**defaults[key], **value} if isinstance(defaults[key], dict) else value
-    return merged
+        options[key] = {**options[key], **value} if isinstance(options[key], dict) else value
+    return options
 
 
 def _geometry(sample: DetDataSample) -> tuple:

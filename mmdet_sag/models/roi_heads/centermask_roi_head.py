@@ -42,11 +42,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     """
 
     def __init__(
-        self,
-        mask_roi_extractor: ConfigType,
-        mask_iou_head: OptConfigType,
-        inclusive_boxes: bool = False,
-        **kwargs,
+        self, mask_roi_extractor: ConfigType, mask_iou_head: OptConfigType, inclusive_boxes: bool = False, **kwargs
     ) -> None:
         if inclusive_boxes:
             mask_roi_extractor = ConfigDict(mask_roi_extractor, inclusive_boxes=True)
@@ -56,11 +52,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         self.inclusive_boxes = inclusive_boxes
 
     def forward(
-        self,
-        x: tuple[Tensor, ...],
-        results_list: InstanceList,
-        batch_data_samples: SampleList,
-        of_class: bool = False,
+        self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, of_class: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Run the heads on the detections of each image in FPN features, without post-processing.
 

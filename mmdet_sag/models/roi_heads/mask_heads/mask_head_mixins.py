@@ -137,15 +137,7 @@ class MaskTargetMixin(FCNMaskHead):
         images = torch.arange(len(num_per_img)).repeat_interleave(torch.tensor(num_per_img))[without_mask.cpu()]
         rois, bboxes = rois[without_mask], bboxes[without_mask]
         crops = [
-            roi_align(
-                gt_instances.lab_images[0][None],
-                F.pad(rois[images == image], (1, 0)),
-                mask_preds.shape[1:],
-                1.0,
-                0,
-                'avg',
-                True,
-            )
+            roi_align(gt_instances.lab_images[0][None], F.pad(rois[images == image], (1, 0)), mask_preds.shape[1:])
             for image, gt_instances in enumerate(batch_gt_instances)
             if (images == image).any()
         ]
