@@ -68,7 +68,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         img_shapes = [sample.img_shape for sample in batch_data_samples]
         rois = bbox2roi([results.bboxes for results in results_list])
         labels = torch.cat([results.labels for results in results_list])
-        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes, labels=labels if of_class else None)
+        mask_results = self._mask_forward(x, rois, img_shapes, labels=labels if of_class else None)
         mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
         return mask_results['mask_preds'], mask_iou_preds
 
@@ -87,7 +87,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         together = to_device(torch.cat(columns, dim=1), x[0].device)
         rois, labels, gt_inds = together[:, :5].contiguous(), together[:, 5].long(), together[:, 6].long()
         img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
-        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
+        mask_results = self._mask_forward(x, rois, img_shapes)
         mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
 
         # While an accelerator computes these, the host draws the targets, for which it has the RoIs.
@@ -212,11 +212,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         return results_list
 
     def _mask_forward(
-        self,
-        x: tuple[Tensor, ...],
-        rois: Tensor,
-        img_shapes: Sequence[tuple[int, int]] | None = None,
-        labels: Tensor | None = None,
+        self, x: tuple[Tensor, ...], rois: Tensor, img_shapes: Sequence[tuple[int, int]], labels: Tensor | None = None
     ) -> dict:
         scale_adaptive = isinstance(self.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
         mask_feats = self.mask_roi_extractor(
