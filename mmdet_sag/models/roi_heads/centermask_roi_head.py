@@ -152,9 +152,9 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
             ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
-        outputs = self(x, results_list, batch_data_samples, of_class=True)
+        mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
-        return self.predict_by_feat(*outputs, results_list, batch_img_metas, rescale=rescale)
+        return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 
     def predict_by_feat(
         self,
