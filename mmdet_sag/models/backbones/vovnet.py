@@ -6,10 +6,12 @@ from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmdet.models.layers import ChannelAttention
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
-from mmengine.model import BaseModule, PretrainedInit, Sequential, initialize
+from mmengine.model import BaseModule, Sequential, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from ..model_config import is_pretrained
 
 
 class VoVNetArch(NamedTuple):
@@ -47,9 +49,8 @@ class OSABlock(BaseModule):
         with_cp: bool = False,
         conv_cfg: OptConfigType = None,
         norm_cfg: ConfigType = dict(type='BN'),
-        init_cfg: OptMultiConfig = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__()
         self.identity = identity
         self.with_cp = with_cp
         self.reduction = None
@@ -184,7 +185,7 @@ class VoVNet(BaseModule):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
-        pretrained_cfgs = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
+        pretrained_cfgs = [cfg for cfg in init_cfgs if is_pretrained(cfg)]
         if offsets and pretrained_cfgs:
             # MMEngine loaded them before they could be set to zero.
             initialize(self, pretrained_cfgs)
@@ -203,7 +204,7 @@ class VoVNet(BaseModule):
         """Switch the mode, keeping frozen stages and, with ``norm_eval``, norm layers in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
-        if mode and self.norm_eval:
+        if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -228,16 +229,9 @@ class VoVNet(BaseModule):
 def _conv3x3(
     in_channels: int, out_channels: int, stride: int, depthwise: bool, conv_cfg: ConfigType | None, norm_cfg: ConfigType
 ) -> nn.Module:
+    options = dict(stride=stride, padding=1, norm_cfg=norm_cfg)
     if depthwise:
         return DepthwiseSeparableConvModule(
-            in_channels,
-            out_channels,
-            3,
-            stride=stride,
-            padding=1,
-            norm_cfg=norm_cfg,
-            dw_norm_cfg=None,
-            dw_act_cfg=None,
-            bias=False,
+            in_channels, out_channels, 3, **options, dw_norm_cfg=None, dw_act_cfg=None, bias=False
         )
-    return ConvModule(in_channels, out_channels, 3, stride=stride, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+    return ConvModule(in_channels, out_channels, 3, **options, conv_cfg=conv_cfg)

@@ -15,10 +15,7 @@ class BoxSupervisedDataPreprocessor(DetDataPreprocessor):
 
     MMDetection's ``BoxInstDataPreprocessor`` instead replaces all masks by boxes, and needs scikit-image.
 
-    Args:
-        *args: As in ``DetDataPreprocessor``.
-        bgr_to_rgb: As there. Images are loaded as BGR.
-        **kwargs: As there.
+    Arguments are those of ``DetDataPreprocessor``. Images are loaded as BGR.
     """
 
     def __init__(self, *args, bgr_to_rgb: bool = False, **kwargs) -> None:

@@ -41,15 +41,13 @@ class CenterMaskFCOSHead(FCOSHead):
 
     Source: `FCOS <https://arxiv.org/abs/1904.01355>`_ and `CenterMask <https://arxiv.org/abs/1911.06667>`_.
 
+    Further arguments are those of ``FCOSHead``, of which ``center_sampling`` and ``conv_bias`` are True by default.
+
     Args:
-        *args: As in ``FCOSHead``.
-        center_sampling: As in ``FCOSHead``, on by default.
-        conv_bias: As in ``FCOSHead``, True by default.
         norm_on_bbox: Whether distances are ReLU-ed strides; if not, they are exponentials in pixels of the network's
             input, as in CenterMask's first implementation.
         loss_bbox: Config of the box loss. It gets boxes in strides, or in pixels if ``norm_on_bbox`` is False.
         inclusive_boxes: As in :class:`CenterMask`, which sets it; ``test_cfg.nms.offset=1`` belongs to it.
-        **kwargs: As in ``FCOSHead``.
     """
 
     # Whether detections have ``cells``, the number of their location among those of all levels.
@@ -77,12 +75,9 @@ class CenterMaskFCOSHead(FCOSHead):
         self.inclusive_boxes = inclusive_boxes
 
     def forward_single(self, x: Tensor, scale: Scale, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict on one FPN level.
+        """Predict on one FPN level's features (N, C, H, W), with its learnt factor of the distances, ``scale``.
 
-        Args:
-            x: Features of the level, shape (N, C, H, W).
-            scale: The level's learnt factor of the distances.
-            stride: The level's stride; not used, distances keep their unit.
+        ``stride`` is not used: distances keep their unit.
 
         Returns:
             Class logits (N, num_classes, H, W), distances to left, top, right, bottom (N, 4, H, W), in strides or, if
@@ -103,10 +98,7 @@ class CenterMaskFCOSHead(FCOSHead):
 
     def get_targets(self, points: list[Tensor], batch_gt_instances: InstanceList) -> tuple[list[Tensor], list[Tensor]]:
         """Labels and distances of all points. As in ``FCOSHead``, which sends a GPU the range of each level."""
-        ranges = [
-            torch.cat([level.new_full((len(level), 1), end) for end in ends], dim=1)
-            for level, ends in zip(points, self.regress_ranges)
-        ]
+        ranges = [filled(level, [ends]).expand(len(level), -1) for level, ends in zip(points, self.regress_ranges)]
         num_points = [len(level) for level in points]
         targets = multi_apply(
             self._get_targets_single,
@@ -211,12 +203,10 @@ class CenterMaskFCOSHead(FCOSHead):
         return self._nms_of_batch(results_list, cfg) if in_one_pass else results_list
 
     def rank_candidates(self, cls_logits: Tensor, centernesses: Tensor, cfg: ConfigDict) -> tuple[Tensor, Tensor]:
-        """Score every point and class of a level.
+        """Score every point and class of a level, by a test config.
 
-        Args:
-            cls_logits: Class logits of shape (..., num_points, cls_out_channels), float32.
-            centernesses: Centerness logits of shape (..., num_points, 1).
-            cfg: The test config.
+        Class logits have the shape (..., num_points, cls_out_channels) and are float32, centerness logits have the
+        shape (..., num_points, 1).
 
         Returns:
             Class scores times centerness, and the values by which the best ``nms_pre`` are chosen, -1 where the class
@@ -231,17 +221,13 @@ class CenterMaskFCOSHead(FCOSHead):
     def decode_candidates(
         self, points: Tensor, distances: Tensor, joint: Tensor, image_sizes: Tensor, cfg: ConfigDict
     ) -> tuple[Tensor, Tensor]:
-        """Turn chosen points into boxes and scores.
+        """Turn chosen points into boxes (..., n, 4) and scores (..., n), by a test config.
 
         Args:
             points: x, y in pixels of the network's input, shape (..., n, 2).
             distances: Distances to left, top, right, bottom in the same pixels, shape (..., n, 4).
             joint: Class scores times centerness, shape (..., n).
             image_sizes: Height and width of the images without padding, to be broadcast to (..., n, 2).
-            cfg: The test config.
-
-        Returns:
-            Boxes (..., n, 4) and scores (..., n).
         """
         boxes = self.bbox_coder.decode(points, distances)
         if cfg.get('clip_boxes', False):
@@ -279,19 +265,11 @@ class CenterMaskFCOSHead(FCOSHead):
 
 
 def class_by_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """Run NMS within each class, all classes in one call.
+    """Run NMS within each class, all classes in one call, and return the indices of the kept boxes, best score first.
 
     Equal to :func:`mmcv.ops.batched_nms` with ``split_thr=0``, which needs a call and a synchronisation per class.
-    Boxes of different classes are moved apart by more than their common extent, in float64 so that no digit is lost.
-
-    Args:
-        boxes: x1, y1, x2, y2 of shape (n, 4).
-        scores: Scores of shape (n, ).
-        labels: Classes of shape (n, ).
-        iou_threshold: IoU above which the box of the lower score is removed.
-
-    Returns:
-        Indices of the kept boxes, by descending score.
+    Boxes (n, 4) of different classes are moved apart by more than their common extent, in float64 so that no digit is
+    lost. A box is removed if its IoU with one of a higher score is above the threshold.
     """
     if len(boxes) == 0:
         return torch.zeros_like(labels)

@@ -20,15 +20,11 @@ class PointCenterMaskFCOSHead(PointMaskMixin, CenterMaskFCOSHead):
     Source: `CenterMask: Single Shot Instance Segmentation with Point Representation
     <https://arxiv.org/abs/2004.04446>`_.
 
+    Further arguments are those of :class:`CenterMaskFCOSHead`. ``shape_size``, ``saliency``, ``mask_size`` and
+    ``loss_mask`` are those of :class:`PointCenterMaskHead`, and so is ``mask_thr_binary`` of ``test_cfg``.
+
     Args:
-        *args: As in :class:`CenterMaskFCOSHead`.
-        shape_size: As in :class:`PointCenterMaskHead`, as the next two.
-        saliency: See above.
-        mask_size: See above.
         max_masks_to_train: Positive locations of an image that learn masks, at most; they are drawn at random.
-        loss_mask: Config of the loss of the assembled masks' logits.
-        **kwargs: As in :class:`CenterMaskFCOSHead`. ``test_cfg`` has, optionally, ``mask_thr_binary``, the lowest
-            probability of a mask's pixels (0.5).
 
     Raises:
         InputError: There is neither of the two branches, or ``saliency`` is another word.
@@ -54,10 +50,7 @@ class PointCenterMaskFCOSHead(PointMaskMixin, CenterMaskFCOSHead):
         )
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list, ...]:
-        """Compute the maps of all levels.
-
-        Args:
-            x: Feature maps of the levels, the finest first.
+        """Compute the maps of all levels, the finest first.
 
         Returns:
             Class logits, distances and centernesses of each level, as in :class:`CenterMaskFCOSHead`; and lists of one:
@@ -78,20 +71,10 @@ class PointCenterMaskFCOSHead(PointMaskMixin, CenterMaskFCOSHead):
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict:
-        """Compute the losses.
+        """Compute the losses of :class:`CenterMaskFCOSHead` and ``loss_mask``, the mean over the points of the boxes.
 
-        Args:
-            cls_scores: As :meth:`forward` returns it, as the next four.
-            bbox_preds: See above.
-            centernesses: See above.
-            shapes: See above.
-            saliencies: See above.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            batch_img_metas: ``batch_input_shape`` of each image.
-            batch_gt_instances_ignore: As in ``FCOSHead``.
-
-        Returns:
-            The losses of :class:`CenterMaskFCOSHead` and ``loss_mask``, the mean over the points of the boxes.
+        Arguments are what :meth:`forward` returns, and those of ``FCOSHead``: ground truth with ``masks``, and meta
+        information with ``batch_input_shape``.
         """
         self.check_stride(cls_scores[0], batch_img_metas)
         losses = super().loss_by_feat(
@@ -125,19 +108,9 @@ class PointCenterMaskFCOSHead(PointMaskMixin, CenterMaskFCOSHead):
         batch_img_metas: list[dict],
         rescale: bool = True,
     ) -> InstanceList:
-        """Find objects and their masks.
+        """Find objects and their masks in what :meth:`forward` returns.
 
-        Args:
-            cls_scores: As :meth:`forward` returns it, as the next four.
-            bbox_preds: See above.
-            centernesses: See above.
-            shapes: See above.
-            saliencies: See above.
-            batch_img_metas: As for :meth:`predict_masks`, and ``batch_input_shape``.
-            rescale: Whether boxes and masks are returned at the original image's size.
-
-        Returns:
-            See :meth:`predict_masks`.
+        Other arguments and results are those of :meth:`predict_masks`; images also have ``batch_input_shape``.
         """
         self.check_stride(cls_scores[0], batch_img_metas)
         results_list = super().predict_by_feat(cls_scores, bbox_preds, centernesses, batch_img_metas)

@@ -56,10 +56,7 @@ class PointCenterMaskHead(PointMaskMixin, CenterNetHead):
         self.add_mask_branches(in_channels, feat_channels, num_classes, shape_size, saliency, mask_size, loss_mask)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list, ...]:
-        """Compute the maps of one feature map.
-
-        Args:
-            x: Feature maps.
+        """Compute the maps of one of the feature maps.
 
         Returns:
             Lists of one: heatmap (N, num_classes, H, W), width and height (N, 2, H, W), offset (N, 2, H, W), hidden
@@ -111,21 +108,10 @@ class PointCenterMaskHead(PointMaskMixin, CenterNetHead):
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict:
-        """Compute the losses.
+        """Compute the losses of ``CenterNetHead`` and ``loss_mask``, the mean over the points of the objects' boxes.
 
-        Args:
-            heatmaps: As :meth:`forward` returns it, as the next four.
-            whs: See above.
-            offsets: See above.
-            shapes: See above.
-            saliencies: See above.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            batch_img_metas: ``batch_input_shape`` of each image.
-            batch_gt_instances_ignore: Not used.
-
-        Returns:
-            ``loss_center_heatmap``, ``loss_wh``, ``loss_offset`` and ``loss_mask``, the mean over the points of the
-            objects' boxes.
+        Arguments are what :meth:`forward` returns, and those of ``CenterNetHead``: ground truth with ``masks``, and
+        meta information with ``batch_input_shape``. ``batch_gt_instances_ignore`` is not used.
         """
         self.check_stride(heatmaps[0], batch_img_metas)
         # What a crop left no pixel of may lie on the image's last border, which is outside of the map.
@@ -148,21 +134,9 @@ class PointCenterMaskHead(PointMaskMixin, CenterNetHead):
         batch_img_metas: list[dict],
         rescale: bool = True,
     ) -> InstanceList:
-        """Find objects and their masks.
+        """Find objects and their masks in what :meth:`forward` returns.
 
-        Args:
-            heatmaps: As :meth:`forward` returns it, as the next four.
-            whs: See above.
-            offsets: See above.
-            shapes: See above.
-            saliencies: See above.
-            batch_img_metas: ``ori_shape``, ``img_shape`` and ``batch_input_shape`` of each image, ``scale_factor`` if
-                it was resized, and ``border`` (top, bottom, left, right) if it lies inside of ``img_shape``.
-            rescale: Whether boxes and masks are returned at the original image's size.
-
-        Returns:
-            Of each image, ``bboxes`` (n, 4), clipped to the image, ``scores`` (n, ), ``labels`` (n, ) and ``masks``
-            (n, H, W), :class:`RLEMasks`.
+        Other arguments and results are those of :meth:`predict_masks`; images also have ``batch_input_shape``.
         """
         self.check_stride(heatmaps[0], batch_img_metas)
         peaks = self.find_peaks(heatmaps[0], whs[0], offsets[0])

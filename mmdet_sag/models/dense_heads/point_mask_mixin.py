@@ -95,7 +95,7 @@ class PointMaskMixin:
     def mask_logits(
         self, shape: Tensor | None, saliency: Tensor | None, boxes: Tensor, labels: Tensor, cells: Tensor
     ) -> list[Tensor]:
-        """Shape and saliency of objects, on the points of their boxes.
+        """Shape and saliency of objects, on the points of their boxes: logits (N, K, mask_size, mask_size) of each.
 
         Args:
             shape: Hidden features of the shape branch, shape (N, C, H, W) or (N, C, locations), or None.
@@ -103,9 +103,6 @@ class PointMaskMixin:
             boxes: x1, y1, x2, y2 in pixels of the network's input, shape (N, K, 4).
             labels: Classes of shape (N, K).
             cells: Locations of the objects, as in :class:`PointDetections`, shape (N, K).
-
-        Returns:
-            Logits of those of the two that there are, each (N, K, mask_size, mask_size).
         """
         size, logits = self.mask_size, []
         if shape is not None and self.shape_head is not None:
@@ -142,17 +139,10 @@ class PointMaskMixin:
         cells: list[Tensor],
         objects: list[Tensor],
     ) -> Tensor:
-        """Compute the loss of the masks that locations of each image make of their object's box.
+        """Compute the loss of the masks that locations of each image make of their object's box, a mean of all points.
 
-        Args:
-            shape: As for :meth:`mask_logits`.
-            saliency: As for :meth:`mask_logits`.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            cells: Locations of each image, as in :class:`PointDetections`, shape (n, ).
-            objects: Number of the object of each of these, shape (n, ).
-
-        Returns:
-            The mean over the points of the locations' boxes.
+        ``shape`` and ``saliency`` are as for :meth:`mask_logits`, and ground truth has ``masks``. Each image has
+        ``cells`` (n, ), locations as in :class:`PointDetections`, and ``objects`` (n, ), the numbers of their objects.
         """
         preds, targets = [], []
         for i, (gt_instances, cells_of_img, index) in enumerate(zip(batch_gt_instances, cells, objects)):
@@ -185,12 +175,10 @@ class PointMaskMixin:
         batch_img_metas: list[dict],
         rescale: bool,
     ) -> InstanceList:
-        """Clip the boxes of objects and find their masks.
+        """Clip the boxes of objects and find their masks; ``shape`` and ``saliency`` are as for :meth:`mask_logits`.
 
         Args:
             found: The objects.
-            shape: As for :meth:`mask_logits`.
-            saliency: As for :meth:`mask_logits`.
             batch_img_metas: ``ori_shape`` and ``img_shape`` of each image, ``scale_factor`` if it was resized, and
                 ``border`` (top, bottom, left, right) if it lies inside of ``img_shape``.
             rescale: Whether boxes and masks are returned at the original image's size.
@@ -219,17 +207,10 @@ class PointMaskMixin:
         rescale: bool,
         activate_map: bool,
     ) -> InstanceList:
-        """Paste masks into the images.
+        """Paste mask probabilities (n, 1, mask_size, mask_size) of each image into it; see :meth:`predict_masks`.
 
-        Args:
-            mask_probs: Mask probabilities of each image, shape (n, 1, mask_size, mask_size).
-            results_list: Detections of each image, in pixels of its part of the network's input.
-            batch_img_metas: See :meth:`predict_masks`.
-            rescale: See :meth:`predict_masks`.
-            activate_map: As in ``FCNMaskHead``: that they are probabilities.
-
-        Returns:
-            See :meth:`predict_masks`.
+        The boxes of detections are in pixels of the image's part of the network's input. ``activate_map`` says, as in
+        ``FCNMaskHead``, that masks are probabilities.
         """
         image_sizes = []
         for results, meta in zip(results_list, batch_img_metas):

@@ -32,16 +32,13 @@ class CenterMask(SingleStageDetector):
     A checkpoint with another number of classes can be loaded non-strictly: the ``class_layers``, which have one output
     per class, keep their initial weights, with a warning.
 
+    Further arguments are those of ``SingleStageDetector``.
+
     Args:
-        backbone: Config of the backbone.
-        neck: Config of the neck.
-        bbox_head: Config of the box head.
         roi_head: Config of the RoI branch.
         train_cfg: ``proposal``, how the box head's detections are chosen as RoIs of a training step, ``rcnn``, the
             training config of the RoI branch, and ``bbox_head``, that of a box head with an assigner.
         test_cfg: ``bbox_head`` and ``rcnn``, the test configs of the box head and of the RoI branch.
-        data_preprocessor: Config of the data preprocessor.
-        init_cfg: Initialization config.
         inclusive_boxes: Whether boxes end at their last pixel throughout the model, as in CenterMask's first
             implementation. Ground truth and results are MMDetection's boxes nevertheless.
 
@@ -106,9 +103,7 @@ class CenterMask(SingleStageDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Compute the losses of the box head and of the RoI branch.
 
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with ``gt_instances``.
+        Images have the shape (N, 3, H, W), data samples have ``gt_instances``.
 
         Returns:
             The losses of the box head, such as ``loss_cls``, ``loss_bbox`` and ``loss_centerness``, those of the mask
@@ -123,17 +118,22 @@ class CenterMask(SingleStageDetector):
     def loss_by_feat(self, x: tuple[Tensor, ...], batch_data_samples: SampleList) -> dict:
         """Compute the losses of :meth:`loss` from FPN features."""
         if self.inclusive_boxes:
-            batch_data_samples = [_with_inclusive_boxes(data_sample) for data_sample in batch_data_samples]
-        box_samples = [_without_masks(data_sample) for data_sample in batch_data_samples]
+            batch_data_samples = [_copy(data_sample) for data_sample in batch_data_samples]
+            for data_sample in batch_data_samples:
+                scale_factor = data_sample.get('scale_factor', (1.0, 1.0))
+                data_sample.gt_instances.bboxes = to_inclusive(data_sample.gt_instances.bboxes, scale_factor)
+        box_samples = [_copy(data_sample) for data_sample in batch_data_samples]
+        for data_sample in box_samples:
+            # RTMDet's assigner would take masks for tensors, and centre objects on them.
+            data_sample.gt_instances.pop('masks', None)
         proposal_cfg = self.train_cfg.proposal
         if isinstance(self.bbox_head, CenterMaskFCOSHead):
             losses, results_list = self.bbox_head.loss_and_predict(x, box_samples, proposal_cfg=proposal_cfg)
         else:
             # Crops leave boxes without area, to which MMDetection's assigners give locations: some losses are infinite.
             for data_sample in box_samples:
-                data_sample.gt_instances = data_sample.gt_instances[
-                    not_empty(data_sample.gt_instances.bboxes, self.inclusive_boxes)
-                ]
+                gt_instances = data_sample.gt_instances
+                data_sample.gt_instances = gt_instances[not_empty(gt_instances.bboxes, self.inclusive_boxes)]
             # In training, some heads return something else than boxes in pixels: FCOS strides, VFNet two regressions,
             # RepPoints points.
             # MMDetection's assigner of RepPoints looks up a GPU's indices in a tensor that it makes on the CPU.
@@ -148,12 +148,7 @@ class CenterMask(SingleStageDetector):
         return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """Detect objects and their masks.
-
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the images' meta information.
-            rescale: Whether the results are returned at the original image's size.
+        """Detect objects and their masks in images (N, 3, H, W); with ``rescale``, at the original images' size.
 
         Returns:
             The data samples with ``pred_instances``: ``bboxes`` (n, 4), ``scores`` (n, ), ``labels`` (n, ),
@@ -213,11 +208,10 @@ class CenterMask(SingleStageDetector):
         return (*outs, *self.roi_head(x, results_list, batch_data_samples))
 
 
-def _with_inclusive_boxes(data_sample: DetDataSample) -> DetDataSample:
+def _copy(data_sample: DetDataSample) -> DetDataSample:
+    """A copy whose ``gt_instances`` can be changed without changing those of the other."""
     data_sample = data_sample.clone()
-    gt_instances = data_sample.gt_instances.clone()
-    gt_instances.bboxes = to_inclusive(gt_instances.bboxes, data_sample.get('scale_factor', (1.0, 1.0)))
-    data_sample.gt_instances = gt_instances
+    data_sample.gt_instances = data_sample.gt_instances.clone()
     return data_sample
 
 
@@ -229,15 +223,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     yield
     for part in training:
         part.training = True
-
-
-def _without_masks(data_sample: DetDataSample) -> DetDataSample:
-    """A copy for the box head: RTMDet's assigner would take masks for tensors, and centre objects on them."""
-    data_sample = data_sample.clone()
-    gt_instances = data_sample.gt_instances.clone()
-    gt_instances.pop('masks', None)
-    data_sample.gt_instances = gt_instances
-    return data_sample
 
 
 def _check_no_old_option(train_cfg: OptConfigType, test_cfg: OptConfigType) -> None:

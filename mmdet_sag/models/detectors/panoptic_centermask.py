@@ -1,6 +1,6 @@
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType
+from mmdet.utils import ConfigType, InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
@@ -45,15 +45,10 @@ class PanopticCenterMask(CenterMask):
         return x[self.instance_start_level :]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
-        """Compute the losses of the box head, the RoI branch and the semantic head.
+        """Compute the losses of :class:`CenterMask`, and ``loss_seg``, that of the semantic head.
 
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with ``gt_instances`` and ``gt_sem_seg``, whose ``sem_seg`` (1, H, W)
-                holds labels: things, then stuff, and 255 where there is none.
-
-        Returns:
-            The losses of :class:`CenterMask`, and ``loss_seg``.
+        Images have the shape (N, 3, H, W), data samples have ``gt_instances`` and ``gt_sem_seg``, whose ``sem_seg``
+        (1, H, W) holds labels: things, then stuff, and 255 where there is none.
         """
         x = self.extract_feat(batch_inputs)
         losses = self.loss_by_feat(self.instance_feats(x), batch_data_samples)
@@ -61,12 +56,7 @@ class PanopticCenterMask(CenterMask):
         return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """Detect objects and their masks, and segment the whole image.
-
-        Args:
-            batch_inputs: Images of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the images' meta information.
-            rescale: Whether the results are returned at the original image's size.
+        """Detect objects and their masks, and segment the whole image; arguments are those of :class:`CenterMask`.
 
         Returns:
             The data samples with ``pred_instances`` as from :class:`CenterMask`, and ``pred_panoptic_seg``, whose
@@ -77,14 +67,16 @@ class PanopticCenterMask(CenterMask):
         results_list = self.predict_by_feat(self.instance_feats(x), batch_data_samples, rescale=rescale)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
         seg_preds = self.semantic_head.predict(x, batch_img_metas, rescale=rescale)
+        return self.add_results(batch_data_samples, results_list, seg_preds)
+
+    def add_results(self, data_samples: SampleList, results_list: InstanceList, seg_preds: list[Tensor]) -> SampleList:
+        """Merge instances and class scores (num_classes, H, W) of each image into the results of :meth:`predict`."""
         panoptic_list = self.panoptic_fusion_head.predict(results_list, seg_preds)
-        for sample, panoptic in zip(batch_data_samples, panoptic_list):
+        for sample, panoptic in zip(data_samples, panoptic_list):
             sample.pred_panoptic_seg = panoptic
-        return self.add_pred_to_datasample(batch_data_samples, results_list)
+        return self.add_pred_to_datasample(data_samples, results_list)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple:
         x = self.extract_feat(batch_inputs)
-        return (
-            *self.forward_by_feat(self.instance_feats(x), batch_data_samples),
-            self.semantic_head(x)['seg_preds'],
-        )
+        instances = self.forward_by_feat(self.instance_feats(x), batch_data_samples)
+        return *instances, self.semantic_head(x)['seg_preds']

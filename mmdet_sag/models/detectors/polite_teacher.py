@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
 from ...structures.mask import RLEMasks, TensorMasks
-from ..roi_heads.centermask_roi_head import of_class
+from ..layers.group_selection import of_class
 from .centermask import CenterMask
 from .panoptic_centermask import PanopticCenterMask
 
@@ -86,7 +86,7 @@ class PoliteTeacher(SemiBaseDetector):
         data_preprocessor: OptConfigType = None,
         init_cfg: OptConfigType = None,
     ) -> None:
-        options = ConfigDict(_merged(_SEMI_TRAIN_CFG, semi_train_cfg or {}, 'model.semi_train_cfg'))
+        options = _with_defaults(semi_train_cfg or {})
         super().__init__(detector, options, ConfigDict(semi_test_cfg or {}), data_preprocessor, init_cfg)
         if not isinstance(self.student, CenterMask) or isinstance(self.student, PanopticCenterMask):
             raise InputError(
@@ -114,11 +114,7 @@ class PoliteTeacher(SemiBaseDetector):
         return self
 
     def loss(self, multi_batch_inputs: dict[str, Tensor], multi_batch_data_samples: dict[str, SampleList]) -> dict:
-        """Compute the losses of labelled and unlabelled images.
-
-        Args:
-            multi_batch_inputs: Images of each branch, shape (N, 3, H, W).
-            multi_batch_data_samples: Data samples of each branch.
+        """Compute the losses of labelled and unlabelled images: each branch has images (N, 3, H, W) and data samples.
 
         Returns:
             The student's losses on the labelled images, named ``sup_...``, and on the unlabelled ones, ``unsup_...``;
@@ -148,11 +144,7 @@ class PoliteTeacher(SemiBaseDetector):
     def get_pseudo_instances(
         self, batch_inputs: Tensor, batch_data_samples: SampleList
     ) -> tuple[SampleList, dict | None]:
-        """Label images by the teacher.
-
-        Args:
-            batch_inputs: Weak views of shape (N, 3, H, W).
-            batch_data_samples: Their data samples.
+        """Label weak views (N, 3, H, W) by the teacher.
 
         Returns:
             The data samples with ``gt_instances`` in pixels of the network's input: ``bboxes``, not clipped to the
@@ -187,14 +179,10 @@ class PoliteTeacher(SemiBaseDetector):
     def project_pseudo_instances(
         self, batch_pseudo_instances: SampleList, batch_data_samples: SampleList
     ) -> SampleList:
-        """Hand the pseudo-labels of the weak views over to the strong views, which have the same geometry.
-
-        Args:
-            batch_pseudo_instances: Data samples of the weak views, with ``gt_instances``.
-            batch_data_samples: Data samples of the strong views.
+        """Hand the ``gt_instances`` of the weak views over to the strong views, which have the same geometry.
 
         Returns:
-            The data samples of the strong views, with the ``gt_instances``.
+            The data samples of the strong views.
 
         Raises:
             InputError: The views have not the same geometry.
@@ -211,15 +199,10 @@ class PoliteTeacher(SemiBaseDetector):
     def loss_by_pseudo_instances(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, batch_info: dict | None = None
     ) -> dict:
-        """Compute the student's losses on pseudo-labels.
-
-        Args:
-            batch_inputs: Strong views of shape (N, 3, H, W).
-            batch_data_samples: Data samples with the pseudo-labels as ``gt_instances``.
-            batch_info: Numbers to log.
+        """Compute the student's losses on strong views (N, 3, H, W) with pseudo-labels as ``gt_instances``.
 
         Returns:
-            The weighted losses and the numbers, named ``unsup_...``.
+            The weighted losses and the numbers of ``batch_info``, which are logged, named ``unsup_...``.
         """
         weights = dict(self.semi_train_cfg.unsup_weights)
         if not self.semi_train_cfg.keep_images_without_pseudo_labels:
@@ -248,14 +231,6 @@ class PoliteTeacher(SemiBaseDetector):
         """Add ``masks`` and ``mask_weights`` to detections, whose boxes stay as they are."""
         roi_head = self.teacher.roi_head
         num_per_img = [len(results) for results in results_list]
-        if sum(num_per_img) == 0:
-            for results, sample in zip(results_list, batch_data_samples):
-                height, width = sample.img_shape[:2]
-                results.masks = TensorMasks(
-                    torch.zeros((0, height, width), dtype=torch.bool, device=results.scores.device)
-                )
-                results.mask_weights = results.scores.new_zeros(0)
-            return
         logits, ious = roi_head(feats, results_list, batch_data_samples, of_class=True)
         labels = torch.cat([results.labels for results in results_list])
         threshold = self.semi_train_cfg.mask_pseudo_thr
@@ -281,15 +256,14 @@ class PoliteTeacher(SemiBaseDetector):
             results.mask_weights = weight
 
 
-def _merged(defaults: dict, given: dict, option: str) -> dict:
-    """The defaults with the given values in their place."""
-    merged = dict(defaults)
-    for key, value in given.items():
-        if key not in defaults:
-            raise InputError(f"{option} has no option '{key}': it has {', '.join(defaults)}")
+def _with_defaults(semi_train_cfg: dict) -> ConfigDict:
+    options = ConfigDict(_SEMI_TRAIN_CFG)
+    for key, value in semi_train_cfg.items():
+        if key not in options:
+            raise InputError(f"model.semi_train_cfg has no option '{key}': it has {', '.join(options)}")
         # Other box heads have other losses, so their weights may be new.
-        merged[key] = {**defaults[key], **value} if isinstance(defaults[key], dict) else value
-    return merged
+        options[key] = {**options[key], **value} if isinstance(options[key], dict) else value
+    return options
 
 
 def _geometry(sample: DetDataSample) -> tuple:

@@ -7,15 +7,9 @@ _PACKAGES = {'torch', 'mmcv', 'mmdet', 'mmdet_sag'}
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Fold batch norms into the convs before them, in place, like mmcv's ``fuse_conv_bn``, which takes any model.
+    """Fold a model's batch norms into the convs before them, in place, like mmcv's ``fuse_conv_bn``, and return it.
 
     Modules of other packages keep theirs: timm's norms hold an activation, and its branches are added before a norm.
-
-    Args:
-        module: The model.
-
-    Returns:
-        The model.
     """
     for parent in [part for part in module.modules() if _is_known(part)]:
         conv = None

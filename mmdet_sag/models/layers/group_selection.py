@@ -1,4 +1,4 @@
-"""Choosing instances of several images, classes or levels at once: an accelerator is waited for once for all."""
+"""Choosing among several images, classes or levels at once: an accelerator is waited for once for all."""
 
 from collections.abc import Sequence
 
@@ -57,3 +57,9 @@ def split(instances: InstanceData, counts: list[int]) -> InstanceList:
 def filled(like: Tensor, rows: Sequence[Sequence[float]]) -> Tensor:
     """A tensor (n, m) of numbers, made where ``like`` lies: ``new_tensor`` would copy them to an accelerator."""
     return torch.cat([torch.cat([like.new_full((1, 1), number) for number in row], dim=1) for row in rows])
+
+
+def of_class(preds: Tensor, labels: Tensor) -> Tensor:
+    """Select each row's entry of its class from predictions (n, num_classes, ...), or the only one of (n, 1, ...)."""
+    index = torch.arange(labels.shape[0], device=labels.device)
+    return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]

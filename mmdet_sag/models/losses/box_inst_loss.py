@@ -13,24 +13,13 @@ from torch import Tensor, nn
 _COUNTED_STEPS = 50
 
 
-class _Share:
-    """A share over the first steps in which it is counted."""
-
-    def __init__(self) -> None:
-        self.counts: list[Tensor] = []
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether there were as many steps."""
-        return len(self.counts) == _COUNTED_STEPS
-
-    def add(self, part: Tensor, total: Tensor) -> float | None:
-        """Count a step; the share after the last of them."""
-        self.counts.append(torch.stack([part, total]))
-        if not self.is_counted:
-            return None
-        part, total = torch.stack(self.counts).sum(dim=0)
-        return float(part / total.clamp(min=1))
+def _share(counts: list[Tensor], part: Tensor, total: Tensor) -> float | None:
+    """Count a step; the share over all counted steps after the last of them."""
+    counts.append(torch.stack([part, total]))
+    if len(counts) < _COUNTED_STEPS:
+        return None
+    part, total = torch.stack(counts).sum(dim=0)
+    return float(part / total.clamp(min=1))
 
 
 @MODELS.register_module()
@@ -82,17 +71,15 @@ class BoxInstLoss(nn.Module):
         self.warmup_iters = warmup_iters
         self.box_weight = box_weight
         self.pairwise_weight = pairwise_weight
-        self._similar, self._covered = _Share(), _Share()
+        self._similar: list[Tensor] = []
+        self._covered: list[Tensor] = []
         self.loss_project = DiceLoss(use_sigmoid=True, activate=True, eps=5e-6, loss_weight=project_weight)
 
     def forward(self, mask_preds: Tensor, rois: Tensor, bboxes: Tensor, lab_crops: Tensor) -> dict[str, Tensor]:
-        """Compute the losses.
+        """Compute the losses of mask logits (n, h, w) in RoIs (n, 4), x1, y1, x2, y2 in pixels, n at least 1.
 
-        Args:
-            mask_preds: Mask logits of RoIs, shape (n, h, w), n at least 1.
-            rois: The RoIs, x1, y1, x2, y2 in pixels, shape (n, 4).
-            bboxes: Boxes of their objects, shape (n, 4).
-            lab_crops: CIELAB colours of the cells of the RoIs, shape (n, 3, h, w).
+        ``bboxes`` (n, 4) are the boxes of their objects, ``lab_crops`` (n, 3, h, w) the CIELAB colours of the cells of
+        the RoIs.
 
         Returns:
             ``loss_mask_project``, a mean of the RoIs, ``loss_mask_box``, of the positions, and
@@ -115,10 +102,10 @@ class BoxInstLoss(nn.Module):
         )
         pairs = self.similar_pairs(lab_crops) & in_box[:, None]
         num_pairs = pairs.sum()
-        if not self._similar.is_counted:
-            self._report_similar(self._similar.add(num_pairs, in_box.sum() * pairs.shape[1]))
-        if iteration > 2 * self.warmup_iters and not self._covered.is_counted:
-            self._report_covered(self._covered.add(((mask_preds > 0) & in_box).sum(), in_box.sum()))
+        if len(self._similar) < _COUNTED_STEPS:
+            self._report_similar(_share(self._similar, num_pairs, in_box.sum() * pairs.shape[1]))
+        if iteration > 2 * self.warmup_iters and len(self._covered) < _COUNTED_STEPS:
+            self._report_covered(_share(self._covered, ((mask_preds > 0) & in_box).sum(), in_box.sum()))
         # What MMDetection's head of BoxInst computes needs of the head only the neighbourhood.
         disagreement = BoxInstMaskHead.get_pairwise_affinity(self, mask_preds)
         loss_pairwise = (disagreement * pairs).sum() / num_pairs.clamp(min=1)
@@ -153,13 +140,9 @@ class BoxInstLoss(nn.Module):
         )
 
     def similar_pairs(self, lab_crops: Tensor) -> Tensor:
-        """Whether the colours of each position and its neighbours inside the RoI are similar.
+        """Whether the CIELAB colours (n, 3, h, w) of each position and its neighbours inside the RoI are similar.
 
-        Args:
-            lab_crops: CIELAB colours, shape (n, 3, h, w).
-
-        Returns:
-            Bool, shape (n, pairwise_size ** 2 - 1, h, w).
+        The result is bool and has the shape (n, pairwise_size ** 2 - 1, h, w).
         """
         neighbours, inside = (
             unfold_wo_center(maps, self.pairwise_size, self.pairwise_dilation)

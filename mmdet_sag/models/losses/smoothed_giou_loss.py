@@ -49,18 +49,10 @@ class SmoothedGIoULoss(GIoULoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """Compute the loss of aligned boxes.
+        """Compute the loss of aligned boxes (n, 4), xyxy: a scalar, or shape (n, ) when not reduced.
 
-        Args:
-            pred: Predicted boxes, shape (n, 4), xyxy.
-            target: Ground-truth boxes, shape (n, 4), xyxy.
-            weight: Weight of each box, shape (n, ), or of each coordinate, shape (n, 4); a box then gets the mean of
-                its four.
-            avg_factor: What the weighted sum is divided by; the number of boxes if not given.
-            reduction_override: Replaces ``reduction`` for this call.
-
-        Returns:
-            The loss: a scalar, or shape (n, ) when not reduced.
+        Arguments are those of ``GIoULoss``. ``weight`` is that of each box, shape (n, ), or of each coordinate, shape
+        (n, 4); a box then gets the mean of its four.
         """
         if weight is not None and weight.dim() > 1:
             weight = weight.mean(dim=-1)

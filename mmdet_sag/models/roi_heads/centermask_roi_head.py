@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...structures.inclusive_boxes import clip_boxes, not_empty, pad_masks, to_exclusive
 from ...structures.transfers import to_device, to_host
-from ..layers.group_selection import chosen_of_groups, filled, join, split
+from ..layers.group_selection import chosen_of_groups, filled, join, of_class, split
 from .mask_heads import CenterMaskIoUHead, SAGMaskHead
 from .mask_heads.mask_head_mixins import MaskTargetMixin
 from .roi_extractors import ScaleAdaptiveRoIExtractor
@@ -42,11 +42,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     """
 
     def __init__(
-        self,
-        mask_roi_extractor: ConfigType,
-        mask_iou_head: OptConfigType,
-        inclusive_boxes: bool = False,
-        **kwargs,
+        self, mask_roi_extractor: ConfigType, mask_iou_head: OptConfigType, inclusive_boxes: bool = False, **kwargs
     ) -> None:
         if inclusive_boxes:
             mask_roi_extractor = ConfigDict(mask_roi_extractor, inclusive_boxes=True)
@@ -56,38 +52,28 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         self.inclusive_boxes = inclusive_boxes
 
     def forward(
-        self,
-        x: tuple[Tensor, ...],
-        results_list: InstanceList,
-        batch_data_samples: SampleList,
-        of_class: bool = False,
+        self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, of_class: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Run the heads on detections, without post-processing.
+        """Run the heads on the detections of each image in FPN features, without post-processing.
 
-        Args:
-            x: FPN features.
-            results_list: Detections of each image.
-            batch_data_samples: Data samples with ``img_shape``.
-            of_class: Whether to compute the mask logits of each detection's class only, which is faster.
+        With ``of_class``, mask logits are those of each detection's class only, which is faster.
 
         Returns:
             Mask logits (n, num_classes, 28, 28), or with ``of_class`` (n, 1, 28, 28), and predicted IoU
-            (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head.
+            (n, num_classes) of all detections; None for the IoU of a model without MaskIoU head. With ``of_class``,
+            all but n is 1 where there are no detections.
         """
+        if of_class and not any(len(results) for results in results_list):
+            return x[0].new_zeros(0, 1, 1, 1), None if self.mask_iou_head is None else x[0].new_zeros(0, 1)
         img_shapes = [sample.img_shape for sample in batch_data_samples]
         rois = bbox2roi([results.bboxes for results in results_list])
         labels = torch.cat([results.labels for results in results_list])
-        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes, labels=labels if of_class else None)
+        mask_results = self._mask_forward(x, rois, img_shapes, labels=labels if of_class else None)
         mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
         return mask_results['mask_preds'], mask_iou_preds
 
     def loss(self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList) -> dict:
-        """Compute the mask and MaskIoU losses on detections and ground truth.
-
-        Args:
-            x: FPN features.
-            results_list: Detections of each image.
-            batch_data_samples: Data samples with ``gt_instances``.
+        """Compute the mask and MaskIoU losses on the detections of each image in FPN features and on ground truth.
 
         Returns:
             The losses of the mask head, such as ``loss_mask``, and, with a MaskIoU head, ``loss_mask_iou``.
@@ -101,7 +87,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         together = to_device(torch.cat(columns, dim=1), x[0].device)
         rois, labels, gt_inds = together[:, :5].contiguous(), together[:, 5].long(), together[:, 6].long()
         img_shapes = [img_meta['img_shape'] for img_meta in batch_img_metas]
-        mask_results = self._mask_forward(x, rois, img_shapes=img_shapes)
+        mask_results = self._mask_forward(x, rois, img_shapes)
         mask_iou_preds = None if self.mask_iou_head is None else self._mask_iou_forward(mask_results, labels)
 
         # While an accelerator computes these, the host draws the targets, for which it has the RoIs.
@@ -157,24 +143,17 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     def predict(
         self, x: tuple[Tensor, ...], results_list: InstanceList, batch_data_samples: SampleList, rescale: bool = False
     ) -> InstanceList:
-        """Add masks and mask scores to detections.
+        """Add masks and mask scores to the detections of each image in FPN features.
 
-        Args:
-            x: FPN features.
-            results_list: Detections of each image, in pixels of the network's input, not clipped to the image.
-            batch_data_samples: Data samples with ``img_shape``.
-            rescale: Whether boxes and masks are returned at the original image's size.
+        Detections are in pixels of the network's input, not clipped to the image. With ``rescale``, boxes and masks are
+        returned at the original image's size.
 
         Returns:
             The detections whose clipped box is not empty, with ``masks`` (n, H, W), a bool tensor or, with
             ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
+        mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
         batch_img_metas = [sample.metainfo for sample in batch_data_samples]
-        if any(len(results) for results in results_list):
-            mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
-        else:
-            mask_preds = x[0].new_zeros(0, 1, 1, 1)
-            mask_iou_preds = None if self.mask_iou_head is None else x[0].new_zeros(0, 1)
         return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 
     def predict_by_feat(
@@ -192,12 +171,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         Args:
             mask_preds: Mask logits of all detections, shape (n, num_classes, h, w), or (n, 1, h, w) of their classes.
             mask_iou_preds: Predicted IoU of all detections, shape (n, num_classes), or None without MaskIoU head.
-            results_list: Detections of each image.
+            results_list: Detections of each image; they and ``rescale`` are as for :meth:`predict`, as is the result.
             batch_img_metas: ``img_shape``, ``ori_shape`` and ``scale_factor`` of each image.
-            rescale: Whether boxes and masks are returned at the original image's size.
-
-        Returns:
-            See :meth:`predict`.
         """
         if mask_iou_preds is not None:
             num_per_img = [len(results) for results in results_list]
@@ -214,14 +189,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
     ) -> InstanceList:
         """Paste masks into the images, and turn boxes into MMDetection's if they are inclusive.
 
-        Args:
-            mask_preds: Mask logits of each image, shape (n, num_classes or 1, h, w).
-            results_list: Detections of each image, clipped to it.
-            batch_img_metas: See :meth:`predict_by_feat`.
-            rescale: See :meth:`predict_by_feat`.
-
-        Returns:
-            See :meth:`predict`.
+        Mask logits of each image have the shape (n, num_classes or 1, h, w); its detections are clipped to it. The rest
+        is as for :meth:`predict_by_feat`.
         """
         if not self.inclusive_boxes:
             return self.mask_head.predict_by_feat(
@@ -243,11 +212,7 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
         return results_list
 
     def _mask_forward(
-        self,
-        x: tuple[Tensor, ...],
-        rois: Tensor,
-        img_shapes: Sequence[tuple[int, int]] | None = None,
-        labels: Tensor | None = None,
+        self, x: tuple[Tensor, ...], rois: Tensor, img_shapes: Sequence[tuple[int, int]], labels: Tensor | None = None
     ) -> dict:
         scale_adaptive = isinstance(self.mask_roi_extractor, ScaleAdaptiveRoIExtractor)
         mask_feats = self.mask_roi_extractor(
@@ -261,9 +226,3 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
 
     def _mask_iou_forward(self, mask_results: dict, labels: Tensor) -> Tensor:
         return self.mask_iou_head(mask_results['mask_feats'], of_class(mask_results['mask_preds'], labels))
-
-
-def of_class(preds: Tensor, labels: Tensor) -> Tensor:
-    """Select each row's entry of its class from predictions (n, num_classes, ...), or the only one of (n, 1, ...)."""
-    index = torch.arange(len(labels), device=labels.device)
-    return preds[index, labels if preds.shape[1] > 1 else torch.zeros_like(labels)]

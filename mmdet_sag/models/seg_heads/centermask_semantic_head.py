@@ -9,18 +9,17 @@ from torch import Tensor, nn
 class CenterMaskSemanticHead(PanopticFPNHead):
     """Semantic branch of Panoptic FPN as Panoptic-CenterMask trains it; what it predicts is the same.
 
-    Classes are the stuff classes in order, and last one class for all things.
+    Classes are the stuff classes in order, and last one class for all things. Further arguments are those of
+    ``PanopticFPNHead``.
 
     Source: `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_.
 
     Args:
-        *args: As in ``PanopticFPNHead``.
         seg_rescale_factor: Size at which logits and target are compared, relative to the input: the logits are
             resized to it bilinearly, of the target every 1/factor-th pixel is taken. ``PanopticFPNHead`` has 1/4.
         logits_std: Standard deviation of the initial weights of the last conv, 0.01 in ``PanopticFPNHead``; None: that
             of He for the fan-out.
         loss_seg: Config of the loss. It is averaged over the pixels whose target is not ``ignore_index``.
-        **kwargs: As in ``PanopticFPNHead``.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from mmdet.models.detectors import BaseDetector, SemiBaseDetector, TwoStageDetec
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.bbox import bbox2roi, bbox_flip
 from mmdet.utils import ConfigType, InstanceList
 from mmengine.structures import InstanceData
@@ -119,11 +119,8 @@ class MaskTTAModel(DetTTAModel):
                 bboxes = bbox_flip(bboxes, self._mirror(sample.img_shape), sample.flip_direction)
             view_results.append(InstanceData(bboxes=bboxes, labels=results.labels))
         mask_probs, *others = self.predict_masks(feats, view_results, data_samples)
-        upright = [
-            probs.flip(_FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs
-            for sample, probs in zip(data_samples, mask_probs.split([len(results) for results in merged]))
-        ]
-        return torch.cat(upright), *others
+        per_img = mask_probs.split([len(results) for results in merged])
+        return torch.cat(list(map(_upright, per_img, data_samples))), *others
 
     def _mirror(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Height and width that flip the boxes of an image of this shape: inclusive boxes end at side - 1."""
@@ -216,18 +213,15 @@ class PanopticCenterMaskTTAModel(CenterMaskTTAModel):
         views = self._predict_views(data)
         results_list = self._merge_instances(views)
         seg_probs = [sum(probs) / len(views) for probs in zip(*(self._predict_semantic(*view) for view in views))]
-        batch_data_samples = views[0][1]
-        for sample, panoptic in zip(
-            batch_data_samples, self.detector.panoptic_fusion_head.predict(results_list, seg_probs)
-        ):
-            sample.pred_panoptic_seg = panoptic
-        return self.detector.add_pred_to_datasample(batch_data_samples, results_list)
+        return self.detector.add_results(views[0][1], results_list, seg_probs)
 
     def _predict_semantic(self, feats: tuple[Tensor, ...], data_samples: SampleList, _: list) -> list[Tensor]:
         """Class probabilities (num_classes, H, W) that one view predicts, upright, at the original images' size."""
         metas = [sample.metainfo for sample in data_samples]
-        upright = []
-        for sample, logits in zip(data_samples, self.detector.semantic_head.predict(feats, metas, rescale=True)):
-            probs = logits.softmax(dim=0)
-            upright.append(probs.flip(_FLIPPED_DIMS[sample.flip_direction]) if sample.flip else probs)
-        return upright
+        seg_preds = self.detector.semantic_head.predict(feats, metas, rescale=True)
+        return [_upright(logits.softmax(dim=0), sample) for logits, sample in zip(seg_preds, data_samples)]
+
+
+def _upright(maps: Tensor, data_sample: DetDataSample) -> Tensor:
+    """Flip maps (..., H, W) of a view back."""
+    return maps.flip(_FLIPPED_DIMS[data_sample.flip_direction]) if data_sample.flip else maps

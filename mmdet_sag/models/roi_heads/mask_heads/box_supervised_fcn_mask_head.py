@@ -8,9 +8,6 @@ from .mask_head_mixins import MaskTargetMixin
 class BoxSupervisedFCNMaskHead(MaskTargetMixin, FCNMaskHead):
     """MMDetection's ``FCNMaskHead`` with the option ``loss_boxes``, for Mask R-CNN and whatever else has that head.
 
-    To give the option to a subclass of that head, inherit from :class:`MaskTargetMixin` and the subclass.
-
-    Args:
-        loss_boxes: As in :class:`MaskTargetMixin`.
-        **kwargs: As in ``FCNMaskHead``.
+    To give the option to a subclass of that head, inherit from :class:`MaskTargetMixin`, which describes it, and the
+    subclass.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....structures.mask import TensorMasks
 from ....structures.transfers import to_device
+from ...layers.group_selection import of_class
 from .mask_head_mixins import positives_on_host
 
 
@@ -52,17 +53,10 @@ class CenterMaskIoUHead(MaskIoUHead):
         mask_targets: Tensor,
         rcnn_train_cfg: ConfigDict,
     ) -> Tensor:
-        """Compute the IoU of each predicted mask with its whole object, seen and unseen part.
+        """Compute the IoU (num_pos, ), in [0, 1], of each predicted mask with its whole object, seen and unseen part.
 
-        Args:
-            sampling_results: Sampling result of each image. Its RoIs and indices may lie on the host.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            mask_preds: Mask logits of the ground-truth class, shape (num_pos, h, w).
-            mask_targets: Binary targets, shape (num_pos, h, w).
-            rcnn_train_cfg: Config with ``mask_thr_binary``, a threshold of logits.
-
-        Returns:
-            IoU in [0, 1] of shape (num_pos, ).
+        RoIs and indices of the sampling results may lie on the host. Mask logits, of the ground-truth class, and binary
+        targets have the shape (num_pos, h, w).
         """
         ratios = [
             self._get_area_ratio(torch.from_numpy(rois), torch.from_numpy(gt_inds), gt_instances.masks)
@@ -106,18 +100,10 @@ class CenterMaskIoUHead(MaskIoUHead):
         return pos_proposals.new_tensor(ratios)
 
     def predict_by_feat(self, mask_iou_preds: tuple[Tensor, ...], results_list: InstanceList) -> InstanceList:
-        """Add ``mask_scores``, the product of score and predicted IoU, to the results.
+        """Add ``mask_scores`` (n, ), the product of score and predicted IoU, to the detections of each image.
 
-        Args:
-            mask_iou_preds: Predicted IoU per class of each image, shape (num_instances, num_classes); with
-                ``num_classes=1``, one for all classes.
-            results_list: Detections of each image, with ``scores`` and ``labels``.
-
-        Returns:
-            The detections, with ``mask_scores`` of shape (num_instances, ).
+        Predicted IoU has the shape (n, num_classes); with ``num_classes=1``, it is one for all classes.
         """
         for results, mask_iou_pred in zip(results_list, mask_iou_preds):
-            labels = results.labels if self.num_classes > 1 else torch.zeros_like(results.labels)
-            index = torch.arange(len(results), device=mask_iou_pred.device)
-            results.mask_scores = results.scores * mask_iou_pred[index, labels]
+            results.mask_scores = results.scores * of_class(mask_iou_pred, results.labels)
         return results_list

@@ -16,7 +16,7 @@ from torch.nn.modules.utils import _pair
 from ....errors import InputError
 from ....structures.mask import TensorMasks, paste_masks_of_images
 from ....structures.transfers import to_device, to_host
-from ...layers.group_selection import filled
+from ...layers.group_selection import filled, of_class
 
 _LOSSES_OF_BOXES = ('loss_mask_project', 'loss_mask_box', 'loss_mask_pairwise')
 
@@ -25,13 +25,12 @@ class MaskTargetMixin(FCNMaskHead):
     """Training of CenterMask's FCN mask head: RoIs that are not clipped, weights of pseudo-masks, objects without mask.
 
     With ``train_cfg.rcnn.clip_mask_targets=False``, which CenterMask's configs set, an RoI beyond the image keeps its
-    size when its target is cropped; MMDetection clips it to the image first.
+    size when its target is cropped; MMDetection clips it to the image first. Further arguments are those of
+    ``FCNMaskHead``.
 
     Args:
-        *args: As in ``FCNMaskHead``.
         loss_boxes: Config of the loss of objects that have a box and no mask, such as :class:`BoxInstLoss`. The model
             then needs a :class:`BoxSupervisedDataPreprocessor`.
-        **kwargs: As in ``FCNMaskHead``.
     """
 
     def __init__(self, *args, loss_boxes: OptConfigType = None, **kwargs) -> None:
@@ -41,17 +40,13 @@ class MaskTargetMixin(FCNMaskHead):
     def get_targets(
         self, sampling_results: list[SamplingResult], batch_gt_instances: InstanceList, rcnn_train_cfg: ConfigDict
     ) -> Tensor:
-        """Crop the ground-truth masks to the positive RoIs.
-
-        Args:
-            sampling_results: Sampling result of each image. Its RoIs and indices may lie on the host.
-            batch_gt_instances: Ground truth of each image, with ``masks``.
-            rcnn_train_cfg: ``mask_size`` and, optionally, ``clip_mask_targets`` (default True).
+        """Crop the ground-truth masks to the positive RoIs, which, like their indices, may lie on the host.
 
         Returns:
             Binary targets of shape (num_pos, mask_size, mask_size), float32, where ``pos_gt_labels`` lie.
         """
         device = sampling_results[0].pos_gt_labels.device
+        mask_size = _pair(rcnn_train_cfg.mask_size)
         targets = []
         for (rois, gt_inds), gt_instances in zip(positives_on_host(sampling_results), batch_gt_instances):
             masks = gt_instances.masks
@@ -59,14 +54,13 @@ class MaskTargetMixin(FCNMaskHead):
                 rois = np.clip(rois, 0, np.array([masks.width, masks.height] * 2))
             if len(rois) and isinstance(masks, TensorMasks):
                 places, inds = (to_device(torch.from_numpy(part), device) for part in (rois, gt_inds))
-                targets.append(masks.cropped(places, inds, _pair(rcnn_train_cfg.mask_size)))
+                targets.append(masks.cropped(places, inds, mask_size))
             elif len(rois):
                 binarize = not rcnn_train_cfg.get('soft_mask_target', False)
-                mask_size = _pair(rcnn_train_cfg.mask_size)
                 masks = masks.crop_and_resize(rois, mask_size, device=device, inds=gt_inds, binarize=binarize)
                 targets.append(torch.from_numpy(masks.to_ndarray()))
         if not targets:
-            return torch.zeros((0, *_pair(rcnn_train_cfg.mask_size)), device=device)
+            return torch.zeros((0, *mask_size), device=device)
         return to_device(torch.cat(targets), device).float()
 
     def loss_and_target(
@@ -143,15 +137,7 @@ class MaskTargetMixin(FCNMaskHead):
         images = torch.arange(len(num_per_img)).repeat_interleave(torch.tensor(num_per_img))[without_mask.cpu()]
         rois, bboxes = rois[without_mask], bboxes[without_mask]
         crops = [
-            roi_align(
-                gt_instances.lab_images[0][None],
-                F.pad(rois[images == image], (1, 0)),
-                mask_preds.shape[1:],
-                1.0,
-                0,
-                'avg',
-                True,
-            )
+            roi_align(gt_instances.lab_images[0][None], F.pad(rois[images == image], (1, 0)), mask_preds.shape[1:])
             for image, gt_instances in enumerate(batch_gt_instances)
             if (images == image).any()
         ]
@@ -206,8 +192,7 @@ class RLEMaskMixin(FCNMaskHead):
         if found:
             boxes, labels = (torch.cat([results_list[i][key] for i in found]) for key in ('bboxes', 'labels'))
             logits = torch.cat([torch.as_tensor(mask_preds[i], device=boxes.device) for i in found])
-            labels = torch.zeros_like(labels) if logits.shape[1] == 1 else labels
-            probs = logits[torch.arange(len(labels), device=labels.device), labels]
+            probs = of_class(logits, labels)
             probs = probs if activate_map else probs.sigmoid()
         num_per_img = [len(results) for results in results_list]
         masks = paste_masks_of_images(probs, boxes, num_per_img, sizes, rcnn_test_cfg.mask_thr_binary)

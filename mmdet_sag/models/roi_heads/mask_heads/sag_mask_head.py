@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ....errors import InputError
 from ...layers import SpatialAttention
+from ...layers.group_selection import of_class
 from .mask_head_mixins import MaskTargetMixin, RLEMaskMixin
 
 # Options of mask heads that SAGMaskHead cannot replace, and the remedy.
@@ -34,9 +35,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
     ``train_cfg.rcnn.clip_mask_targets`` and ``loss_boxes`` (:class:`MaskTargetMixin`).
 
     Args:
-        *args: As in ``FCNMaskHead``.
         attention_kernel_size: Kernel size of the spatial attention, 3 or 7.
-        **kwargs: As in :class:`MaskTargetMixin`.
 
     Raises:
         InputError: An option belongs to another mask head.
@@ -56,12 +55,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         return self.convs[-1]
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor | list[Tensor]:
-        """Predict masks.
-
-        Args:
-            x: RoI features of shape (n, in_channels, h, w).
-            *args: Further inputs of the head that this one is combined with.
-            **kwargs: Further inputs of the head that this one is combined with.
+        """Predict masks from RoI features (n, in_channels, h, w) and what else a head combined with this one takes.
 
         Returns:
             Logits of shape (n, num_classes, 2h, 2w), or the outputs of the head that this one is combined with.
@@ -77,11 +71,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         return super().forward(x, *args, **kwargs)
 
     def forward_of_class(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Predict the mask of one class per RoI, without computing the logits of all others.
-
-        Args:
-            x: RoI features of shape (n, in_channels, h, w).
-            labels: Class of each RoI, shape (n, ).
+        """Predict the mask of one class per RoI, ``labels`` (n, ), without computing the logits of all others.
 
         Returns:
             Logits of shape (n, 1, 2h, 2w), equal to those of :meth:`forward` within rounding.
@@ -93,7 +83,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
         # By their method: while a model is exported, PyTorch puts modules into classes of its own.
         is_conv = type(self.conv_logits).forward in (nn.Conv2d.forward, Conv2d.forward)
         if not (is_fcn and is_conv and self.conv_logits.kernel_size == (1, 1)):
-            return self(x)[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
+            return of_class(self(x), labels)[:, None]
         for conv in self.convs:
             x = conv(x)
         if self.upsample is not None:
@@ -109,10 +99,7 @@ class SAGMaskHead(RLEMaskMixin, MaskTargetMixin, FCNMaskHead):
 class SAGHTCMaskHead(SAGMaskHead, HTCMaskHead):
     """:class:`SAGMaskHead` for HTC and DetectoRS-HTC: the next stage gets features after the spatial attention.
 
-    Args:
-        with_conv_res: As in ``HTCMaskHead``.
-        *args: As in :class:`SAGMaskHead`.
-        **kwargs: As in :class:`SAGMaskHead`.
+    It also has the options of ``HTCMaskHead``.
     """
 
 
@@ -120,7 +107,5 @@ class SAGHTCMaskHead(SAGMaskHead, HTCMaskHead):
 class SAGSCNetMaskHead(SAGMaskHead, SCNetMaskHead):
     """:class:`SAGMaskHead` for SCNet: the spatial attention follows the residual blocks.
 
-    Args:
-        conv_to_res: As in ``SCNetMaskHead``.
-        **kwargs: As in :class:`SAGMaskHead`.
+    It also has the options of ``SCNetMaskHead``.
     """

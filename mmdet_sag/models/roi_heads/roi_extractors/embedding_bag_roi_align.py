@@ -10,15 +10,10 @@ _ROIS = 16
 
 
 def embedding_bag_roi_align(layer: RoIAlign, feat: Tensor, rois: Tensor) -> Tensor:
-    """Run an averaging RoIAlign, best on channels-last features.
+    """Run an averaging RoIAlign on a level's features (N, C, H, W), best channels-last ones.
 
-    Args:
-        layer: The layer.
-        feat: Features of a level, shape (N, C, H, W).
-        rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
-
-    Returns:
-        RoI features of shape (n, C, *output_size), channels last in memory.
+    RoIs (n, 5) are image index, x1, y1, x2, y2 in pixels of the network's input; their features, channels last in
+    memory, have the shape (n, C, *output_size).
     """
     # As in RoIAlign, which has no gradient of RoIs.
     rois = rois.detach()

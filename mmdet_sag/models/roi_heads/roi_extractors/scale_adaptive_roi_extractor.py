@@ -43,14 +43,10 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         self.eps = eps
 
     def map_roi_levels(self, rois: Tensor, img_areas: Tensor) -> Tensor:
-        """Assign RoIs to levels (Eq. 2).
+        """Return the index (n, ) of each RoI's level, 0 for the finest (Eq. 2).
 
-        Args:
-            rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2.
-            img_areas: Area of the image of each RoI, without padding, in square pixels, shape (n, ).
-
-        Returns:
-            Index of each RoI's level, 0 for the finest, shape (n, ).
+        RoIs (n, 5) are image index, x1, y1, x2, y2; ``img_areas`` (n, ) are the areas of their images, without padding,
+        in square pixels.
         """
         extent = int(self.inclusive_boxes)
         roi_areas = (rois[:, 3] - rois[:, 1] + extent) * (rois[:, 4] - rois[:, 2] + extent)
@@ -64,16 +60,13 @@ class ScaleAdaptiveRoIExtractor(BaseRoIExtractor):
         roi_scale_factor: float | None = None,
         img_shapes: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
-        """Extract the features of RoIs.
+        """Extract the features (n, C, output_size, output_size) of RoIs.
 
         Args:
             feats: One tensor (N, C, H, W) per level.
             rois: RoIs of shape (n, 5): image index, x1, y1, x2, y2 in pixels of the network's input.
             roi_scale_factor: Factor by which RoIs are enlarged after they have got their levels.
             img_shapes: (height, width) of each image without padding. The padded size if not given.
-
-        Returns:
-            RoI features of shape (n, C, output_size, output_size).
         """
         if img_shapes is None:
             height, width = (side * self.featmap_strides[0] for side in feats[0].shape[-2:])
