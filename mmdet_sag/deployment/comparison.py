@@ -17,7 +17,7 @@ from torchvision.ops import box_iou
 
 from ..errors import InputError
 from ..models.detectors import PanopticCenterMask
-from ..models.roi_heads.centermask_roi_head import of_class
+from ..models.layers.group_selection import of_class
 from .exported_detector import detect, model_inputs, prepares_images, read_image
 from .graphs.preprocessed_graph import PreprocessedGraph
 from .runtime import Predictor, decode_mask
