@@ -241,7 +241,8 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
         is_map = len(paths) == 1 and paths[0].stem.endswith('mask')
         with labels.left_out.collect('images'):
             image = None
-            place = image_path.relative_to(labels.folder)
+            # An image may also lie beside its masks where another folder is named.
+            place = image_path.relative_to(labels.folder if image_path.is_relative_to(labels.folder) else source)
             name, split = without_split(place, *_IMAGE_FOLDERS), split_of_folders(place)
             for path in paths:
                 values = read_values(path)

@@ -130,7 +130,8 @@ class LossGuardHook(Hook):
             buffer.copy_(before)
 
     def _keep_losses(self, model: nn.Module, args: tuple, outputs: object) -> None:
-        if isinstance(outputs, dict) and model.training:
+        # A validation between two steps may compute losses too.
+        if isinstance(outputs, dict) and model.training and torch.is_grad_enabled():
             losses = {key: _total(value) for key, value in outputs.items() if 'loss' in key}
             if losses:
                 self._losses.append((len(self._images) - 1, list(losses), torch.stack(list(losses.values()))))

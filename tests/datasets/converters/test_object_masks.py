@@ -68,6 +68,13 @@ def test_pictures_become_objects_and_holes_stay(images, masks, tmp_path):
     np.testing.assert_array_equal(mask_api.decode(second.objects[0].segmentation), ONE > 0)
 
 
+def test_images_beside_the_masks_are_found_where_another_folder_is_named_too(tmp_path):
+    put(tmp_path / 'in', 'images/train/a.jpg', **{'masks/train/a_1.png': ONE, 'masks/b_1.png': TWO})
+    put(tmp_path / 'more', 'b.jpg')
+    data = read(tmp_path / 'in', image_folder=tmp_path / 'more')
+    assert [(image.name, image.split) for image in data.images] == [('a.jpg', 'train'), ('b.jpg', None)]
+
+
 def test_they_are_detected_before_pictures_of_all_objects(tmp_path):
     put(tmp_path / 'in', 'images/a.png', 'images/b.png', **{'masks/a_1.png': ONE, 'masks/b_1.png': TWO})
     conversion = LabelConversion([tmp_path / 'in'], ReadOptions(['cell']))

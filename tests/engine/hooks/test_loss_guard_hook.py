@@ -100,6 +100,24 @@ def assert_same_weights(expected: dict, actual: dict) -> None:
         assert torch.equal(value, actual[key]), key
 
 
+class MeasuresBadImage(Hook):
+    """Computes the loss of an image, which is NaN, after each iteration, as a validation between two steps does."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        model, sample = runner.model, data_batch['data_samples'][0]
+        model.bad_image = sample.img_path
+        model.layers[1].eval()
+        with torch.no_grad():
+            assert model([torch.zeros(4)] * 2, [sample], mode='loss')['loss'].isnan()
+        model.layers[1].train()
+        model.bad_image = ''
+
+
+def test_losses_without_gradients_are_not_those_of_a_step(tmp_path):
+    train(tmp_path, 4, optim_wrapper=wrapper(accumulative_counts=2), custom_hooks=[MeasuresBadImage()])
+    assert saved(tmp_path)['meta']['iter'] == 4
+
+
 def test_a_nan_loss_stops_with_the_state_before_it_and_names_the_images(tmp_path):
     images = images_of(tmp_path)
     with pytest.raises(InputError, match=f'not finite in iteration 5: loss=nan on {", ".join(images[4])}. The state'):
