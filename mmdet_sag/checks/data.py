@@ -127,6 +127,11 @@ def _check_categories(source: CocoSource, categories: list, tally: ProblemTally)
             f'"{source.option}.metainfo.classes=[{_listed(names, 20)}]", the same in every data set, '
             "and the heads' num_classes to their number"
         )
+    if 'duplicate-class' in tally.counts:
+        raise InputError(
+            f'{source.option}.metainfo.classes names {", ".join(tally.examples["duplicate-class"])} more than once: '
+            "name each class once, and set the heads' num_classes to their number"
+        )
     if 'class-order-differs' in tally.counts:
         raise InputError(
             f"{source.option}.metainfo.classes has another order than the categories of '{source.ann_file}' "

@@ -105,6 +105,7 @@ PROBLEM_KINDS = {
     'duplicate-category-id': Problem(CATEGORY, 'category ids used more than once', BOTH),
     'duplicate-category-name': Problem(CATEGORY, 'category names used more than once', BOTH),
     'class-not-in-file': Problem(CATEGORY, 'classes of the config that the annotation file does not have', BOTH),
+    'duplicate-class': Problem(CATEGORY, 'classes that the config names more than once', BOTH),
     'class-order-differs': Problem(CATEGORY, "classes of the config in another order than the file's categories", BOTH),
     'category-not-in-config': Problem(
         CATEGORY, 'categories of the annotation file that the config leaves out', notice=True

@@ -75,10 +75,11 @@ def category_problems(categories: Sequence[Any], classes: Sequence[str] | None) 
     if classes is None:
         return problems
     problems += [('class-not-in-file', f"'{name}'") for name in classes if name not in names]
+    problems += [('duplicate-class', f"'{name}'") for name in dict.fromkeys(classes) if classes.count(name) > 1]
     problems += [('category-not-in-config', f"'{name}'") for name in dict.fromkeys(names) if name not in classes]
     # MMDetection numbers labels in the order of the file, but names them in the order of the config.
     in_file_order = [name for name in dict.fromkeys(names) if name in classes]
-    in_config_order = [name for name in classes if name in names]
+    in_config_order = [name for name in dict.fromkeys(classes) if name in names]
     if in_file_order != in_config_order:
         place = next(i for i, pair in enumerate(zip(in_file_order, in_config_order)) if pair[0] != pair[1])
         problems.append(

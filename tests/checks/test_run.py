@@ -554,6 +554,10 @@ BROKEN = {
         _wrapped_validation(type='ClassBalancedDataset', oversample_thr=0.5),
         r'repeats images, .*: set --cfg-options val_dataloader\.dataset\.oversample_thr=0',
     ),
+    'class named twice': (
+        _config(train_dataloader__dataset__metainfo=dict(classes=('cat', 'cat'))),
+        r"train_dataloader\.dataset\.metainfo\.classes names 'cat' more than once: name each class once",
+    ),
     'classes in another order in validation': (
         _other_order_in_validation,
         'train_dataloader.dataset and val_dataloader.dataset have the same metainfo.classes in another order',
