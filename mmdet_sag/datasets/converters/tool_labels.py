@@ -105,7 +105,8 @@ class ToolLabels:
         parts = PurePosixPath(str(name).replace('\\', '/')).parts
         found = self._by_name.get(parts[-1] if parts else '', [])
         equal = [len(os.path.commonprefix([path.parts[::-1], parts[::-1]])) for path in found]
-        best = [path for path, count in zip(found, equal) if count == max(equal)]
+        most = max(equal, default=0)
+        best = [path for path, count in zip(found, equal) if count == most]
         if len(best) > 1:
             wanted = [path for path in best if folder and folder.lower() in map(str.lower, path.parts)]
             if len(wanted) != 1:
