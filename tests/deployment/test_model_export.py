@@ -214,7 +214,7 @@ def test_the_size_can_be_bounded_in_openvino(folder, openvino):
 
 def test_a_model_of_one_input_size(folder, monkeypatch, capsys, tmp_path):
     config, checkpoint, out = folder / 'tiny.py', folder / 'tiny.pth', tmp_path / 'out'
-    arguments = (config, checkpoint, '--format', 'torchscript', '--out', out, '--images', 2, '--runs', 0)
+    arguments = (config, checkpoint, '--format', 'openvino', '--out', out, '--images', 2, '--runs', 0)
     assert run_here(monkeypatch, 'deployment/export.py', *arguments, '--input-size', 96, 130) == 2
     assert 'sides have to be multiples of 32; use --input-size 96 128' in capsys.readouterr().err
     assert run_here(monkeypatch, 'deployment/export.py', *arguments, '--input-size', 96, 128) == 0
@@ -222,6 +222,7 @@ def test_a_model_of_one_input_size(folder, monkeypatch, capsys, tmp_path):
     assert report['metadata']['preprocessing']['resize'] == dict(mode='fit', scale=[128, 96], backend='pillow')
     assert report['agreement']['num_found'] == report['agreement']['num_detections'] > 10
     predictor = runtime.Predictor(out)
+    assert [side.get_length() for side in predictor.model.model.inputs[0].partial_shape[1:]] == [3, 96, 128]
     # Wide and upright images fit, and are found as PyTorch finds them in the padded image.
     image = cv2.imread(str(folder / 'data/images/1.png'))
     for shape, size in (((64, 30), (96, 45)), ((20, 64), (40, 128))):

@@ -72,9 +72,9 @@ def tiny(*args, **options) -> torch.nn.Module:
     return model
 
 
-def lively(path: str, **options) -> torch.nn.Module:
+def lively(path: str) -> torch.nn.Module:
     """The model of :func:`tiny_config` in evaluation mode, with random weights whose scores differ."""
-    model = tiny(path, **options)
+    model = tiny(path)
     for module in model.bbox_head.modules():
         if isinstance(module, torch.nn.Conv2d) and module.weight.std() < 0.02:
             torch.nn.init.normal_(module.weight, std=0.05)

@@ -109,10 +109,9 @@ def lively_two_stage(name: str) -> torch.nn.Module:
     """A tiny detector of ``configs/sag_mask`` or of MMDetection, with random weights that detect something.
 
     Its mask heads have spatial attention, and it is in evaluation mode. It has all parts, but two stages of a ResNet,
-    two levels, and two stages of a cascade. ``'NAME with groie'`` has the RoI extractors of GRoIE.
+    two levels, and two stages of a cascade.
     """
     init_default_scope('mmdet')
-    name, *extractors = name.split(' with ')
     if name in _HOSTS:
         config = get_config(_HOSTS[name]).model
         heads = config.roi_head.mask_head
@@ -120,8 +119,6 @@ def lively_two_stage(name: str) -> torch.nn.Module:
             head.type = {'FCNMaskHead': 'SAGMaskHead', 'HTCMaskHead': 'SAGHTCMaskHead'}[head.type]
     else:
         config = Config.fromfile(SAG_CONFIGS / f'{name}_r50_fpn_sag_1x_coco.py').model
-    for part in ('bbox_roi_extractor', 'mask_roi_extractor') if extractors else ():
-        config.roi_head[part] = get_config(_HOSTS[extractors[0]]).model.roi_head[part]
     _narrow(config)
     few: dict = dict(num_stages=2, out_indices=(0, 1), strides=(1, 2), dilations=(1, 1))
     few.update(init_cfg=None, base_channels=8)
