@@ -56,11 +56,12 @@ class WinogradConv(Replacement):
         if x.numel() == 0 or not is_plain_cpu(x):
             return self.original(x)
         conv = self.module
-        # Of 4x4 results each.
-        num_tiles = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-        if self.filters is None and num_tiles >= transforms().MIN_TRAINED_TILES:
-            return _TrainedConvolution.apply(x, conv.weight, conv.bias)
-        if self.filters is not None and not torch.is_grad_enabled():
+        if self.filters is None:
+            # Of 4x4 results each.
+            num_tiles = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+            if num_tiles >= transforms().MIN_TRAINED_TILES:
+                return _TrainedConvolution.apply(x, conv.weight, conv.bias)
+        elif not torch.is_grad_enabled():
             return _convolve(x, self.filters, conv.bias)
         return self.original(x)
 
