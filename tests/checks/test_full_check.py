@@ -392,6 +392,8 @@ def test_files_are_found_as_to_coco_writes_them_and_chosen_by_their_split(data):
         ('absent.json', 'does not exist: give a config, or the folder or annotation file'),
         ('images', r"has no annotation file in COCO's format for train: convert .* with tools/.*to_coco\.py"),
         ('cut.json', 'is not valid JSON'),
+        # Beside a sound one.
+        ('.', r"cut\.json': is not valid JSON"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_what_to_do(data, name, message):
