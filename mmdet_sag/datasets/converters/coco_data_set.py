@@ -38,10 +38,8 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     ``train/_annotations.coco.json``.
     """
     options.refuse_class_names(source)
-    skipped = {path.resolve() for path in options.skip}
-    files = [path for path in annotation_files(source) if path.resolve() not in skipped]
     data = LabelledData([], [])
-    for path in files:
+    for path in filter(options.reads, annotation_files(source)):
         content = load_coco(str(path), mapping=True)
         names = _names(content, path)
         data.classes += [name for name in dict.fromkeys(names.values()) if name not in data.classes]

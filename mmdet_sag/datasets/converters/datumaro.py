@@ -22,7 +22,7 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in _HEAD.files(source):
+    for path in labels.files(_HEAD):
         content = read_json(path)
         listed = mapping(mapping(content.get('categories')).get('label')).get('labels')
         names = [str(entry.get('name')) for entry in entries(listed)]

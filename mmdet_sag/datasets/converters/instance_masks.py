@@ -255,7 +255,7 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
                         scattered = path
                     parts = regions if options.components else [mask]
                     image.objects += [LabelledObject(label, encoded(part)) for part in parts]
-            labels.images[image_path] = image
+            labels.images[image_path, image_path] = image
     if scattered and one_value and options.components is None:
         raise _regions_unclear(scattered)
     pictures = {path for paths in masks.values() for path in paths}

@@ -28,7 +28,7 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
-    for path in _HEAD.files(source):
+    for path in labels.files(_HEAD):
         for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()

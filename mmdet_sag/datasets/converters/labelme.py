@@ -47,9 +47,8 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     lines have no area and are left out. ``"crowd": true`` in a shape's flags marks a region of many objects.
     """
     options.refuse_class_names(source)
-    skipped = {path.resolve() for path in options.skip}
     files = [source] if source.is_file() else list(files_below(source, '.json'))
-    files = [path for path in files if path.resolve() not in skipped]
+    files = list(filter(options.reads, files))
     root = source.parent if source.is_file() else source
     data = LabelledData([], [])
     others = 0

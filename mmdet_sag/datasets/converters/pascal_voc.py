@@ -103,7 +103,7 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     splits = _splits(source / 'ImageSets/Main')
     labels = ToolLabels(source, options)
-    for path in _FILES.files(source):
+    for path in labels.files(_FILES):
         # CVAT names images with the folders below Annotations.
         parts = path.with_suffix('').parts
         split = next(filter(None, (splits.get('/'.join(parts[first:])) for first in range(len(parts)))), None)

@@ -75,13 +75,17 @@ class ToolLabels:
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.options = source, options
         self.folder = options.image_folder or (source.parent if source.is_file() else source)
-        self.images: dict[Path, LabelledImage] = {}
+        # By the image and the file that labels it.
+        self.images: dict[tuple[Path, Path], LabelledImage] = {}
         self.left_out = LeftOut()
         self._absent: str | None = None
-        self._labelled_in: dict[Path, Path] = {}
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in images_below(self.folder):
             self._by_name[path.name].append(path)
+
+    def files(self, head: Head) -> Iterator[Path]:
+        """The files of the source that begin so, without those that the user skips."""
+        return filter(self.options.reads, head.files(self.source))
 
     def has_image(self, name: str) -> bool:
         """Whether an image of this name, without folders, is there."""
@@ -117,11 +121,8 @@ class ToolLabels:
             self.left_out.add('images', f"image '{name}' of '{file}'", 'the image does not exist', 'give --images DIR')
             return None
         path = best[0]
-        if path in self.images:
-            raise InputError(
-                f"'{path}' is labelled in '{self._labelled_in[path]}' and in '{file}': give one file instead of "
-                f"'{self.source}', or leave one out"
-            )
+        if (path, file) in self.images:
+            raise InputError(f"'{path}' is labelled twice in '{file}': delete one of its entries")
         try:
             label_size = None if size is None else (int(size[0]), int(size[1]))
         except (TypeError, ValueError, OverflowError):
@@ -130,7 +131,7 @@ class ToolLabels:
         split = split or split_of_folders(place)
         with self.left_out.collect('images'):
             image = LabelledImage.open(path, without_split(place, 'images'), label_size, self.options, habit, split)
-            self.images[path], self._labelled_in[path] = image, file
+            image.origin, self.images[path, file] = file, image
             return image
         return None
 

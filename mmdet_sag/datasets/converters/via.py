@@ -22,9 +22,9 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute; without
     attributes, ``options`` names the only class.
     """
-    contents = {path: read_json(path) for path in _HEAD.files(source)}
-    attribute = _class_attribute(contents, source, options)
     labels = ToolLabels(source, options)
+    contents = {path: read_json(path) for path in labels.files(_HEAD)}
+    attribute = _class_attribute(contents, source, options)
 
     def read(index: int, region: dict, size: tuple[int, int]) -> tuple[tuple, list]:
         label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
