@@ -12,6 +12,9 @@ from shapely.geometry.base import BaseGeometry
 from ...errors import InputError
 from .source_files import READ_ERRORS, EntryError, open_image
 
+# Digits of an area. What is 0 with them has none.
+_DIGITS = 2
+
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
     """Values of a mask picture (H, W), int32: grey values, indices of a palette, or R * 65536 + G * 256 + B.
@@ -37,12 +40,16 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
-    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons."""
+    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons with area."""
     points = np.asarray(polygon, float).reshape(-1, 2)
+    if not round(shapely.MultiPoint(points).convex_hull.area, _DIGITS):
+        return []
     if (points >= 0).all() and (points <= size).all():
         return [list(polygon)]
     inside = shapely.clip_by_rect(shapely.make_valid(shapely.Polygon(points)), 0, 0, *size)
-    corners = [np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if part.area > 0]
+    corners = [
+        np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if round(part.area, _DIGITS)
+    ]
     return [part.ravel().tolist() for part in corners]
 
 
@@ -73,7 +80,7 @@ def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
     x_min, y_min = np.concatenate(rings).min(axis=0)
     x_max, y_max = np.concatenate(rings).max(axis=0)
     area = sum(shapely.Polygon(ring).area for ring in rings)
-    return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, 2)
+    return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, _DIGITS)
 
 
 def encoded(bitmap: np.ndarray) -> dict:

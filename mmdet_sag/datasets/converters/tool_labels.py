@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import shapely
 from pycocotools import mask as mask_api
 
 from ...errors import InputError
@@ -202,8 +201,6 @@ def polygon(points: object, size: tuple[int, int], scale: Sequence[float] = (1, 
     corners = numbers(points)[0] if isinstance(points, list | np.ndarray) else np.zeros(0)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise InputError('polygons of fewer than 3 points')
-    if not shapely.MultiPoint(corners).convex_hull.area:
-        return []
     return clipped((corners * scale).round(3).ravel().tolist(), size)
 
 
