@@ -88,6 +88,23 @@ def encoded(bitmap: np.ndarray) -> dict:
     return _as_json(mask_api.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
 
 
+def encoded_values(values: np.ndarray) -> dict[int, dict]:
+    """Compressed RLE of the pixels of each value above 0 in a picture (H, W)."""
+    flat = values.ravel(order='F')
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    # Start and end of each run. A bitmap for each of thousands of values would take minutes.
+    edges = np.stack([starts, np.append(starts[1:], flat.size)], axis=1)
+    order = np.argsort(flat[starts], kind='stable')
+    found, firsts = np.unique(flat[starts][order], return_index=True)
+    masks = {}
+    for value, runs in zip(found.tolist(), np.split(order, firsts[1:])):
+        if value > 0:
+            counts = np.diff(edges[runs].ravel(), prepend=0, append=flat.size).tolist()
+            rle = dict(size=values.shape, counts=counts if counts[-1] else counts[:-1])
+            masks[value] = _as_json(mask_api.frPyObjects(rle, *values.shape))
+    return masks
+
+
 def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
     """Compressed RLE of the union of polygons ``[x1, y1, ...]`` and RLEs in an image of this width and height."""
     runs = [part if isinstance(part, dict) else mask_api.frPyObjects([part], *size[::-1])[0] for part in parts]
@@ -112,10 +129,9 @@ def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int], error
     return encoded(bitmap)
 
 
-def connected(region: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of a region (H, W), bool."""
-    count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
-    return [numbers == number for number in range(1, count)]
+def connected(region: np.ndarray) -> list[dict]:
+    """Compressed RLEs of the connected parts of a region (H, W), bool."""
+    return list(encoded_values(cv2.connectedComponents(region.astype(np.uint8), connectivity=8)[1]).values())
 
 
 def _as_json(rle: dict) -> dict:
