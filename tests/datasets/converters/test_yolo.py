@@ -186,9 +186,10 @@ def test_paths_of_another_machine_are_found(style, tmp_path):
     assert [(image.split, len(image.objects)) for image in read(tmp_path).images] == [('train', 1), ('val', 1)]
 
 
-def test_lists_of_another_machine_are_found(tmp_path):
+@pytest.mark.parametrize('line', ['D:\\set\\images\\a.png', 'data/images/a.png'])
+def test_lists_of_another_machine_and_of_cvat_are_found(line, tmp_path):
     put(tmp_path / 'images/a.png', tmp_path / 'labels/a.txt')
-    (tmp_path / 'train.txt').write_text('D:\\set\\images\\a.png\n')
+    (tmp_path / 'train.txt').write_text(line)
     (tmp_path / 'data.yaml').write_text('names: [x]\ntrain: train.txt\n')
     assert len(read(tmp_path).images[0].objects) == 1
 
