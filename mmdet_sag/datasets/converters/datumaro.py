@@ -8,7 +8,7 @@ from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json, split_of
 from .tool_labels import Head, ToolLabels, WithoutArea, entries, mapping, numbers, polygon, rectangle, run_lengths, text
 
-_HEAD = Head('.json', r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
+_HEAD = Head('.json', r'"dm_format_version"|^\s*\{\s*"infos?"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
 _WITHOUT_AREA = ('label', 'points', 'polyline', 'caption', 'cuboid_3d', 'skeleton')
 
 is_datumaro = _HEAD.is_in
