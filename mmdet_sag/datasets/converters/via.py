@@ -56,12 +56,12 @@ def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOpti
             raise InputError(f"--class-attribute: '{source}' has no '{options.class_attribute}', but {names}")
         found = [options.class_attribute]
     else:
-        kinds = {
-            name: mapping(mapping(mapping(content.get('_via_attributes')).get('region')).get(name)).get('type')
+        kinds = [
+            (name, mapping(mapping(mapping(content.get('_via_attributes')).get('region')).get(name)).get('type'))
             for content in contents.values()
             for name in names
-        }
-        found = [name for name in names if kinds[name] in _CHOICES]
+        ]
+        found = [name for name in names if any((name, kind) in kinds for kind in _CHOICES)]
         found = found if len(found) == 1 else names
     if len(found) > 1:
         raise InputError(f"'{source}': each of {found} may be the class: choose with --class-attribute NAME")

@@ -98,6 +98,12 @@ def test_the_class_is_chosen_or_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"\['note', 'type'\] may be the class.*--class-attribute"):
         read(root)
     assert read(root, class_attribute='type').classes == ['cat', 'dog']
+    # A project of other images tells the kinds.
+    (root / 'a.json').write_text(json.dumps(project(entries={'b.png9': dict(filename='b.png', size=9, regions=[])})))
+    content = json.loads((root / 'via.json').read_text())
+    (root / 'via.json').write_text(json.dumps({key: entry for key, entry in content.items() if 'b.png' not in key}))
+    assert read(root).classes == ['cat', 'dog']
+    (root / 'a.json').unlink()
     assert read(root, class_attribute='note').classes == ['x']
     with pytest.raises(InputError, match="no 'kind', but"):
         read(root, class_attribute='kind')
