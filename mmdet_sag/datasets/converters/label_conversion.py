@@ -127,7 +127,7 @@ class LabelConversion:
                 raise InputError(f"'{source}' ({form.title}) has no labelled images: give the folder that has them")
             self.notes.append(f'{source}: {form.title}, {len(data.images)} images, {len(data.classes)} classes')
             self.notes += data.notes
-            self.classes += [name for name in data.classes if name not in self.classes]
+            self.classes = list(dict.fromkeys(self.classes + data.classes))
             repeated = 0
             for image in data.images:
                 image.origin = image.origin or source

@@ -67,6 +67,13 @@ def test_the_layouts_of_ultralytics_and_roboflow(style, tmp_path):
         assert all(len(image.objects) == 1 for image in data.images)
 
 
+def test_classes_of_one_name_are_one(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', f'{TRIANGLE}1{TRIANGLE[1:]}')
+    conversion = LabelConversion([tmp_path], ReadOptions(class_names=['x', 'x']))
+    conversion.read()
+    assert conversion.counts()[2:] == [['x']] and len(conversion.images[0].objects) == 2
+
+
 def test_images_without_labels_are_background(tmp_path):
     put(tmp_path / 'a.png', tmp_path / 'a.txt')
     put(tmp_path / 'b.png', tmp_path / 'b.txt', '')
