@@ -997,6 +997,14 @@ def test_an_evaluator_may_name_a_copy_of_the_same_file(data):
     check_inputs(data.config, 'train')
 
 
+def test_a_file_without_annotations_is_refused_for_an_evaluator(data):
+    path = data.root / 'images_alone.json'
+    path.write_text(json.dumps({key: value for key, value in data.content.items() if key != 'annotations'}))
+    data.config.val_evaluator.ann_file = str(path)
+    with pytest.raises(InputError, match=r'images_alone\.json.* it has no annotations; export'):
+        check_inputs(data.config, 'train')
+
+
 def test_training_without_validation_is_checked(data):
     data.config.val_cfg = data.config.val_dataloader = data.config.val_evaluator = None
     check_inputs(data.config, 'train')
