@@ -684,6 +684,13 @@ def test_an_annotation_file_that_is_not_json_is_refused(data, text):
     assert '\n' not in str(refusal.value)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_an_annotation_file_in_an_encoding_that_mmdetection_does_not_read_is_refused(data, encoding):
+    data.ann_file.write_text(json.dumps(data.content), encoding=encoding)
+    with pytest.raises(InputError, match='is not valid JSON .*: save it as UTF-8 without BOM'):
+        check_inputs(data.config, 'train')
+
+
 def test_a_file_of_results_is_refused_as_annotations(data):
     data.ann_file.write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     with pytest.raises(InputError, match='a file of results cannot be used here'):
