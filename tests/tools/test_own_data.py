@@ -69,6 +69,8 @@ def test_the_old_name_of_an_option_works_with_a_warning(labels):
     [
         ('dataset_converters/to_coco.py', ['absent', '--out', 'new'], "'absent' does not exist"),
         ('dataset_converters/to_coco.py', ['labels', '--out', 'new', '--rename', 'star'], 'is not OLD=NEW'),
+        ('dataset_converters/to_coco.py', ['labels', '--out', 'new', '--images', 'phtos'], "'phtos' is not a folder"),
+        ('misc/check_dataset.py', ['shapes', '--images', 'phtos'], "--images 'phtos' is not a folder"),
         (
             'misc/make_config.py',
             ['labels', '--model', 'centermask_v39', '--out', 'new.py'],

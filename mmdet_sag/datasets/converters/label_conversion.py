@@ -115,6 +115,9 @@ class LabelConversion:
         Raises:
             InputError: A source cannot be used.
         """
+        folder = self.options.image_folder
+        if folder and not folder.is_dir():
+            raise InputError(f"--images '{folder}' is not a folder: name the one of the images")
         images: dict[Path | int, LabelledImage] = {}
         names = set()
         if self.format is None and self.options.image_folder is None:
