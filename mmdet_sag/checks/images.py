@@ -22,9 +22,10 @@ def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
         if folder not in present:
             try:
                 present[folder] = set(os.listdir(folder or '.'))
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError:
                 present[folder] = set()
-        if name not in present[folder]:
+        # A folder may be closed to listing alone.
+        if name not in present[folder] and not os.path.exists(os.path.join(folder, name)):
             missing.append(file_name)
     return missing
 

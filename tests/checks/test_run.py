@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import math
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -994,6 +995,18 @@ def test_data_on_remote_storage_are_left_to_their_backend(data):
 def test_a_storage_backend_that_is_not_installed_is_named(data):
     data.train_set.update(data_root='s3://bucket/coco/')
     with pytest.raises(InputError, match='train_dataloader.dataset is not a valid config .*petrel_client'):
+        check_inputs(data.config, 'train')
+
+
+def test_an_image_folder_may_be_closed_to_listing_alone(data, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, 'Permission denied', path)
+
+    # The tests may run as root, to whom nothing is closed.
+    monkeypatch.setattr(os, 'listdir', closed)
+    check_inputs(data.config, 'train')
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    with pytest.raises(InputError, match='image folder .*images/. is closed to this user: ask'):
         check_inputs(data.config, 'train')
 
 
