@@ -39,7 +39,6 @@ def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
     found = entries(task.get('annotations') or task.get('completions'))
     found = [item for item in found if not item.get('was_cancelled')]
     if not found:
-        labels.left_out.add(NOT_LEARNT, f"'{name}'", 'tasks without an annotation')
         return
     if len(found) > 1:
         labels.left_out.add(NOT_LEARNT, f"'{name}'", "tasks' earlier annotations")

@@ -28,7 +28,7 @@ _CLASSES = (
 _BOXES, _FILES = Head('.xml', r'<annotation\b.*<bndbox>'), Head('.xml', r'<annotation\b')
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
-_UNLISTED = 'labels of images in no train, val or test list of ImageSets'
+_UNLISTED = 'images without labels, or in no train, val or test list of ImageSets'
 
 is_voc_boxes = _BOXES.is_in
 
@@ -108,14 +108,13 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
         parts = path.with_suffix('').parts
         split = next(filter(None, (splits.get('/'.join(parts[first:])) for first in range(len(parts)))), None)
         if splits and split is None:
-            labels.left_out.add(NOT_LEARNT, f"'{path}'", _UNLISTED)
             continue
         with labels.left_out.collect('images'):
             root = read_xml(path)
             size = (root.findtext('size/width'), root.findtext('size/height'))
             image = labels.image(root.findtext('filename'), path, size, split=split)
             labels.read_objects(image, enumerate(root.iterfind('object')), f"object {{}} of '{path}'", _box)
-    return labels.data()
+    return labels.data(unlabelled=_UNLISTED if splits else 'images without labels')
 
 
 def _box(index: int, item: ElementTree.Element, size: tuple[int, int]) -> tuple[tuple, list]:

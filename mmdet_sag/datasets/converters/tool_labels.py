@@ -78,6 +78,8 @@ class ToolLabels:
         self.images: dict[tuple[Path, Path], LabelledImage] = {}
         self.left_out = LeftOut()
         self._absent: str | None = None
+        # Of mask pictures, which have no label file, it stays empty.
+        self._labelled: set[Path] = set()
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in images_below(self.folder):
             self._by_name[path.name].append(path)
@@ -120,6 +122,7 @@ class ToolLabels:
             self.left_out.add('images', f"image '{name}' of '{file}'", 'the image does not exist', 'give --images DIR')
             return None
         path = best[0]
+        self._labelled.add(path)
         if (path, file) in self.images:
             raise InputError(f"'{path}' is labelled twice in '{file}': delete one of its entries")
         try:
@@ -174,12 +177,18 @@ class ToolLabels:
         for (name, _, *is_crowd), pieces in parts.items():  # type: ignore[misc]
             image.objects.append(LabelledObject(name, union(pieces, image.size), any(is_crowd)))
 
-    def data(self, classes: Sequence[str] = ()) -> LabelledData:
-        """The labels. Of the class names in the tool's order, those without an object are dropped."""
+    def data(self, classes: Sequence[str] = (), unlabelled: str = 'images without labels') -> LabelledData:
+        """The labels. Of the class names in the tool's order, those without an object are dropped.
+
+        ``unlabelled`` is what to say of images that no label file names.
+        """
         if not self.images and self._absent is not None:
             raise InputError(
                 f"'{self.folder}' has none of the labelled images, such as '{self._absent}': give --images DIR"
             )
+        files = {path for paths in self._by_name.values() for path in paths} if self._labelled else set()
+        for path in sorted(files - self._labelled):
+            self.left_out.add(NOT_LEARNT, f"'{path}'", unlabelled)
         used = {item.name for image in self.images.values() for item in image.objects}
         names = [name for name in dict.fromkeys(classes) if name in used]
         return LabelledData(names + sorted(used - set(names)), list(self.images.values()), left_out=self.left_out)

@@ -109,7 +109,7 @@ def test_skipped_tasks_and_earlier_annotations_are_left_out(tmp_path):
     assert [(image.name, len(image.objects)) for image in data.images] == [('a.png', 2), ('b.png', 0)]
     assert [error.reason for error in data.left_out[NOT_LEARNT]] == [
         "tasks' earlier annotations",
-        'tasks without an annotation',
+        'images without labels',
     ]
 
 

@@ -90,7 +90,7 @@ def test_boxes_of_all_images_are_read(tmp_path):
     data = read_voc_boxes(tmp_path, options)
     assert [(image.split, len(image.objects)) for image in data.images] == [('train', 0), ('train', 1)]
     (unlisted,) = left_out(data)[NOT_LEARNT]
-    assert 'Annotations/b.xml' in unlisted and 'in no train, val or test list' in unlisted
+    assert 'JPEGImages/b.png' in unlisted and 'in no train, val or test list' in unlisted
     alone = ReadOptions(boxes=True, image_folder=tmp_path)
     assert len(read_voc_boxes(tmp_path / 'Annotations/b.xml', alone).images) == 1
 

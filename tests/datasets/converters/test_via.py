@@ -110,7 +110,10 @@ def test_the_class_is_chosen_or_asked_for(tmp_path):
     checked = [region(attributes=dict(type=dict(cat=True, dog=False))), region(attributes=dict(type={}))]
     data = read(put(tmp_path / 'in', project(entries={'a': dict(filename='a.png', size=1, regions=checked)})))
     assert [item.name for item in data.images[0].objects] == ['cat']
-    assert left_out(data) == dict(objects=["region 1 of 'a.png': regions without one value of 'type'"])
+    assert left_out(data) == {
+        'objects': ["region 1 of 'a.png': regions without one value of 'type'"],
+        NOT_LEARNT: [f"'{root}/b.png': images without labels"],
+    }
 
 
 def test_regions_without_attributes_need_a_name(tmp_path):
