@@ -103,9 +103,7 @@ def build_runner(config: Config, work_dir: Path, **options) -> Runner:
     config.merge_from_dict(copy.deepcopy(options))
     # Else it is that of an earlier runner, which writes to a folder that is gone.
     config.get('visualizer', {}).pop('name', None)
-    settings = {**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': uuid.uuid4().hex}
-    # Formatting the text takes longer than some of these trainings.
-    return Runner.from_cfg(Config(settings, format_python_code=False))
+    return Runner.from_cfg(Config({**config.to_dict(), 'work_dir': str(work_dir), 'experiment_name': uuid.uuid4().hex}))
 
 
 def assert_resumes_bit_by_bit(config: Config, folder: Path) -> None:
