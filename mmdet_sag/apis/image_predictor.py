@@ -167,7 +167,10 @@ class ImagePredictor:
         try:
             for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
                 samples += self.inferencer.forward(data)
-        except cv2.error as e:
+        except (cv2.error, ValueError) as e:
+            # Pillow's words.
+            if isinstance(e, ValueError) and 'height and width' not in str(e):
+                raise
             height, width = min((image.shape[:2] for image in images), key=lambda sides: min(sides) / max(sides))
             raise InputError(
                 f'an image of {width}x{height} pixels is too narrow: resized, nothing is left of it; cut it into parts'

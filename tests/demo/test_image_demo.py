@@ -9,6 +9,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 import tqdm
+from mmengine.config import Config
 from support import tiny_panoptic
 from support.small_graph import write_onnx
 from support.tiny_checkpoint import write_tiny_checkpoint
@@ -114,15 +115,19 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
     assert (tmp_path / 'out/vis/good ü.png').is_file()
 
 
-@pytest.mark.parametrize('exported', [False, True])
-def test_an_image_that_is_too_narrow_is_left_out_and_named(demo, folder, tmp_path, exported):
+@pytest.mark.parametrize('kind', ['cv2', 'pillow', 'exported'])
+def test_an_image_that_is_too_narrow_is_left_out_and_named(demo, folder, tmp_path, kind):
     cv2.imwrite(str(tmp_path / 'narrow.png'), np.zeros((1, 2000, 3), np.uint8))
     cv2.imwrite(str(tmp_path / 'good.png'), cv2.imread(str(folder / 'data/images/1.png')))
-    model = ('config.py', 'model.pth')
-    if exported:
+    if kind == 'exported':
         pytest.importorskip('onnxruntime')
         write_onnx(tmp_path / 'exported')
         model = (tmp_path / 'exported',)
+    else:
+        config = Config.fromfile('config.py')
+        config.test_dataloader.dataset.pipeline[1].backend = kind
+        config.dump(tmp_path / 'config.py')
+        model = (tmp_path / 'config.py', 'model.pth')
     said = demo(tmp_path, *model, '--out', tmp_path / 'out', '--batch-size', 2)
     assert 'narrow.png: left out, an image of 2000x1 pixels is too narrow' in said
     assert (tmp_path / 'out/vis/good.png').is_file()
