@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 
 from ..checks import check_is_detector
 from ..datasets.coco_instance_panoptic import id_to_rgb
+from ..datasets.data_sources import test_dataset
 from ..deployment.formats import is_exported
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..engine.launch import read_config
@@ -133,6 +134,8 @@ class ImagePredictor:
     def _load(self, config: str, checkpoint: str | None, device: str | None) -> str:
         """Load a model, and return its checkpoint."""
         cfg, checkpoint = _find_model(config, checkpoint)
+        # MMDetection's inferencer does not look into wrappers.
+        cfg.test_dataloader.dataset = test_dataset(cfg)
         weights = load_checkpoint_file(checkpoint)
         try:
             torch.empty(0, device=device)

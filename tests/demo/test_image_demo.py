@@ -168,6 +168,7 @@ def test_an_exported_model_is_drawn_as_its_runtime_finds(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--out', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
+        (('data/images/1.png', 'joined.py', 'model.pth'), 'test_dataloader.dataset joins several data sets'),
         (('data/images/1.png', 'nothing'), 'config nothing does not exist, and no config of the package has this name'),
         (('data/images/1.png', 'centermask-lite_v39_fpn_ms-4x_coco'), 'comes without weights'),
     ],
@@ -177,6 +178,9 @@ def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, me
     weights = torch.load(folder / 'model.pth', weights_only=False)['state_dict']
     half = {key: value for key, value in weights.items() if key.startswith('backbone')}
     torch.save(dict(state_dict=half), folder / 'other.pth')
+    config = Config.fromfile('config.py')
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset] * 2)
+    config.dump('joined.py')
     with pytest.raises(InputError) as error:
         demo(*arguments)
     assert message in str(error.value)
