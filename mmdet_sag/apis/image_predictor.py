@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
 from ..visualization import draw_instances, panoptic_instances, picture_score_thr
 from .exported_inferencer import ExportedInferencer
+from .prediction_formats import add_boxes
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
@@ -178,6 +179,8 @@ class ImagePredictor:
             raise InputError(
                 f'an image of {width}x{height} pixels is too narrow: resized, nothing is left of it; cut it into parts'
             ) from e
+        for sample in samples:
+            add_boxes(sample.get('pred_instances', ()))
         return samples
 
     def _predict_tiles(self, image: np.ndarray) -> DetDataSample:

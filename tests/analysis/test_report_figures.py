@@ -6,6 +6,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 from mmdet.registry import METRICS
+from mmengine.fileio import dump, load
 from support.odd_images import CLASSES, write_odd_images
 
 from mmdet_sag.analysis import (
@@ -156,6 +157,15 @@ def odd(tmp_path):
     write_odd_images(tmp_path)
     truth = GroundTruth(str(tmp_path / 'annotations.json'), str(tmp_path / 'images'), CLASSES)
     return truth, load_results(tmp_path / 'results.pkl')
+
+
+def test_a_model_whose_boxes_have_no_extent_is_judged_by_the_boxes_of_its_masks(odd, tmp_path):
+    samples = load(tmp_path / 'results.pkl')
+    for sample in samples:
+        sample['pred_instances']['bboxes'] *= 0
+    dump(samples, tmp_path / 'results.pkl')
+    for result, expected in zip(load_results(tmp_path / 'results.pkl'), odd[1]):
+        np.testing.assert_array_equal(result.bboxes, expected.bboxes)
 
 
 def test_ap_is_that_of_the_metric_that_tools_test_uses(odd):

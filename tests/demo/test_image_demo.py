@@ -9,7 +9,9 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 import tqdm
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from support import tiny_panoptic
 from support.small_graph import write_onnx
 from support.tiny_checkpoint import write_tiny_checkpoint
@@ -103,6 +105,31 @@ def test_a_large_image_is_predicted_in_tiles(demo, folder, tmp_path):
     assert all(annotation['segmentation']['size'] == [128, 256] for annotation in results['annotations'])
     columns = {int(annotation['bbox'][0] // 64) for annotation in results['annotations']}
     assert columns == {0, 1, 2, 3}
+
+
+def test_a_model_whose_boxes_have_no_extent_has_those_of_its_masks(demo, folder, tmp_path):
+    config = get_config('mmdet::solo/solo_r50_fpn_1x_coco.py')
+    config.model.backbone.update(depth=18, init_cfg=None, base_channels=8)
+    config.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    config.model.mask_head.update(num_classes=2, in_channels=16, feat_channels=32, stacked_convs=1)
+    config.model.test_cfg.update(score_thr=0.0, filter_thr=0.0, max_per_img=5)
+    config.test_dataloader.dataset.pipeline[1].scale = (128, 128)
+    config.dump(tmp_path / 'solo.py')
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    for conv in model.mask_head.modules():
+        if isinstance(conv, torch.nn.Conv2d):
+            torch.nn.init.normal_(conv.weight, std=0.3)
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=CLASSES)), state_dict=model.state_dict()), tmp_path / 'solo.pth')
+    image = np.tile(cv2.imread(str(folder / 'data/images/1.png')), (1, 2, 1))
+    cv2.imwrite(str(tmp_path / 'wide.png'), image)
+    arguments = (tmp_path / 'wide.png', tmp_path / 'solo.py', tmp_path / 'solo.pth', '--out', tmp_path)
+    demo(*arguments, '--score-thr', 0, '--tiles', 64)
+    found = json.loads((tmp_path / 'results.json').read_text())['annotations']
+    # Of both tiles and the whole image, without those that cover each other.
+    assert 0 < len(found) < 15
+    for one in found:
+        assert one['bbox'] == mask_utils.toBbox(one['segmentation']).tolist()
 
 
 def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path):
