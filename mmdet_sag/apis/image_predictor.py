@@ -13,7 +13,7 @@ from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 from ..checks import check_is_detector
 from ..datasets.coco_instance_panoptic import id_to_rgb
@@ -41,9 +41,8 @@ class PanopticInferencer(DetInferencer):
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
         """Convert a prediction to a dict and, with ``pred_out_dir``, save ``preds/<image>.json``.
 
-        Of a panoptic prediction it also saves ``preds/<image>_panoptic_seg.png``, whose path is ``panoptic_seg_path``:
-        R + 256 G + 65536 B = label + 1000 x instance number, or 0 without a segment. If nothing is saved, the dict has
-        that image as ``panoptic_seg`` (H, W, 3).
+        Of a panoptic prediction it also saves :func:`panoptic_image` to ``preds/<image>_panoptic_seg.png``, whose path
+        is ``panoptic_seg_path``. If nothing is saved, the dict has that image as ``panoptic_seg``.
         """
         if 'pred_panoptic_seg' not in data_sample:
             return super().pred2dict(data_sample, pred_out_dir)
@@ -51,9 +50,7 @@ class PanopticInferencer(DetInferencer):
         del data_sample.pred_panoptic_seg
         number = self.num_predicted_imgs
         result = super().pred2dict(data_sample, pred_out_dir)
-        ids = panoptic.sem_seg[0].cpu().numpy().astype(np.int32)
-        ids[ids % INSTANCE_OFFSET >= len(self.model.dataset_meta['classes'])] = 0
-        image = id_to_rgb(ids)
+        image = panoptic_image(panoptic, len(self.model.dataset_meta['classes']))
         if pred_out_dir:
             name = Path(data_sample.img_path).stem if 'img_path' in data_sample else number
             result['panoptic_seg_path'] = str(Path(pred_out_dir, 'preds', f'{name}_panoptic_seg.png'))
@@ -61,6 +58,13 @@ class PanopticInferencer(DetInferencer):
         else:
             result['panoptic_seg'] = image
         return result
+
+
+def panoptic_image(panoptic: PixelData, num_classes: int) -> np.ndarray:
+    """Return segments as an image, RGB, (H, W, 3): R + 256 G + 65536 B = label + 1000 x instance number, or 0."""
+    ids = panoptic.sem_seg[0].cpu().numpy().astype(np.int32)
+    ids[ids % INSTANCE_OFFSET >= num_classes] = 0
+    return id_to_rgb(ids)
 
 
 def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:

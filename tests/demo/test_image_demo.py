@@ -277,9 +277,13 @@ def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
     config.dump(tmp_path / 'config.py')
     meta = dict(dataset_meta=dict(config.metainfo))
     torch.save(dict(meta=meta, state_dict=tiny_panoptic.build_tiny().state_dict()), tmp_path / 'model.pth')
-    cv2.imwrite(str(tmp_path / 'street.png'), np.full((96, 128, 3), 120, np.uint8))
+    for name in ('a/street.png', 'b/street.png', 'b/street.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.full((96, 128, 3), 120, np.uint8))
     out = tmp_path / 'out'
-    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out)
-    assert cv2.imread(str(out / 'preds/street_panoptic_seg.png')).shape == (96, 128, 3)
-    assert cv2.imread(str(out / 'vis/street.png')).shape[1] == 5 * 128
-    assert (out / 'results.json').is_file()
+    said = demo(tmp_path / '[ab]/*', tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out)
+    for name in ('a/street', 'b/street', 'b/street.png'):
+        assert cv2.imread(str(out / f'preds/{name}_panoptic_seg.png')).shape == (96, 128, 3)
+    assert cv2.imread(str(out / 'vis/a/street.png')).shape[1] == 5 * 128
+    found = json.loads((out / 'results.json').read_text())
+    assert f'{len(found["annotations"])} detections in 3 images' in said
