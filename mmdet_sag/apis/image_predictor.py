@@ -201,10 +201,13 @@ class ImagePredictor:
         return merge_tiles(tiles, samples, height, width)
 
     def _of_classes(self, sample: DetDataSample) -> DetDataSample:
-        if self._labels is not None and 'pred_instances' in sample:
-            pred = sample.pred_instances
-            sample.pred_instances = pred[torch.isin(pred.labels, pred.labels.new_tensor(self._labels))]
+        if 'pred_instances' in sample:
+            sample.pred_instances = self._chosen(sample.pred_instances)
         return sample
+
+    def _chosen(self, pred: InstanceData) -> InstanceData:
+        labels = self._labels
+        return pred if labels is None else pred[torch.isin(pred.labels, pred.labels.new_tensor(labels))]
 
     def draw(
         self, image: np.ndarray, sample: DetDataSample, score_thr: float | None = None, strip: bool = True
@@ -214,7 +217,7 @@ class ImagePredictor:
         ``score_thr`` is the lowest score of a detection that is drawn, by default the predictor's.
         """
         if 'pred_panoptic_seg' in sample:
-            pred = panoptic_instances(sample.pred_panoptic_seg, len(self.classes))
+            pred = self._chosen(panoptic_instances(sample.pred_panoptic_seg, len(self.classes)))
         else:
             pred = sample.pred_instances
             pred = pred[pred.scores >= (self.score_thr if score_thr is None else score_thr)]

@@ -281,9 +281,15 @@ def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), np.full((96, 128, 3), 120, np.uint8))
     out = tmp_path / 'out'
-    said = demo(tmp_path / '[ab]/*', tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out)
+    model = (tmp_path / 'config.py', tmp_path / 'model.pth')
+    said = demo(tmp_path / '[ab]/*', *model, '--out', out)
     for name in ('a/street', 'b/street', 'b/street.png'):
         assert cv2.imread(str(out / f'preds/{name}_panoptic_seg.png')).shape == (96, 128, 3)
     assert cv2.imread(str(out / 'vis/a/street.png')).shape[1] == 5 * 128
     found = json.loads((out / 'results.json').read_text())
     assert f'{len(found["annotations"])} detections in 3 images' in said
+    # Only the chosen classes are drawn, here one that was not found.
+    labels = cv2.imread(str(out / 'preds/a/street_panoptic_seg.png')).astype(int) @ [65536, 256, 1] % 1000
+    absent = next(name for label, name in enumerate(meta['dataset_meta']['classes']) if label not in labels)
+    demo(tmp_path / 'a/street.png', *model, '--out', out, '--classes', absent)
+    assert np.unique(cv2.imread(str(out / 'vis/street.png'))).tolist() == [120]
