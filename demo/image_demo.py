@@ -17,6 +17,7 @@ from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
+from mmdet_sag.visualization import write_picture
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 # Images without a detection that are named one by one.
@@ -62,7 +63,7 @@ def main() -> None:
                 name = str(path.relative_to(root))
                 predictions.add(name, sample, *image.shape[:2])
                 if not args.no_pictures:
-                    imwrite(predictor.draw(image, sample), str(out_dir / 'vis' / name))
+                    write_picture(predictor.draw(image, sample), str(out_dir / 'vis' / name))
                 shown = 0
                 if 'pred_instances' in sample:
                     shown = int((sample.pred_instances.scores >= predictor.score_thr).sum())

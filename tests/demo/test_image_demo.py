@@ -136,10 +136,15 @@ def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path)
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(InputError, match='none of the 1 files'):
         demo(tmp_path / 'broken.jpg', 'config.py', 'model.pth', '--out', tmp_path / 'out')
-    cv2.imwrite(str(tmp_path / 'good ü.png'), cv2.imread(str(folder / 'data/images/1.png')))
+    image = cv2.imread(str(folder / 'data/images/1.png'))
+    cv2.imwrite(str(tmp_path / 'good ü.png'), image)
+    # Of formats that OpenCV reads, and does not write, or not in colour.
+    cv2.imwrite(str(tmp_path / 'grey.pgm'), image[..., 0])
+    (tmp_path / 'browser.jfif').write_bytes(cv2.imencode('.jpg', image)[1])
     said = demo(tmp_path, 'config.py', 'model.pth', '--out', tmp_path / 'out')
     assert 'broken.jpg: left out' in said
-    assert (tmp_path / 'out/vis/good ü.png').is_file()
+    for name in ('good ü.png', 'grey.pgm.png', 'browser.jfif.png'):
+        assert cv2.imread(str(tmp_path / 'out/vis' / name)).shape[1] == 512
 
 
 @pytest.mark.parametrize('kind', ['cv2', 'pillow', 'exported'])
