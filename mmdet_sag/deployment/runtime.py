@@ -678,13 +678,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(source: Path, out: Path) -> list[Path]:
-    """Image files of a folder and of the folders in it, without those of ``out``; or ``source``, if it is a file."""
+    """Image files of a folder and of the folders in it, without those of ``out`` in it; or ``source``, if it is a file."""
     if not source.exists():
         raise RuntimeInputError(f'{source} does not exist, check the path')
     if not source.is_dir():
         return [source]
     paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if out.resolve() != source.resolve():
+    if source.resolve() in out.resolve().parents:
         paths = [path for path in paths if out.resolve() not in path.resolve().parents]
     if not paths:
         raise RuntimeInputError(f'{source}: holds no images ({", ".join(IMAGE_SUFFIXES)})')
