@@ -268,6 +268,7 @@ def test_a_video_becomes_one_that_plays_with_the_detections_drawn(demo, folder, 
         (('none.mp4',), 'does not exist'),
         (('config.py',), 'cannot be opened'),
         (('config.py', '--out', 'video.gif'), 'name a file that ends in'),
+        (('config.py', '--max-frames', '-1'), '--max-frames -1: give 1 or more'),
     ],
 )
 def test_what_is_no_video_is_named(demo, arguments, message):
