@@ -302,16 +302,16 @@ def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:
     x1, y1, x2, y2 = instances.bboxes.numpy().astype(np.float64).T
     boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
     shapes = [dict(mask) for mask in instances.masks] if 'masks' in instances else None
-    kept: list[int] = []
+    kept = np.zeros(len(scores), bool)
     for i in np.lexsort((-scores, cut)):
-        rivals = [k for k in kept if labels[k] == labels[i] and x1[k] < x2[i] and x1[i] < x2[k]]
-        rivals = [k for k in rivals if y1[k] < y2[i] and y1[i] < y2[k]]
-        if rivals:
+        near = kept & (labels == labels[i]) & (x1 < x2[i]) & (x1[i] < x2) & (y1 < y2[i]) & (y1[i] < y2)
+        rivals = np.flatnonzero(near)
+        if len(rivals):
             mine, theirs = ([shapes[i]], [shapes[k] for k in rivals]) if shapes else (boxes[[i]], boxes[rivals])
             # With iscrowd, pycocotools returns the covered share of the first.
             covered = mask_utils.iou(mine, theirs, [1] * len(rivals))[0]
             covers = mask_utils.iou(theirs, mine, [1])[:, 0]
             if max(covered.max(), covers.max()) > _MAX_COVERED:
                 continue
-        kept.append(int(i))
-    return np.array(sorted(kept), dtype=np.int64)
+        kept[i] = True
+    return np.flatnonzero(kept)
