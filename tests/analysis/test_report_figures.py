@@ -5,6 +5,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from matplotlib.axes import Axes
 from mmdet.registry import METRICS
 from mmengine.fileio import dump, load
 from support.odd_images import CLASSES, write_odd_images
@@ -21,6 +22,7 @@ from mmdet_sag.analysis import (
     confusion_matrix,
     load_results,
 )
+from mmdet_sag.analysis.charts import data_chart
 from mmdet_sag.analysis.coco_accuracy import THRESHOLDS
 
 SIZE = 100
@@ -211,6 +213,13 @@ def test_what_looks_wrong_in_a_data_set_is_said(tmp_path):
     assert '1 images are missing' in remarks
     assert '1 objects cover fewer than 16 pixels' in remarks
     assert '1 images are also in the training data' in remarks
+
+
+def test_the_images_with_the_most_objects_are_in_the_chart_too(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, 'hist', lambda axes, values, bins: drawn.append(np.histogram(values, bins)[0].sum()))
+    data_chart(DataStatistics(write_truth(tmp_path / 'truth.json', [(0, A)] * 50)))
+    assert drawn == [1, 50]
 
 
 def test_a_detection_with_an_empty_mask_is_shown_as_its_box(tmp_path):
