@@ -678,7 +678,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(source: Path, out: Path) -> list[Path]:
-    """Image files of a folder and of the folders in it, without those of ``out`` in it; or ``source``, if it is a file."""
+    """Image files of a folder and of the folders in it, except ``out``; or ``source``, if it is a file."""
     if not source.exists():
         raise RuntimeInputError(f'{source} does not exist, check the path')
     if not source.is_dir():

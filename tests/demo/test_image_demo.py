@@ -120,7 +120,8 @@ def test_a_model_whose_boxes_have_no_extent_has_those_of_its_masks(demo, folder,
     for conv in model.mask_head.modules():
         if isinstance(conv, torch.nn.Conv2d):
             torch.nn.init.normal_(conv.weight, std=0.3)
-    torch.save(dict(meta=dict(dataset_meta=dict(classes=CLASSES)), state_dict=model.state_dict()), tmp_path / 'solo.pth')
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / 'solo.pth')
     image = np.tile(cv2.imread(str(folder / 'data/images/1.png')), (1, 2, 1))
     cv2.imwrite(str(tmp_path / 'wide.png'), image)
     arguments = (tmp_path / 'wide.png', tmp_path / 'solo.py', tmp_path / 'solo.pth', '--out', tmp_path)
