@@ -674,6 +674,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f'--batch-size {args.batch_size}: at least 1 is needed')
+    if args.threads < 0:
+        parser.error(f'--threads {args.threads}: give their number, or 0 for one per core')
     return args
 
 

@@ -131,6 +131,12 @@ def test_results_may_go_to_a_folder_that_holds_that_of_the_images(tmp_path, monk
     assert (tmp_path / 'a.png.png').is_file()
 
 
+def test_a_negative_number_of_threads_is_refused_and_blames_no_file(capsys):
+    with pytest.raises(SystemExit):
+        runtime.run(['exported', 'pictures', '--threads', '-1'])
+    assert '--threads -1: give their number, or 0 for one per core' in capsys.readouterr().err
+
+
 def test_a_device_whose_libraries_are_missing_is_not_replaced_by_the_cpu(monkeypatch, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     available = ['CUDAExecutionProvider', 'CPUExecutionProvider']
