@@ -12,11 +12,12 @@ from mmcv.image import imwrite
 from mmdet.structures import DetDataSample
 from tqdm import tqdm
 
-from mmdet_sag.apis import CocoPredictions, ImagePredictor
+from mmdet_sag.apis import CocoPredictions, ImagePredictor, panoptic_image
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import check_writable_folder
+from mmdet_sag.visualization import write_picture
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 # Images without a detection that are named one by one.
@@ -48,7 +49,7 @@ def main() -> None:
     predictor = make_predictor(args)
     predictions = CocoPredictions(predictor.classes, predictor.score_thr)
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    left_out, empty, num_found = [], [], 0
+    left_out, empty, stems, num_found = [], [], set(), 0
     with tqdm(total=len(paths), unit='image') as progress:
         for start in range(0, len(paths), args.batch_size):
             batch = [(path, read(path)) for path in paths[start : start + args.batch_size]]
@@ -62,15 +63,19 @@ def main() -> None:
                 name = str(path.relative_to(root))
                 predictions.add(name, sample, *image.shape[:2])
                 if not args.no_pictures:
-                    imwrite(predictor.draw(image, sample), str(out_dir / 'vis' / name))
-                if 'pred_panoptic_seg' in sample:
-                    sample.set_metainfo(dict(img_path=str(path)))
-                    predictor.inferencer.postprocess([sample], pred_out_dir=str(out_dir))
-                    num_found += 1
-                    continue
-                shown = int((sample.pred_instances.scores >= predictor.score_thr).sum())
+                    write_picture(predictor.draw(image, sample), str(out_dir / 'vis' / name))
+                shown = 0
+                if 'pred_instances' in sample:
+                    shown = int((sample.pred_instances.scores >= predictor.score_thr).sum())
                 num_found += shown
-                if not shown:
+                if 'pred_panoptic_seg' in sample:
+                    stem = str(Path(name).with_suffix(''))
+                    # a.jpg and a.png may lie side by side.
+                    stem = name if stem in stems else stem
+                    stems.add(stem)
+                    segments = panoptic_image(sample.pred_panoptic_seg, len(predictor.classes))
+                    imwrite(segments[..., ::-1], str(out_dir / 'preds' / f'{stem}_panoptic_seg.png'))
+                elif not shown:
                     empty.append(nothing_found(name, predictor.best_score(sample), predictor.score_thr))
             progress.update(num_files)
     for line in left_out[:_MAX_NAMED]:

@@ -38,6 +38,8 @@ def main() -> None:
         raise InputError(f'--out {args.out}: name a file that ends in {", ".join(CODECS)}')
     if args.results and not args.results.endswith('.json'):
         raise InputError(f'--results {args.results} must end in .json')
+    if args.max_frames is not None and args.max_frames < 1:
+        raise InputError(f'--max-frames {args.max_frames}: give 1 or more')
     capture = open_video(args.video)
     for path, option in ((out, '--out'), (args.results, '--results')):
         if path:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import pkgutil
 import re
+import textwrap
 from importlib import import_module
 from types import ModuleType
 
@@ -107,12 +108,22 @@ def is_foreign(name: str | None) -> bool:
     return bool(name) and name.split('.')[0] in FRAMEWORKS
 
 
-source = functools.cache(inspect.getsource)
+@functools.cache
+def tree(module: ModuleType) -> ast.AST:
+    return ast.parse(inspect.getsource(module))
 
 
 @functools.cache
-def tree(owner: type | ModuleType) -> ast.AST:
-    return ast.parse(source(owner))
+def classes(name: str) -> dict[str, ast.ClassDef]:
+    """The classes of a module, by their names. `inspect.getsource` would parse the module for each."""
+    return {node.name: node for node in ast.walk(tree(import_module(name))) if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
+def source(cls: type) -> str:
+    node = classes(cls.__module__)[cls.__name__]
+    lines = inspect.getsource(import_module(cls.__module__)).splitlines()
+    return textwrap.dedent('\n'.join(lines[node.lineno - 1 : node.end_lineno]))
 
 
 @functools.cache
@@ -134,7 +145,7 @@ def own_classes() -> list[type]:
 def members(cls: type) -> set[str]:
     """Private names that the source of a class defines, or takes from ``self``, ``cls`` or ``super()``."""
     names = set()
-    for node in ast.walk(tree(cls)):
+    for node in ast.walk(classes(cls.__module__)[cls.__name__]):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -144,6 +155,7 @@ def members(cls: type) -> set[str]:
     return set(filter(is_private, names))
 
 
+@functools.cache
 def inherited() -> set[tuple[str, str]]:
     """Private members of foreign classes that classes of the package override or use, each with its first owner."""
     found = set()
@@ -157,6 +169,7 @@ def inherited() -> set[tuple[str, str]]:
     return found
 
 
+@functools.cache
 def imported_or_read() -> set[str]:
     """Private names that are imported from a framework, or read from an object and defined nowhere in the package."""
     nodes = [node for module in own_modules() for node in ast.walk(tree(module))]

@@ -186,7 +186,8 @@ def data_chart(data: DataStatistics) -> Markup:
     with _chart(num_axes=3, height=2.9) as chart:
         count, side, image = chart.axes
         highest = int(data.objects_per_image.max(initial=0))
-        count.hist(data.objects_per_image, bins=np.arange(0, highest + 2, max(1, -(-highest // 25))) - 0.5)
+        step = max(1, -(-highest // 25))
+        count.hist(data.objects_per_image, bins=np.arange(0, highest + step + 1, step) - 0.5)
         count.set(title='Objects per image', xlabel='objects', ylabel='images')
         sides = data.object_sides[data.object_sides > 0]
         if len(sides):

@@ -9,6 +9,7 @@ import pycocotools.mask as mask_utils
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config
 
+from ..datasets.coco_file import load_coco
 from ..datasets.data_sources import coco_sources
 from ..errors import InputError
 from ..evaluation.metrics.unrounded_coco_metric import number_annotations
@@ -28,7 +29,9 @@ class GroundTruth:
         self.ann_file = ann_file
         self.image_folder = Path(image_folder)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.coco = COCO(ann_file)
+            self.coco = COCO()
+            self.coco.dataset = load_coco(ann_file)
+            self.coco.createIndex()
             number_annotations(self.coco)
         self.cat_ids = self.coco.get_cat_ids(cat_names=classes)
         self.classes = [self.coco.cats[cat_id]['name'] for cat_id in self.cat_ids]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pycocotools.mask as mask_utils
 from mmengine.fileio import load
 
 from ..errors import InputError
@@ -56,10 +57,15 @@ def load_results(path: str | Path) -> list[ImageResult]:
             raise InputError(f'{path}: its predictions have no {what}; {remedy}')
         order = np.argsort(-np.asarray(pred['scores']), kind='stable')
         mask_scores = pred.get('mask_scores')
+        bboxes = np.asarray(pred['bboxes'], dtype=np.float64).reshape(-1, 4)
+        if len(bboxes) and not bboxes.any():
+            # SOLO's have no extent.
+            x, y, width, height = mask_utils.toBbox(pred['masks']).T
+            bboxes = np.stack([x, y, x + width, y + height], axis=1)
         results.append(
             ImageResult(
                 image_id=sample['img_id'],
-                bboxes=np.asarray(pred['bboxes'], dtype=np.float64).reshape(-1, 4)[order],
+                bboxes=bboxes[order],
                 scores=np.asarray(pred['scores'], dtype=np.float64)[order],
                 labels=np.asarray(pred['labels'])[order],
                 masks=[pred['masks'][i] for i in order],

@@ -1,4 +1,4 @@
-from .image_predictor import ImagePredictor, PanopticInferencer
+from .image_predictor import ImagePredictor, PanopticInferencer, panoptic_image
 from .prediction_formats import CocoPredictions, to_supervision
 
-__all__ = ['CocoPredictions', 'ImagePredictor', 'PanopticInferencer', 'to_supervision']
+__all__ = ['CocoPredictions', 'ImagePredictor', 'PanopticInferencer', 'panoptic_image', 'to_supervision']

@@ -13,10 +13,11 @@ from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 
 from ..checks import check_is_detector
 from ..datasets.coco_instance_panoptic import id_to_rgb
+from ..datasets.data_sources import test_dataset
 from ..deployment.formats import is_exported
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..engine.launch import read_config
@@ -24,6 +25,7 @@ from ..errors import InputError
 from ..structures.mask import RLEMasks, place_rle
 from ..visualization import draw_instances, panoptic_instances, picture_score_thr
 from .exported_inferencer import ExportedInferencer
+from .prediction_formats import add_boxes
 
 # Share of a mask that a better detection may cover.
 _MAX_COVERED = 0.5
@@ -39,9 +41,8 @@ class PanopticInferencer(DetInferencer):
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict:
         """Convert a prediction to a dict and, with ``pred_out_dir``, save ``preds/<image>.json``.
 
-        Of a panoptic prediction it also saves ``preds/<image>_panoptic_seg.png``, whose path is ``panoptic_seg_path``:
-        R + 256 G + 65536 B = label + 1000 x instance number, or 0 without a segment. If nothing is saved, the dict has
-        that image as ``panoptic_seg`` (H, W, 3).
+        Of a panoptic prediction it also saves :func:`panoptic_image` to ``preds/<image>_panoptic_seg.png``, whose path
+        is ``panoptic_seg_path``. If nothing is saved, the dict has that image as ``panoptic_seg``.
         """
         if 'pred_panoptic_seg' not in data_sample:
             return super().pred2dict(data_sample, pred_out_dir)
@@ -49,9 +50,7 @@ class PanopticInferencer(DetInferencer):
         del data_sample.pred_panoptic_seg
         number = self.num_predicted_imgs
         result = super().pred2dict(data_sample, pred_out_dir)
-        ids = panoptic.sem_seg[0].cpu().numpy().astype(np.int32)
-        ids[ids % INSTANCE_OFFSET >= len(self.model.dataset_meta['classes'])] = 0
-        image = id_to_rgb(ids)
+        image = panoptic_image(panoptic, len(self.model.dataset_meta['classes']))
         if pred_out_dir:
             name = Path(data_sample.img_path).stem if 'img_path' in data_sample else number
             result['panoptic_seg_path'] = str(Path(pred_out_dir, 'preds', f'{name}_panoptic_seg.png'))
@@ -59,6 +58,13 @@ class PanopticInferencer(DetInferencer):
         else:
             result['panoptic_seg'] = image
         return result
+
+
+def panoptic_image(panoptic: PixelData, num_classes: int) -> np.ndarray:
+    """Return segments as an image, RGB, (H, W, 3): R + 256 G + 65536 B = label + 1000 x instance number, or 0."""
+    ids = panoptic.sem_seg[0].cpu().numpy().astype(np.int32)
+    ids[ids % INSTANCE_OFFSET >= num_classes] = 0
+    return id_to_rgb(ids)
 
 
 def _find_model(config: str, checkpoint: str | None) -> tuple[Config, str]:
@@ -134,6 +140,8 @@ class ImagePredictor:
     def _load(self, config: str, checkpoint: str | None, device: str | None) -> str:
         """Load a model, and return its checkpoint."""
         cfg, checkpoint = _find_model(config, checkpoint)
+        # MMDetection's inferencer does not look into wrappers.
+        cfg.test_dataloader.dataset = test_dataset(cfg)
         weights = load_checkpoint_file(checkpoint)
         try:
             torch.empty(0, device=device)
@@ -172,11 +180,16 @@ class ImagePredictor:
         try:
             for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):
                 samples += self.inferencer.forward(data)
-        except cv2.error as e:
+        except (cv2.error, ValueError) as e:
+            # Pillow's words.
+            if isinstance(e, ValueError) and 'height and width' not in str(e):
+                raise
             height, width = min((image.shape[:2] for image in images), key=lambda sides: min(sides) / max(sides))
             raise InputError(
                 f'an image of {width}x{height} pixels is too narrow: resized, nothing is left of it; cut it into parts'
             ) from e
+        for sample in samples:
+            add_boxes(sample.get('pred_instances', ()))
         return samples
 
     def _predict_tiles(self, image: np.ndarray) -> DetDataSample:
@@ -193,10 +206,13 @@ class ImagePredictor:
         return merge_tiles(tiles, samples, height, width)
 
     def _of_classes(self, sample: DetDataSample) -> DetDataSample:
-        if self._labels is not None and 'pred_instances' in sample:
-            pred = sample.pred_instances
-            sample.pred_instances = pred[torch.isin(pred.labels, pred.labels.new_tensor(self._labels))]
+        if 'pred_instances' in sample:
+            sample.pred_instances = self._chosen(sample.pred_instances)
         return sample
+
+    def _chosen(self, pred: InstanceData) -> InstanceData:
+        labels = self._labels
+        return pred if labels is None else pred[torch.isin(pred.labels, pred.labels.new_tensor(labels))]
 
     def draw(
         self, image: np.ndarray, sample: DetDataSample, score_thr: float | None = None, strip: bool = True
@@ -206,7 +222,7 @@ class ImagePredictor:
         ``score_thr`` is the lowest score of a detection that is drawn, by default the predictor's.
         """
         if 'pred_panoptic_seg' in sample:
-            pred = panoptic_instances(sample.pred_panoptic_seg, len(self.classes))
+            pred = self._chosen(panoptic_instances(sample.pred_panoptic_seg, len(self.classes)))
         else:
             pred = sample.pred_instances
             pred = pred[pred.scores >= (self.score_thr if score_thr is None else score_thr)]
@@ -291,16 +307,16 @@ def _keep(instances: InstanceData, cut: np.ndarray) -> np.ndarray:
     x1, y1, x2, y2 = instances.bboxes.numpy().astype(np.float64).T
     boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
     shapes = [dict(mask) for mask in instances.masks] if 'masks' in instances else None
-    kept: list[int] = []
+    kept = np.zeros(len(scores), bool)
     for i in np.lexsort((-scores, cut)):
-        rivals = [k for k in kept if labels[k] == labels[i] and x1[k] < x2[i] and x1[i] < x2[k]]
-        rivals = [k for k in rivals if y1[k] < y2[i] and y1[i] < y2[k]]
-        if rivals:
+        near = kept & (labels == labels[i]) & (x1 < x2[i]) & (x1[i] < x2) & (y1 < y2[i]) & (y1[i] < y2)
+        rivals = np.flatnonzero(near)
+        if len(rivals):
             mine, theirs = ([shapes[i]], [shapes[k] for k in rivals]) if shapes else (boxes[[i]], boxes[rivals])
             # With iscrowd, pycocotools returns the covered share of the first.
             covered = mask_utils.iou(mine, theirs, [1] * len(rivals))[0]
             covers = mask_utils.iou(theirs, mine, [1])[:, 0]
             if max(covered.max(), covers.max()) > _MAX_COVERED:
                 continue
-        kept.append(int(i))
-    return np.array(sorted(kept), dtype=np.int64)
+        kept[i] = True
+    return np.flatnonzero(kept)

@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_utils
 from mmdet.structures import DetDataSample
-from mmdet.structures.mask import encode_mask_results
+from mmdet.structures.mask import encode_mask_results, mask2bbox
+from mmengine.structures import InstanceData
 
 from ..errors import InputError
 from ..fileio import atomic_write
 from ..structures.mask import RLEMasks
+
+
+def add_boxes(pred: InstanceData) -> None:
+    """Give detections whose boxes have no extent, such as SOLO's, those of their masks."""
+    if len(pred) and 'masks' in pred and not pred.bboxes.any():
+        pred.bboxes = mask2bbox(pred.masks)
 
 
 class CocoPredictions:
@@ -84,6 +91,7 @@ def to_supervision(sample: DetDataSample, classes: Sequence[str] = ()) -> Any:
     except ImportError as e:
         raise InputError("the package supervision is not installed: pip install 'mmdet_sag[video]'") from e
     pred = sample.pred_instances.cpu()
+    add_boxes(pred)
     labels = np.asarray(pred.labels, dtype=int)
     data = {}
     if classes:

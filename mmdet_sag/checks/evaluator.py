@@ -22,7 +22,7 @@ from ..fileio import is_remote
 from ..models.model_config import class_of, config_parts, type_name
 
 # Reads an annotation file, each once.
-_Load = Callable[[str], dict]
+_Load = Callable[..., dict]
 
 
 class MetricConfig(NamedTuple):
@@ -149,11 +149,12 @@ def check_annotation_ids(metric: MetricConfig, load: _Load) -> None:
     """Check that a metric counts all annotations of its annotation file."""
     path = metric.cfg.get('ann_file')
     # Without a file of its own, MMDetection's metric numbers the annotations that the data set gives it.
-    if not metric.measures_instances or not path or issubclass(metric.kind, UnroundedCocoMetric):
+    if not metric.measures_instances or not path or is_remote(path, metric.cfg.get('backend_args')):
         return
-    if is_remote(path, metric.cfg.get('backend_args')):
+    annotations = load(path, True)['annotations']
+    if issubclass(metric.kind, UnroundedCocoMetric):
         return
-    if not all(isinstance(item, dict) and is_countable_id(item.get('id')) for item in load(path)['annotations']):
+    if not all(isinstance(item, dict) and is_countable_id(item.get('id')) for item in annotations):
         raise InputError(
             f"annotation file '{path}' has annotation ids that are not positive numbers, which "
             f'{metric.kind.__name__} counts wrong: set --cfg-options {metric.option}.type=UnroundedCocoMetric'

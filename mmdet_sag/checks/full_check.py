@@ -95,6 +95,8 @@ def check_files(
     """
     if not place.exists():
         raise InputError(f"'{place}' does not exist: give a config, or the folder or annotation file of a data set")
+    if images and not images.is_dir():
+        raise InputError(f"--images '{images}' is not a folder: name the one of the images")
     reports = []
     for path in [place] if place.is_file() else annotation_files(place):
         split = split_of(path.stem) or split_of(path.parent.name)

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from ..datasets.converters.source_files import READ_ERRORS, open_image
+from ..datasets.converters.source_files import READ_ERRORS, exif_orientation, open_image
 from .problem_kinds import PROBLEM_KINDS
 
-_EXIF_ORIENTATION = 0x0112
 # Orientations of EXIF that exchange width and height, and all that turn or mirror.
 _TURNED, _CHANGED = range(5, 9), range(2, 9)
 
@@ -23,14 +22,15 @@ def missing_images(image_folder: str, file_names: Iterable[str]) -> list[str]:
         if folder not in present:
             try:
                 present[folder] = set(os.listdir(folder or '.'))
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError:
                 present[folder] = set()
-        if name not in present[folder]:
+        # A folder may be closed to listing alone.
+        if name not in present[folder] and not os.path.exists(os.path.join(folder, name)):
             missing.append(file_name)
     return missing
 
 
-def _size_problem(stored: tuple[int, int], orientation: int | None, expected: tuple[int, int]) -> str | None:
+def _size_problem(stored: tuple[int, int], orientation: int, expected: tuple[int, int]) -> str | None:
     seen = stored[::-1] if orientation in _TURNED else stored
     if seen == expected:
         return 'exif-turned-image' if orientation in _CHANGED and stored == expected else None
@@ -41,7 +41,7 @@ def header_problem(path: str, expected: tuple[int, int]) -> str | None:
     """Return the problem that the header of an existing image shows, or None; ``expected`` is width and height."""
     try:
         with open_image(path) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
+            orientation = exif_orientation(image)
             # Pillow turns a TIFF itself, and returns the turned size.
             already_turned = image.format == 'TIFF' and orientation in _TURNED
             return _size_problem(image.size[::-1] if already_turned else image.size, orientation, expected)
@@ -66,4 +66,4 @@ def image_problem(path: str, expected: tuple[int, int]) -> str | None:
         return 'undecodable-image'
     if pixels is None:
         return 'undecodable-image'
-    return _size_problem(pixels.shape[1::-1], None, expected) or problem
+    return _size_problem(pixels.shape[1::-1], 1, expected) or problem

@@ -152,9 +152,9 @@ def write_coco(content: dict, path: str, sources: Sequence[str]) -> None:
             if is_new:
                 # A private file stays private in the copy.
                 shutil.copymode(sources[0], file.name)
-            json.dump(content, file, allow_nan=False)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or error
+            # NaN stays where nobody reads it, such as in the licence of an image.
+            json.dump(content, file)
+    except OSError as error:
         raise InputError(
-            f"'{path}' cannot be written ({reason}): name a file in a folder with room and rights"
+            f"'{path}' cannot be written ({error.strerror}): name a file in a folder with room and rights"
         ) from error

@@ -116,7 +116,7 @@ def check_inputs(cfg: Config, mode: str) -> dict[str, dict]:
     contents: dict[str, dict] = {}
 
     def load(path: str, annotations_needed: bool = False) -> dict:
-        if path not in contents:
+        if path not in contents or (annotations_needed and not contents[path]['annotations']):
             contents[path] = load_coco(path, annotations_needed)
         return contents[path]
 

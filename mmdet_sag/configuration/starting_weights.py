@@ -48,7 +48,7 @@ def find_weights(config: Config, load_from: str | None, source: str) -> Starting
     """
     if load_from is not None:
         check_checkpoint_file(load_from, '--load-from')
-        path = load_from if is_remote(load_from) else os.path.abspath(load_from)
+        path = load_from if is_remote(load_from) else os.path.abspath(os.path.expanduser(load_from))
         shared = 'not checked, it is remote' if is_remote(load_from) else _shared_weights(config, path)
         return StartingWeights('checkpoint', path, f'named by --load-from; {shared}')
     if source == 'random':

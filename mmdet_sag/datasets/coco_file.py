@@ -51,21 +51,22 @@ def load_coco(path: str, annotations_needed: bool = True, mapping: bool = False)
     """Load an annotation file, so that ``images``, ``categories`` and ``annotations`` are lists.
 
     If annotations are needed, a file without them, such as the one of COCO's test images, is refused. ``mapping`` says
-    whether ``annotations`` may be a mapping, as LIVECell's, which MMDetection cannot read.
+    whether ``annotations`` may be a mapping, as LIVECell's, and the file have a BOM: MMDetection can read neither.
     """
     # The garbage collector would traverse the growing content again and again, for half of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        with open(path, 'rb') as file:
+        # MMDetection reads no other encoding.
+        with open(path, encoding='utf-8-sig' if mapping else 'utf-8') as file:
             content = json.load(file)
     except OSError as error:
         raise InputError(f"annotation file '{path}' cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         check_not_yolo(path)
-        raise InputError(
-            f"annotation file '{path}' is not valid JSON ({error}): it may be truncated; copy or export it again"
-        ) from error
+        is_encoded = isinstance(error, UnicodeDecodeError) or 'BOM' in str(error)
+        remedy = 'save it as UTF-8 without BOM' if is_encoded else 'it may be truncated; copy or export it again'
+        raise InputError(f"annotation file '{path}' is not valid JSON ({error}): {remedy}") from error
     finally:
         if collects:
             gc.enable()

@@ -67,9 +67,11 @@ class CocoSource:
         return [images[index] for index in self.indices]
 
     def require_image_folder(self) -> None:
-        """Raise an :class:`InputError` if the image folder does not exist."""
+        """Raise an :class:`InputError` if the image folder does not exist, or is closed to this user."""
         if not os.path.isdir(self.image_folder or '.'):
             raise missing('image folder', self.image_folder, f'{self.option}.data_prefix.img=DIR')
+        if not os.access(self.image_folder or '.', os.X_OK):
+            raise InputError(f"image folder '{self.image_folder}' is closed to this user: ask for the right to read it")
 
 
 @dataclass(frozen=True, kw_only=True)

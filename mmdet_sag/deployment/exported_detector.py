@@ -10,7 +10,7 @@ from mmengine import fileio
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData, PixelData
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.data_sources import dataset_meta, test_dataset
 from ..errors import InputError
@@ -44,6 +44,8 @@ class ExportedDetector(BaseModel):
         device: str = 'CPU',
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
+        # What wraps a model for several processes takes none without.
+        self.no_weight = nn.Parameter(torch.zeros(()))
         predictor = _loaded.pop((model_file, num_threads, device), None)
         self.model = (predictor or load_predictor(model_file, num_threads, device)).model
         metadata = self.model.metadata

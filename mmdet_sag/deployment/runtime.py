@@ -674,17 +674,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f'--batch-size {args.batch_size}: at least 1 is needed')
+    if args.threads < 0:
+        parser.error(f'--threads {args.threads}: give their number, or 0 for one per core')
     return args
 
 
 def find_images(source: Path, out: Path) -> list[Path]:
-    """Image files of a folder and of the folders in it, without those of ``out``; or ``source``, if it is a file."""
+    """Image files of a folder and of the folders in it, except ``out``; or ``source``, if it is a file."""
     if not source.exists():
         raise RuntimeInputError(f'{source} does not exist, check the path')
     if not source.is_dir():
         return [source]
     paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if out.resolve() != source.resolve():
+    if source.resolve() in out.resolve().parents:
         paths = [path for path in paths if out.resolve() not in path.resolve().parents]
     if not paths:
         raise RuntimeInputError(f'{source}: holds no images ({", ".join(IMAGE_SUFFIXES)})')

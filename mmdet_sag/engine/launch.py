@@ -215,9 +215,23 @@ def build_runner(cfg: Config) -> Runner:
     visualization = cfg.get('default_hooks', {}).get('visualization') or {}
     if visualization.get('type') == 'DetVisualizationHook':
         visualization.setdefault('score_thr', DEFAULT_SCORE_THR)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    formatted = _FormattedOnce()
+    vars(formatted).update(vars(cfg))
+    runner = RUNNERS.build(formatted) if 'runner_type' in cfg else Runner.from_cfg(formatted)
     runner.logger.info(f'Operators of mmcv.ops: {operators_in_use()}')
     return runner
+
+
+class _FormattedOnce(Config):
+    """A config that keeps its text: MMEngine asks five times before the first step, half a second each."""
+
+    @property
+    def pretty_text(self) -> str:
+        content = repr(self)
+        known = vars(self).get('_formatted')
+        if known is None or known[0] != content:
+            known = vars(self)['_formatted'] = content, super().pretty_text
+        return known[1]
 
 
 def _copy_without_waiting(cfg: Config) -> None:

@@ -61,7 +61,7 @@ class InstanceLocalVisualizer(DetLocalVisualizer):
         if show:
             self.show(picture, win_name=name, wait_time=wait_time)
         if out_file is not None:
-            mmcv.imwrite(picture[..., ::-1], out_file)
+            write_picture(picture[..., ::-1], out_file)
         else:
             self.add_image(name, picture, step)
 
@@ -154,6 +154,16 @@ def beside(*pictures: np.ndarray) -> np.ndarray:
     height = max(len(picture) for picture in pictures)
     pad = [((0, height - len(picture)), (0, 0), (0, 0)) for picture in pictures]
     return np.concatenate([np.pad(picture, p, constant_values=255) for picture, p in zip(pictures, pad)], axis=1)
+
+
+def write_picture(picture: np.ndarray, path: str) -> None:
+    """Write a picture of an image, BGR, (H, W, 3), to a path with the image's suffix.
+
+    Where OpenCV cannot write that format in colour, such as .jfif and .pgm, it becomes a PNG file, and ``path`` ends in
+    .png too.
+    """
+    is_known = cv2.haveImageWriter(path) and not path.lower().endswith('.pgm')
+    mmcv.imwrite(picture, path if is_known else f'{path}.png')
 
 
 def _font_file(texts: Iterable[str]) -> str:

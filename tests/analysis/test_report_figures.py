@@ -5,7 +5,9 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from matplotlib.axes import Axes
 from mmdet.registry import METRICS
+from mmengine.fileio import dump, load
 from support.odd_images import CLASSES, write_odd_images
 
 from mmdet_sag.analysis import (
@@ -20,6 +22,7 @@ from mmdet_sag.analysis import (
     confusion_matrix,
     load_results,
 )
+from mmdet_sag.analysis.charts import data_chart
 from mmdet_sag.analysis.coco_accuracy import THRESHOLDS
 
 SIZE = 100
@@ -158,6 +161,15 @@ def odd(tmp_path):
     return truth, load_results(tmp_path / 'results.pkl')
 
 
+def test_a_model_whose_boxes_have_no_extent_is_judged_by_the_boxes_of_its_masks(odd, tmp_path):
+    samples = load(tmp_path / 'results.pkl')
+    for sample in samples:
+        sample['pred_instances']['bboxes'] *= 0
+    dump(samples, tmp_path / 'results.pkl')
+    for result, expected in zip(load_results(tmp_path / 'results.pkl'), odd[1]):
+        np.testing.assert_array_equal(result.bboxes, expected.bboxes)
+
+
 def test_ap_is_that_of_the_metric_that_tools_test_uses(odd):
     truth, results = odd
     metric = METRICS.build(dict(type='UnroundedCocoMetric', ann_file=truth.ann_file, metric=['bbox', 'segm']))
@@ -201,6 +213,13 @@ def test_what_looks_wrong_in_a_data_set_is_said(tmp_path):
     assert '1 images are missing' in remarks
     assert '1 objects cover fewer than 16 pixels' in remarks
     assert '1 images are also in the training data' in remarks
+
+
+def test_the_images_with_the_most_objects_are_in_the_chart_too(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, 'hist', lambda axes, values, bins: drawn.append(np.histogram(values, bins)[0].sum()))
+    data_chart(DataStatistics(write_truth(tmp_path / 'truth.json', [(0, A)] * 50)))
+    assert drawn == [1, 50]
 
 
 def test_a_detection_with_an_empty_mask_is_shown_as_its_box(tmp_path):

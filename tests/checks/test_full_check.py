@@ -301,6 +301,10 @@ def test_repair_leaves_sound_data_and_its_source_as_they_are(data):
     content, done = repair_coco(report.content, report.bad_images)
     assert content == before == report.content
     assert done == {}
+    # pandas writes NaN where a value is missing.
+    content['images'][0]['license'] = math.nan
+    write_coco(content, str(data.root / 'fixed.json'), [str(data.ann_file)])
+    assert json.dumps(content) == (data.root / 'fixed.json').read_text()
 
 
 def test_repair_does_not_change_what_it_reads(data):
@@ -328,12 +332,18 @@ def test_a_source_is_never_overwritten(data, link):
     assert data.ann_file.read_bytes() == before
 
 
-def test_a_copy_that_fails_leaves_nothing_behind(data):
+def test_a_copy_that_fails_leaves_nothing_behind(data, monkeypatch):
     path = data.root / 'fixed.json'
     path.write_text('old')
     before = sorted(os.listdir(data.root))
-    with pytest.raises(InputError, match='cannot be written'):
-        write_coco(dict(data.content, info=math.nan), str(path), [str(data.ann_file)])
+
+    def full_disk(content, file):
+        file.write('{')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('json.dump', full_disk)
+    with pytest.raises(InputError, match='cannot be written .No space left'):
+        write_coco(data.content, str(path), [str(data.ann_file)])
     assert path.read_text() == 'old'
     assert sorted(os.listdir(data.root)) == before
 
@@ -392,6 +402,8 @@ def test_files_are_found_as_to_coco_writes_them_and_chosen_by_their_split(data):
         ('absent.json', 'does not exist: give a config, or the folder or annotation file'),
         ('images', r"has no annotation file in COCO's format for train: convert .* with mmdet-sag convert-data"),
         ('cut.json', 'is not valid JSON'),
+        # Beside a sound one.
+        ('.', r"cut\.json': is not valid JSON"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_what_to_do(data, name, message):

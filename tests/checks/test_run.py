@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import math
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -684,6 +685,13 @@ def test_an_annotation_file_that_is_not_json_is_refused(data, text):
     assert '\n' not in str(refusal.value)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_an_annotation_file_in_an_encoding_that_mmdetection_does_not_read_is_refused(data, encoding):
+    data.ann_file.write_text(json.dumps(data.content), encoding=encoding)
+    with pytest.raises(InputError, match='is not valid JSON .*: save it as UTF-8 without BOM'):
+        check_inputs(data.config, 'train')
+
+
 def test_a_file_of_results_is_refused_as_annotations(data):
     data.ann_file.write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     with pytest.raises(InputError, match='a file of results cannot be used here'):
@@ -990,11 +998,31 @@ def test_a_storage_backend_that_is_not_installed_is_named(data):
         check_inputs(data.config, 'train')
 
 
+def test_an_image_folder_may_be_closed_to_listing_alone(data, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, 'Permission denied', path)
+
+    # The tests may run as root, to whom nothing is closed.
+    monkeypatch.setattr(os, 'listdir', closed)
+    check_inputs(data.config, 'train')
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    with pytest.raises(InputError, match='image folder .*images/. is closed to this user: ask'):
+        check_inputs(data.config, 'train')
+
+
 def test_an_evaluator_may_name_a_copy_of_the_same_file(data):
     path = data.root / 'copy.json'
     path.write_bytes(data.ann_file.read_bytes())
     data.config.val_evaluator.ann_file = str(path)
     check_inputs(data.config, 'train')
+
+
+def test_a_file_without_annotations_is_refused_for_an_evaluator(data):
+    path = data.root / 'images_alone.json'
+    path.write_text(json.dumps({key: value for key, value in data.content.items() if key != 'annotations'}))
+    data.config.val_evaluator.ann_file = str(path)
+    with pytest.raises(InputError, match=r'images_alone\.json.* it has no annotations; export'):
+        check_inputs(data.config, 'train')
 
 
 def test_training_without_validation_is_checked(data):

@@ -352,12 +352,14 @@ def test_the_small_model_starts_from_the_weights_of_the_package_and_keeps_the_si
     assert config.load_from is None
 
 
-def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data, tmp_path):
+def test_a_checkpoint_of_the_same_model_is_the_start_and_another_is_refused(data, tmp_path, monkeypatch):
     init_default_scope('mmdet')
     model = MODELS.build(Config.fromfile(find_zoo_config('centermask-lite_v19-slim-dw')).model)
     path = tmp_path / 'trained.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
-    config, made, _ = generate(data, 'centermask-lite_v19-slim-dw', load_from=str(path))
+    # A shell leaves the ~ of --load-from=~/trained.pth.
+    monkeypatch.setenv('HOME', str(tmp_path))
+    config, made, _ = generate(data, 'centermask-lite_v19-slim-dw', load_from='~/trained.pth')
     assert config.load_from == str(path)
     assert config.model.backbone.init_cfg is None and config.model.backbone.norm_eval
     assert 'weights are taken over' in choice(made, 'start').why

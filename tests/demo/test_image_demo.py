@@ -10,7 +10,9 @@ import pytest
 import torch
 import tqdm
 from mmdet.apis import DetInferencer
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from support import tiny_panoptic
 from support.small_graph import write_onnx
 from support.tiny_checkpoint import write_tiny_checkpoint
@@ -124,25 +126,60 @@ def test_a_model_of_grey_images_sees_them_grey(demo, folder, tmp_path):
     assert [annotation['score'] for annotation in found] == pytest.approx(expected['scores'], abs=2e-3)
 
 
+def test_a_model_whose_boxes_have_no_extent_has_those_of_its_masks(demo, folder, tmp_path):
+    config = get_config('mmdet::solo/solo_r50_fpn_1x_coco.py')
+    config.model.backbone.update(depth=18, init_cfg=None, base_channels=8)
+    config.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    config.model.mask_head.update(num_classes=2, in_channels=16, feat_channels=32, stacked_convs=1)
+    config.model.test_cfg.update(score_thr=0.0, filter_thr=0.0, max_per_img=5)
+    config.test_dataloader.dataset.pipeline[1].scale = (128, 128)
+    config.dump(tmp_path / 'solo.py')
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    for conv in model.mask_head.modules():
+        if isinstance(conv, torch.nn.Conv2d):
+            torch.nn.init.normal_(conv.weight, std=0.3)
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / 'solo.pth')
+    image = np.tile(cv2.imread(str(folder / 'data/images/1.png')), (1, 2, 1))
+    cv2.imwrite(str(tmp_path / 'wide.png'), image)
+    arguments = (tmp_path / 'wide.png', tmp_path / 'solo.py', tmp_path / 'solo.pth', '--out', tmp_path)
+    demo(*arguments, '--score-thr', 0, '--tiles', 64)
+    found = json.loads((tmp_path / 'results.json').read_text())['annotations']
+    # Of both tiles and the whole image, without those that cover each other.
+    assert 0 < len(found) < 15
+    for one in found:
+        assert one['bbox'] == mask_utils.toBbox(one['segmentation']).tolist()
+
+
 def test_files_that_are_no_images_are_left_out_and_named(demo, folder, tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(InputError, match='none of the 1 files'):
         demo(tmp_path / 'broken.jpg', 'config.py', 'model.pth', '--out', tmp_path / 'out')
-    cv2.imwrite(str(tmp_path / 'good ü.png'), cv2.imread(str(folder / 'data/images/1.png')))
+    image = cv2.imread(str(folder / 'data/images/1.png'))
+    cv2.imwrite(str(tmp_path / 'good ü.png'), image)
+    # Of formats that OpenCV reads, and does not write, or not in colour.
+    cv2.imwrite(str(tmp_path / 'grey.pgm'), image[..., 0])
+    (tmp_path / 'browser.jfif').write_bytes(cv2.imencode('.jpg', image)[1])
     said = demo(tmp_path, 'config.py', 'model.pth', '--out', tmp_path / 'out')
     assert 'broken.jpg: left out' in said
-    assert (tmp_path / 'out/vis/good ü.png').is_file()
+    for name in ('good ü.png', 'grey.pgm.png', 'browser.jfif.png'):
+        assert cv2.imread(str(tmp_path / 'out/vis' / name)).shape[1] == 512
 
 
-@pytest.mark.parametrize('exported', [False, True])
-def test_an_image_that_is_too_narrow_is_left_out_and_named(demo, folder, tmp_path, exported):
+@pytest.mark.parametrize('kind', ['cv2', 'pillow', 'exported'])
+def test_an_image_that_is_too_narrow_is_left_out_and_named(demo, folder, tmp_path, kind):
     cv2.imwrite(str(tmp_path / 'narrow.png'), np.zeros((1, 2000, 3), np.uint8))
     cv2.imwrite(str(tmp_path / 'good.png'), cv2.imread(str(folder / 'data/images/1.png')))
-    model = ('config.py', 'model.pth')
-    if exported:
+    if kind == 'exported':
         pytest.importorskip('onnxruntime')
         write_onnx(tmp_path / 'exported')
         model = (tmp_path / 'exported',)
+    else:
+        config = Config.fromfile('config.py')
+        config.test_dataloader.dataset.pipeline[1].backend = kind
+        config.dump(tmp_path / 'config.py')
+        model = (tmp_path / 'config.py', 'model.pth')
     said = demo(tmp_path, *model, '--out', tmp_path / 'out', '--batch-size', 2)
     assert 'narrow.png: left out, an image of 2000x1 pixels is too narrow' in said
     assert (tmp_path / 'out/vis/good.png').is_file()
@@ -183,6 +220,7 @@ def test_an_exported_model_is_drawn_as_its_runtime_finds(demo, folder, tmp_path)
         (('data/images/1.png', 'config.py', 'model.pth', '--out', 'config.py'), 'cannot be written to'),
         (('data/*.gif', 'config.py', 'model.pth'), 'check the path, or the pattern'),
         (('data', 'config.py', 'model.pth'), 'holds no images'),
+        (('data/images/1.png', 'joined.py', 'model.pth'), 'test_dataloader.dataset joins several data sets'),
         (('data/images/1.png', 'nothing'), 'config nothing does not exist, and no config of the package has this name'),
         (('data/images/1.png', 'centermask-lite_v39_fpn_ms-4x_coco'), 'comes without weights'),
     ],
@@ -192,6 +230,9 @@ def test_bad_input_is_named_before_anything_is_drawn(demo, folder, arguments, me
     weights = torch.load(folder / 'model.pth', weights_only=False)['state_dict']
     half = {key: value for key, value in weights.items() if key.startswith('backbone')}
     torch.save(dict(state_dict=half), folder / 'other.pth')
+    config = Config.fromfile('config.py')
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset] * 2)
+    config.dump('joined.py')
     with pytest.raises(InputError) as error:
         demo(*arguments)
     assert message in str(error.value)
@@ -247,6 +288,7 @@ def test_a_video_becomes_one_that_plays_with_the_detections_drawn(demo, folder, 
         (('none.mp4',), 'does not exist'),
         (('config.py',), 'cannot be opened'),
         (('config.py', '--out', 'video.gif'), 'name a file that ends in'),
+        (('config.py', '--max-frames', '-1'), '--max-frames -1: give 1 or more'),
     ],
 )
 def test_what_is_no_video_is_named(demo, arguments, message):
@@ -261,9 +303,19 @@ def test_a_panoptic_model_also_writes_its_segments(demo, tmp_path):
     config.dump(tmp_path / 'config.py')
     meta = dict(dataset_meta=dict(config.metainfo))
     torch.save(dict(meta=meta, state_dict=tiny_panoptic.build_tiny().state_dict()), tmp_path / 'model.pth')
-    cv2.imwrite(str(tmp_path / 'street.png'), np.full((96, 128, 3), 120, np.uint8))
+    for name in ('a/street.png', 'b/street.png', 'b/street.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.full((96, 128, 3), 120, np.uint8))
     out = tmp_path / 'out'
-    demo(tmp_path / 'street.png', tmp_path / 'config.py', tmp_path / 'model.pth', '--out', out)
-    assert cv2.imread(str(out / 'preds/street_panoptic_seg.png')).shape == (96, 128, 3)
-    assert cv2.imread(str(out / 'vis/street.png')).shape[1] == 5 * 128
-    assert (out / 'results.json').is_file()
+    model = (tmp_path / 'config.py', tmp_path / 'model.pth')
+    said = demo(tmp_path / '[ab]/*', *model, '--out', out)
+    for name in ('a/street', 'b/street', 'b/street.png'):
+        assert cv2.imread(str(out / f'preds/{name}_panoptic_seg.png')).shape == (96, 128, 3)
+    assert cv2.imread(str(out / 'vis/a/street.png')).shape[1] == 5 * 128
+    found = json.loads((out / 'results.json').read_text())
+    assert f'{len(found["annotations"])} detections in 3 images' in said
+    # Only the chosen classes are drawn, here one that was not found.
+    labels = cv2.imread(str(out / 'preds/a/street_panoptic_seg.png')).astype(int) @ [65536, 256, 1] % 1000
+    absent = next(name for label, name in enumerate(meta['dataset_meta']['classes']) if label not in labels)
+    demo(tmp_path / 'a/street.png', *model, '--out', out, '--classes', absent)
+    assert np.unique(cv2.imread(str(out / 'vis/street.png'))).tolist() == [120]

@@ -93,6 +93,8 @@ def test_panoptic_models_are_exported(monkeypatch, capsys, tmp_path):
     predictor = ImagePredictor('openvino')
     (sample,) = predictor.predict([cv2.imread(str(picture))])
     np.testing.assert_array_equal(sample.pred_panoptic_seg.sem_seg[0], found)
+    assert run_here(monkeypatch, '../demo/image_demo.py', picture, 'openvino', '--out', 'out') == 0
+    np.testing.assert_array_equal(cv2.imread(f'out/preds/{picture.stem}_panoptic_seg.png') @ [65536, 256, 1], png)
     assert run_here(monkeypatch, 'test.py', config, 'openvino', '--work-dir', 'test') == 0
     (scores,) = tmp_path.glob('test/*/*.json')
     assert {'coco/segm_mAP', 'coco_panoptic/PQ'} <= json.loads(scores.read_text()).keys()

@@ -8,13 +8,14 @@ import tracemalloc
 from pathlib import Path
 from unittest.mock import Mock
 
+import cv2
 import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
 import torch.nn.functional as F
-from support.small_graph import write_openvino
+from support.small_graph import write_onnx, write_openvino
 
 from mmdet_sag.datasets.transforms import FitResize, ShortSideResize
 from mmdet_sag.deployment import runtime
@@ -118,6 +119,22 @@ def test_arrays_are_images_or_refused_in_one_line():
         with pytest.raises(runtime.RuntimeInputError, match='is no image: give uint8') as error:
             runtime.as_image(given)
         assert '\n' not in str(error.value)
+
+
+def test_results_may_go_to_a_folder_that_holds_that_of_the_images(tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    write_onnx(tmp_path / 'exported')
+    (tmp_path / 'pictures').mkdir()
+    cv2.imwrite(str(tmp_path / 'pictures/a.png'), np.zeros((80, 80, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert runtime.run(['exported', 'pictures', '--out', '.']) == 0
+    assert (tmp_path / 'a.png.png').is_file()
+
+
+def test_a_negative_number_of_threads_is_refused_and_blames_no_file(capsys):
+    with pytest.raises(SystemExit):
+        runtime.run(['exported', 'pictures', '--threads', '-1'])
+    assert '--threads -1: give their number, or 0 for one per core' in capsys.readouterr().err
 
 
 def test_a_device_whose_libraries_are_missing_is_not_replaced_by_the_cpu(monkeypatch, tmp_path):

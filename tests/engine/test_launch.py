@@ -1,5 +1,6 @@
 import os
 import socket
+import uuid
 from argparse import Namespace
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -8,6 +9,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.config import config as config_module
+from support.tiny_training import rectangles_config
 
 from mmdet_sag.engine import launch
 from mmdet_sag.errors import InputError
@@ -76,3 +79,17 @@ def test_a_config_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
     cfg = launch.load_config(args)
     assert args.config == cfg.filename == str(CONFIGS / f'polite_teacher/{name}.py')
     assert cfg.work_dir == f'work_dirs/{name}'
+
+
+def test_the_text_of_a_config_is_formatted_when_it_has_changed_and_not_at_each_use(tmp_path, monkeypatch):
+    formatted = []
+    monkeypatch.setattr(config_module, 'FormatCode', lambda text, **options: formatted.append(text) or (text, True))
+    config = rectangles_config(tmp_path / 'data')
+    config.update(work_dir=str(tmp_path), launcher='none', experiment_name=uuid.uuid4().hex)
+    runner = launch.build_runner(config)
+    runner.call_hook('before_run')
+    (dumped,) = tmp_path.glob('*.py')
+    assert Config.fromfile(dumped).to_dict() == config.to_dict()
+    assert len(formatted) == 1
+    runner.cfg.work_dir = 'other'
+    assert "work_dir='other'" in runner.cfg.pretty_text and len(formatted) == 2

@@ -6,7 +6,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 from mmengine.hub import get_config
+from support.small_graph import metadata, write_onnx
 from support.tiny import tiny_config
+from support.tiny_checkpoint import write_tiny_checkpoint
 from test_train_and_test import TOOLS
 
 from mmdet_sag.command_line import ExitStatus
@@ -100,6 +102,18 @@ def test_masks_alone_are_measured(monkeypatch, capsys, tmp_path):
     (result,) = json.loads((tmp_path / 'benchmark.json').read_text())['masks']
     assert result['size'] == [80, 133] and result['num_masks'] == 5 and result['times_faster'] > 0
     assert '5 masks on 80x133' in capsys.readouterr().out
+
+
+def test_a_model_of_one_size_gets_an_image_that_fits_into_it(monkeypatch, tmp_path):
+    pytest.importorskip('onnxruntime')
+    write_tiny_checkpoint(tmp_path)
+    preprocessing = dict(metadata()['preprocessing'], resize=dict(mode='fit', scale=[32, 32], backend='pillow'))
+    write_onnx(tmp_path / 'exported', input_size=[32, 32], preprocessing=preprocessing)
+    monkeypatch.chdir(tmp_path)
+    arguments = ('--checkpoints', 'model.pth', '--exported', 'exported', '--runs', 1, '--warmup', 0, '--device', 'cpu')
+    run(monkeypatch, 'config.py', *arguments, '--out', tmp_path)
+    results = json.loads((tmp_path / 'benchmark.json').read_text())['exported']
+    assert results['input'] == [32, 32] and results['seconds'].keys() == {'PyTorch', 'exported'}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,11 @@ def labels(tmp_path_factory):
 
 
 def test_three_commands_train_from_random_weights_without_nan(labels):
-    finished = run('dataset_converters/to_coco.py', 'labels', '--out', 'coco', cwd=labels)
+    finished = run('dataset_converters/to_coco.py', 'labels', '--out', 'my data', cwd=labels)
     assert finished.returncode == 0, finished.stderr
     assert 'YOLO segmentation, 42 images, 6 classes' in finished.stdout
     # The next command stands there ready.
-    command = re.search(r'next: mmdet-sag make-config (.*)', finished.stdout)[1].split()
+    command = shlex.split(re.search(r'next: mmdet-sag make-config (.*)', finished.stdout)[1])
     command[command.index('--model') + 1] = 'centermask-lite_v19-slim-dw'
 
     small = ['--weights', 'random', '--short-side', 64, '--batch-size', 2, '--epochs', 1]
@@ -68,6 +69,8 @@ def test_the_old_name_of_an_option_works_with_a_warning(labels):
     [
         ('dataset_converters/to_coco.py', ['absent', '--out', 'new'], "'absent' does not exist"),
         ('dataset_converters/to_coco.py', ['labels', '--out', 'new', '--rename', 'star'], 'is not OLD=NEW'),
+        ('dataset_converters/to_coco.py', ['labels', '--out', 'new', '--images', 'phtos'], "'phtos' is not a folder"),
+        ('misc/check_dataset.py', ['shapes', '--images', 'phtos'], "--images 'phtos' is not a folder"),
         (
             'misc/make_config.py',
             ['labels', '--model', 'centermask_v39', '--out', 'new.py'],

@@ -117,9 +117,12 @@ def test_every_picture_and_chart_of_the_page_has_a_size(odd):
         assert int(number) >= 10 and broken == ''
 
 
-def test_nothing_found_at_all_is_said(tmp_path, monkeypatch):
+def test_nothing_found_at_all_is_said(tmp_path, monkeypatch, capsys):
     write_odd_images(tmp_path, mask_scores=False, found=False)
-    run_here(monkeypatch, tmp_path / 'config.py', tmp_path / 'results.pkl', '--out', tmp_path / 'report.html')
+    # Training data that cannot be read are no reason to make no page.
+    options = ['--cfg-options', f'train_dataloader.dataset.ann_file={tmp_path}/config.py']
+    run_here(monkeypatch, tmp_path / 'config.py', tmp_path / 'results.pkl', '--out', tmp_path / 'report.html', *options)
+    assert 'the training data are left out of the page: annotation file' in capsys.readouterr().out
     html = (tmp_path / 'report.html').read_text()
     assert 'Nothing was found at all' in html
     assert 'gives no mask scores, or found nothing' in html
@@ -164,6 +167,15 @@ def test_a_checkpoint_is_evaluated_with_attention_and_the_curves_of_its_training
     # The predictions lie beside it: the page can be made again without the model.
     run_here(monkeypatch, tmp_path / 'config.py', out.with_suffix('.pkl'), '--out', out)
     assert capsys.readouterr().out.splitlines()[-2] == result.stdout.splitlines()[-2]
+    # Data on which there can be no page are refused before they are predicted.
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset] * 2)
+    metrics = [config.test_evaluator] * 2
+    config.test_evaluator = dict(type='MultiDatasetsEvaluator', metrics=metrics, dataset_prefixes=['a', 'b'])
+    config.dump(tmp_path / 'joined.py')
+    arguments = (tmp_path / 'joined.py', tmp_path / 'run/iter_48.pth', '--work-dir', tmp_path / 'work')
+    with pytest.raises(InputError, match='is not one data set in the format of COCO'):
+        run_here(monkeypatch, *arguments)
+    assert not (tmp_path / 'work/report.pkl').exists()
 
 
 def test_a_checkpoint_of_mask_rcnn_with_this_mask_head_is_evaluated_with_attention(tmp_path, monkeypatch):
@@ -201,6 +213,10 @@ def test_a_checkpoint_of_mask_rcnn_with_this_mask_head_is_evaluated_with_attenti
         (
             ('config.py', 'results.pkl', '--cfg-options', 'test_dataloader.dataset.ann_file=other.json'),
             'give the config that they were predicted with',
+        ),
+        (
+            ('config.py', 'results.pkl', '--cfg-options', 'test_dataloader.dataset.ann_file=broken.pkl'),
+            'is not valid JSON',
         ),
     ],
 )

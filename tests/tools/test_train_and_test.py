@@ -11,6 +11,7 @@ import mmdet
 import pytest
 import torch
 from mmdet.apis import DetInferencer
+from support.small_graph import write_onnx
 from support.tiny_training import rectangles_config, write_rectangles
 from support.tool import run_tool
 
@@ -262,6 +263,15 @@ def test_a_torchscript_file_is_announced_as_a_program(folder):
     process = run_tool(TOOLS / 'test.py', 'my config.py', 'relu.pt', cwd=folder)
     assert process.returncode == 2
     assert 'relu.pt is a TorchScript program, and is run: use only one that you made' in process.stdout
+
+
+def test_two_processes_evaluate_an_exported_model(folder):
+    pytest.importorskip('onnxruntime')
+    write_onnx(folder / 'exported')
+    options = ['--launcher', 'pytorch', '--out', 'exported.pkl', '--work-dir', 'exported work']
+    process = run_tool(TOOLS / 'test.py', 'my config.py', 'exported', *options, cwd=folder, processes=2)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(pickle.loads((folder / 'exported.pkl').read_bytes())) == 5
 
 
 def test_a_new_run_in_a_used_folder_says_so_and_resume_names_what_it_leaves_out(folder):

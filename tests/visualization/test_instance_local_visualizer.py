@@ -41,6 +41,11 @@ def test_predictions_below_the_threshold_are_not_drawn(visualizer):
     assert (visualizer.get_image() == 100).all()
 
 
+def test_the_picture_of_a_format_that_cannot_be_written_is_a_png_file(visualizer, tmp_path):
+    visualizer.add_datasample('x', np.zeros((64, 96, 3), np.uint8), out_file=str(tmp_path / 'x.jfif'))
+    assert cv2.imread(str(tmp_path / 'x.jfif.png')).shape == (64, 96, 3)
+
+
 def panoptic():
     ids = torch.ones(1, 64, 96, dtype=torch.long)
     ids[0, 20:50, 20:60] = 1000

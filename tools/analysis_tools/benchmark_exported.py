@@ -19,7 +19,7 @@ from mmengine.registry import init_default_scope
 from mmdet_sag.checks import check_is_detector
 from mmdet_sag.datasets.data_sources import config_images
 from mmdet_sag.deployment.comparison import in_turns, measure_speed
-from mmdet_sag.deployment.exported_detector import use_exported_model
+from mmdet_sag.deployment.exported_detector import fit_images, use_exported_model
 from mmdet_sag.deployment.formats import FORMATS, load_predictor
 from mmdet_sag.deployment.model_export import build_detector, evaluate
 from mmdet_sag.engine.launch import load_config
@@ -48,7 +48,10 @@ def measure_exported(config: str, checkpoint: str, args: argparse.Namespace) -> 
     init_default_scope('mmdet')
     detector = build_detector(cfg, checkpoint)
     predictors = {path: load_predictor(path, args.threads or 0) for path in args.exported}
-    batch = _batch(cfg, args)
+    # An image that fits into all models of one input size.
+    fitted, sizes = copy.deepcopy(cfg), [predictor.metadata.get('input_size') for predictor in predictors.values()]
+    fit_images(fitted, [min(sides) for sides in zip(*filter(None, sizes))] or None)
+    batch = _batch(fitted, args)
     models = {path: predictor.model for path, predictor in predictors.items()}
     seconds = measure_speed(detector, models, batch, args.runs, args.warmup)
     height, width = detector.data_preprocessor(batch, False)['inputs'].shape[2:]

@@ -86,8 +86,13 @@ def main() -> None:
     if cfg.get('default_scope') == 'mmseg':
         report_segmentor(args, cfg, out, not_best)
         return
-    runner = None if has_results else evaluate(cfg, args.model, out.with_suffix('.pkl'))
+    # The page computes the metrics, and can be made again from the predictions beside it.
+    predictions = dict(type='DumpRLEResults', out_file_path=str(out.with_suffix('.pkl')))
+    runner = None if has_results else build_test(cfg, args.model, [predictions])
     truth = GroundTruth.of_config(cfg)
+    if runner is not None:
+        with torch.inference_mode():
+            runner.test()
     results = load_results(args.model if has_results else out.with_suffix('.pkl'))
     check_results(results, truth, args.model)
 
@@ -176,15 +181,6 @@ def keep_best_threshold(checkpoint_file: str, best: float, page: ReportPage) -> 
         )
 
 
-def evaluate(cfg: Config, checkpoint_file: str, out: Path) -> Runner:
-    """Predict the test images into a file beside the page, from which the page can be made again."""
-    # The page computes the metrics.
-    runner = build_test(cfg, checkpoint_file, [dict(type='DumpRLEResults', out_file_path=str(out))])
-    with torch.inference_mode():
-        runner.test()
-    return runner
-
-
 def build_test(cfg: Config, checkpoint_file: str, evaluator: list[dict] | None = None) -> Runner:
     """Build the runner of a test, by default with the config's evaluator."""
     cfg.load_from = checkpoint_file
@@ -239,10 +235,11 @@ def attention_pictures(runner: Runner, image_ids: Sequence, truth: GroundTruth, 
 
 
 def training_data(cfg: Config) -> DataStatistics | None:
-    """Return the statistics of the training data, if the files exist."""
+    """Return the statistics of the training data, or None, and say why, if they cannot be read."""
     try:
         return DataStatistics(GroundTruth.of_config(cfg, 'train'))
-    except InputError:
+    except InputError as e:
+        print(f'the training data are left out of the page: {e}')
         return None
 
 

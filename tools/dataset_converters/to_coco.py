@@ -6,6 +6,7 @@ or COCO; several are merged. DIR gets annotations/instances_{train,val}.json, tr
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def main() -> None:
     if conversion.left_out:
         print(AsciiTable(conversion.left_out_counts()).table)
         print(f'all of them: {args.out / "annotations/left_out.csv"}')
-    print(f'made: {args.out}\nnext: mmdet-sag make-config {args.out} --model centermask-lite_v39 --out my.py')
+    out = shlex.quote(str(args.out))
+    print(f'made: {args.out}\nnext: mmdet-sag make-config {out} --model centermask-lite_v39 --out my.py')
 
 
 if __name__ == '__main__':

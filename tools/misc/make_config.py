@@ -3,6 +3,7 @@ schedule, learning rate and starting weights. The tool prints what it chose, and
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from mmdet_sag.command_line import HelpFormatter, run_command
@@ -76,9 +77,10 @@ def main() -> None:
     width = max(len(choice.what) for choice in config.choices)
     for choice in config.choices:
         print(f'{choice.what:{width}}  {choice.value}: {choice.why}')
-    train = f'mmdet-sag train {args.out}'
+    out = shlex.quote(str(args.out))
+    train = f'mmdet-sag train {out}'
     if args.gpus > 1:
-        train = f'torchrun --nproc-per-node {args.gpus} -m mmdet_sag train {args.out} --launcher pytorch'
+        train = f'torchrun --nproc-per-node {args.gpus} -m mmdet_sag train {out} --launcher pytorch'
     print(f'written: {args.out}\nnext: {train}')
 
 

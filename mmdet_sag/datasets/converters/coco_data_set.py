@@ -15,11 +15,13 @@ from ..annotation_problems import box_problems, category_problems, is_usable_ima
 from ..coco_file import load_coco
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import box_and_area, clipped
-from .source_files import EntryError, LeftOut, files_below, located, read_if_possible, read_json, split_of, without_exif
-from .tool_labels import rectangle
+from .source_files import EntryError, LeftOut, files_below, located, read_json_value, split_of, without_exif
+from .tool_labels import Head, mapping, rectangle
 
 SPLITS = ('train', 'val', 'test')
 _REMEDY = 'correct or delete it'
+# Also of a file that was cut short.
+_HEAD = Head('.json', r'"(images|annotations|categories)"\s*:\s*\[')
 # Images that are tried until one is found.
 _TRIED = 100
 
@@ -36,10 +38,8 @@ def read_coco(source: Path, options: ReadOptions) -> LabelledData:
     ``train/_annotations.coco.json``.
     """
     options.refuse_class_names(source)
-    skipped = {path.resolve() for path in options.skip}
-    files = [path for path in annotation_files(source) if path.resolve() not in skipped]
     data = LabelledData([], [])
-    for path in files:
+    for path in filter(options.reads, annotation_files(source)):
         content = load_coco(str(path), mapping=True)
         names = _names(content, path)
         data.classes += [name for name in dict.fromkeys(names.values()) if name not in data.classes]
@@ -95,7 +95,13 @@ def annotation_files(source: Path) -> list[Path]:
 
 
 def _is_instances(path: Path) -> bool:
-    content = read_if_possible(read_json, path)
+    try:
+        content = mapping(read_json_value(path))
+    except InputError:
+        # Left out, half of the data would be converted or checked without a word.
+        if _HEAD.is_in(path):
+            raise
+        return False
     if not {'images', 'annotations', 'categories'} <= content.keys():
         return False
     annotations = content['annotations']

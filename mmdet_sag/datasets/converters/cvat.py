@@ -28,7 +28,7 @@ def read_cvat(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in _HEAD.files(source):
+    for path in labels.files(_HEAD):
         root = read_xml(path)
         if root.find('track') is not None:
             raise InputError(f"'{path}' is of 'CVAT for video': export the task as 'CVAT for images 1.1'")

@@ -8,7 +8,7 @@ from .labelled_data import LabelledData, ReadOptions
 from .source_files import read_json, split_of
 from .tool_labels import Head, ToolLabels, WithoutArea, entries, mapping, numbers, polygon, rectangle, run_lengths, text
 
-_HEAD = Head('.json', r'"dm_format_version"|^\s*\{\s*"info"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
+_HEAD = Head('.json', r'"dm_format_version"|^\s*\{\s*"infos?"\s*:\s*\{[^}]*\}\s*,\s*"categories"\s*:\s*\{')
 _WITHOUT_AREA = ('label', 'points', 'polyline', 'caption', 'cuboid_3d', 'skeleton')
 
 is_datumaro = _HEAD.is_in
@@ -22,7 +22,7 @@ def read_datumaro(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
     classes: list[str] = []
-    for path in _HEAD.files(source):
+    for path in labels.files(_HEAD):
         content = read_json(path)
         listed = mapping(mapping(content.get('categories')).get('label')).get('labels')
         names = [str(entry.get('name')) for entry in entries(listed)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .masks import connected, encoded, read_values
+from .masks import connected, encoded_values, read_values
 from .source_files import (
     IMAGE_SUFFIXES,
     NOT_LEARNT,
@@ -58,10 +58,10 @@ def read_cityscapes(source: Path, options: ReadOptions) -> LabelledData:
             values = read_values(path)
             split = split_of_folders(path.relative_to(source))
             image = LabelledImage.open(image_path, image_path.name, values.shape[::-1], options, split=split)
-            for value in np.unique(values).tolist():
+            for value, mask in encoded_values(values).items():
                 number = value // _STEP if value >= _STEP else value
                 if number in names:
-                    item = LabelledObject(names[number], encoded(values == value), is_crowd=value < _STEP)
+                    item = LabelledObject(names[number], mask, is_crowd=value < _STEP)
                     image.objects.append(item)
                 elif value >= _STEP and options.class_names:
                     raise InputError(
@@ -125,18 +125,19 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
                     image = LabelledImage.open(image_path, without_split(place), size, options, split=split)
                 if values.shape[::-1] != image.size:
                     raise EntryError(f"mask '{path}'", 'is of another size than its image', 'export it again')
-                numbers = np.unique(values[values > 0]).tolist()
+                found = encoded_values(values)
+                numbers = list(found)
                 counts.update(numbers)
                 one_value &= len(numbers) <= 1
                 numbered &= numbers == list(range(1, len(numbers) + 1))
                 for value in numbers:
-                    region = values == value
-                    regions = connected(region) if options.components or (one_value and not scattered) else [region]
+                    is_split = options.components or (one_value and not scattered)
+                    regions = connected(values == value) if is_split else []
                     if len(regions) > 1:
                         scattered = path
                     label = name or of_classes.get(value) or _class_of_value(value, data.classes, path)
-                    objects = regions if options.components else [region]
-                    image.objects += [LabelledObject(label, encoded(part)) for part in objects]
+                    objects = regions if options.components else [found[value]]
+                    image.objects += [LabelledObject(label, part) for part in objects]
             data.images.append(image)
     if scattered and one_value and options.components is None:
         raise _regions_unclear(scattered)
@@ -249,13 +250,13 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
                 image = image or LabelledImage.open(image_path, name, values.shape[::-1], options, split=split)
                 found = _masks(values, path, image, is_map, labels)
                 one_value &= not found or (is_map and len(found) == 1)
-                for mask in found:
-                    regions = connected(mask) if is_map or options.components else [mask]
+                for value, mask in found.items():
+                    regions = connected(values == value) if options.components or (is_map and one_value) else []
                     if is_map and len(regions) > 1:
                         scattered = path
                     parts = regions if options.components else [mask]
-                    image.objects += [LabelledObject(label, encoded(part)) for part in parts]
-            labels.images[image_path] = image
+                    image.objects += [LabelledObject(label, part) for part in parts]
+            labels.images[image_path, image_path] = image
     if scattered and one_value and options.components is None:
         raise _regions_unclear(scattered)
     pictures = {path for paths in masks.values() for path in paths}
@@ -264,8 +265,8 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
     return labels.data()
 
 
-def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, labels: ToolLabels) -> list[np.ndarray]:
-    """The mask (H, W), bool, of each value of a picture; none of one that cannot be used."""
+def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, labels: ToolLabels) -> dict[int, dict]:
+    """The RLE of each value of a picture; none of one that cannot be used."""
     numbers = np.unique(values[values > 0])
     if values.shape[::-1] != image.size:
         labels.left_out.add('objects', f"'{path}'", 'masks of another size than their image', 'export it again')
@@ -274,8 +275,8 @@ def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, l
     elif not is_map and len(numbers) > 1:
         labels.left_out.add('objects', f"'{path}'", 'masks of one object that have several values', 'export it again')
     else:
-        return [values == number for number in numbers]
-    return []
+        return encoded_values(values)
+    return {}
 
 
 class _Images:

@@ -136,7 +136,7 @@ def _read(
     ``prepare`` makes what ``read`` gets of the shapes of an image.
     """
     labels = ToolLabels(source, options)
-    for path in head.files(source):
+    for path in labels.files(head):
         with labels.left_out.collect('images'):
             content = read_json(path)
             name, size = image_of(path, content)

@@ -115,6 +115,9 @@ class LabelConversion:
         Raises:
             InputError: A source cannot be used.
         """
+        folder = self.options.image_folder
+        if folder and not folder.is_dir():
+            raise InputError(f"--images '{folder}' is not a folder: name the one of the images")
         images: dict[Path | int, LabelledImage] = {}
         names = set()
         if self.format is None and self.options.image_folder is None:
@@ -127,7 +130,7 @@ class LabelConversion:
                 raise InputError(f"'{source}' ({form.title}) has no labelled images: give the folder that has them")
             self.notes.append(f'{source}: {form.title}, {len(data.images)} images, {len(data.classes)} classes')
             self.notes += data.notes
-            self.classes += [name for name in data.classes if name not in self.classes]
+            self.classes = list(dict.fromkeys(self.classes + data.classes))
             repeated = 0
             for image in data.images:
                 image.origin = image.origin or source

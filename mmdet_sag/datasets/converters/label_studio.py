@@ -28,7 +28,7 @@ def read_label_studio(source: Path, options: ReadOptions) -> LabelledData:
     """
     options.refuse_class_names(source)
     labels = ToolLabels(source, options)
-    for path in _HEAD.files(source):
+    for path in labels.files(_HEAD):
         for task in entries(read_json_value(path)):
             _read_task(task, path, labels)
     return labels.data()
@@ -39,7 +39,6 @@ def _read_task(task: dict, path: Path, labels: ToolLabels) -> None:
     found = entries(task.get('annotations') or task.get('completions'))
     found = [item for item in found if not item.get('was_cancelled')]
     if not found:
-        labels.left_out.add(NOT_LEARNT, f"'{name}'", 'tasks without an annotation')
         return
     if len(found) > 1:
         labels.left_out.add(NOT_LEARNT, f"'{name}'", "tasks' earlier annotations")

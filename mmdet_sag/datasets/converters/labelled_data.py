@@ -33,6 +33,10 @@ class ReadOptions:
     class_attribute: str | None = None
     boxes: bool = False
 
+    def reads(self, path: Path) -> bool:
+        """Whether an annotation file is to be read."""
+        return all(path.resolve() != skipped.resolve() for skipped in self.skip)
+
     def refuse_class_names(self, source: Path) -> None:
         """Raise an :class:`InputError` if class names are given for a source that names its classes itself."""
         if self.class_names:
@@ -67,7 +71,7 @@ class LabelledImage:
         split: ``'train'``, ``'val'`` or ``'test'``; None: not in the source.
         drops_orientation: Whether the labels belong to the image as stored, without its EXIF orientation.
         content: Bytes of the image file, if a label file holds them.
-        origin: The file that labels it, if one file labels several images.
+        origin: The file that labels it, if that is known.
     """
 
     path: Path

@@ -23,6 +23,7 @@ from .source_files import (
     located,
     read_if_possible,
     read_json,
+    read_json_value,
     split_of_folders,
     without_split,
 )
@@ -32,7 +33,8 @@ from .tool_labels import ellipse, mapping
 def is_labelme(source: Path) -> bool:
     """Whether a JSON file, or one of the smallest below a folder, has shapes of LabelMe."""
     if source.is_file():
-        return source.suffix.lower() == '.json' and 'shapes' in read_json(source)
+        # A list is another tool's.
+        return source.suffix.lower() == '.json' and 'shapes' in mapping(read_json_value(source))
     # Another program's file may lie there, such as the one of labelme2coco, which is larger.
     smallest = heapq.nsmallest(3, files_below(source, '.json'), key=lambda path: path.stat().st_size)
     return any('shapes' in read_if_possible(read_json, path) for path in smallest)
@@ -45,9 +47,8 @@ def read_labelme(source: Path, options: ReadOptions) -> LabelledData:
     lines have no area and are left out. ``"crowd": true`` in a shape's flags marks a region of many objects.
     """
     options.refuse_class_names(source)
-    skipped = {path.resolve() for path in options.skip}
     files = [source] if source.is_file() else list(files_below(source, '.json'))
-    files = [path for path in files if path.resolve() not in skipped]
+    files = list(filter(options.reads, files))
     root = source.parent if source.is_file() else source
     data = LabelledData([], [])
     others = 0

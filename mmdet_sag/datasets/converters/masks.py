@@ -12,6 +12,9 @@ from shapely.geometry.base import BaseGeometry
 from ...errors import InputError
 from .source_files import READ_ERRORS, EntryError, open_image
 
+# Digits of an area. What is 0 with them has none.
+_DIGITS = 2
+
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
     """Values of a mask picture (H, W), int32: grey values, indices of a palette, or R * 65536 + G * 256 + B.
@@ -37,12 +40,16 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:
-    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons."""
+    """The part of a polygon ``[x1, y1, x2, y2, ...]`` in an image of this width and height, as polygons with area."""
     points = np.asarray(polygon, float).reshape(-1, 2)
+    if not round(shapely.MultiPoint(points).convex_hull.area, _DIGITS):
+        return []
     if (points >= 0).all() and (points <= size).all():
         return [list(polygon)]
     inside = shapely.clip_by_rect(shapely.make_valid(shapely.Polygon(points)), 0, 0, *size)
-    corners = [np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if part.area > 0]
+    corners = [
+        np.round(part.exterior.coords[:-1], 3) for part in parts_without_holes(inside) if round(part.area, _DIGITS)
+    ]
     return [part.ravel().tolist() for part in corners]
 
 
@@ -73,12 +80,29 @@ def box_and_area(segmentation: list | dict) -> tuple[list[float], float]:
     x_min, y_min = np.concatenate(rings).min(axis=0)
     x_max, y_max = np.concatenate(rings).max(axis=0)
     area = sum(shapely.Polygon(ring).area for ring in rings)
-    return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, 2)
+    return [round(float(value), 2) for value in (x_min, y_min, x_max - x_min, y_max - y_min)], round(area, _DIGITS)
 
 
 def encoded(bitmap: np.ndarray) -> dict:
     """Compressed RLE of a bitmap (H, W)."""
     return _as_json(mask_api.encode(np.asfortranarray(bitmap, dtype=np.uint8)))
+
+
+def encoded_values(values: np.ndarray) -> dict[int, dict]:
+    """Compressed RLE of the pixels of each value above 0 in a picture (H, W)."""
+    flat = values.ravel(order='F')
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    # Start and end of each run. A bitmap for each of thousands of values would take minutes.
+    edges = np.stack([starts, np.append(starts[1:], flat.size)], axis=1)
+    order = np.argsort(flat[starts], kind='stable')
+    found, firsts = np.unique(flat[starts][order], return_index=True)
+    masks = {}
+    for value, runs in zip(found.tolist(), np.split(order, firsts[1:])):
+        if value > 0:
+            counts = np.diff(edges[runs].ravel(), prepend=0, append=flat.size).tolist()
+            rle = dict(size=values.shape, counts=counts if counts[-1] else counts[:-1])
+            masks[value] = _as_json(mask_api.frPyObjects(rle, *values.shape))
+    return masks
 
 
 def merged(parts: Sequence[list | dict], size: tuple[int, int]) -> dict:
@@ -105,10 +129,9 @@ def placed(pixels: np.ndarray, left: int, top: int, size: tuple[int, int], error
     return encoded(bitmap)
 
 
-def connected(region: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of a region (H, W), bool."""
-    count, numbers = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
-    return [numbers == number for number in range(1, count)]
+def connected(region: np.ndarray) -> list[dict]:
+    """Compressed RLEs of the connected parts of a region (H, W), bool."""
+    return list(encoded_values(cv2.connectedComponents(region.astype(np.uint8), connectivity=8)[1]).values())
 
 
 def _as_json(rle: dict) -> dict:

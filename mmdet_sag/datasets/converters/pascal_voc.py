@@ -8,16 +8,27 @@ import numpy as np
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
 from .masks import encoded, read_values
-from .source_files import EntryError, files_below, image_beside, read_lines, read_xml
+from .source_files import (
+    NOT_LEARNT,
+    EntryError,
+    files_below,
+    image_beside,
+    images_below,
+    read_lines,
+    read_xml,
+    split_of,
+)
 from .tool_labels import Head, ToolLabels, numbers, polygon, rectangle, text
 
 _CLASSES = (
     'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
     'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor',
 )  # fmt: skip
-_BOXES = Head('.xml', r'<annotation>.*<bndbox>')
+# LabelImg writes <annotation verified="yes"> too, and files of images without an object.
+_BOXES, _FILES = Head('.xml', r'<annotation\b.*<bndbox>'), Head('.xml', r'<annotation\b')
 # The border between objects, as index of the palette and as colour.
 _VOID, _VOID_COLOUR = 255, (224 << 16) + (224 << 8) + 192
+_UNLISTED = 'images without labels, or in no train, val or test list of ImageSets'
 
 is_voc_boxes = _BOXES.is_in
 
@@ -41,11 +52,12 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
     names = colours or dict(enumerate(classes, 1))
     splits = _splits(source / 'ImageSets/Segmentation')
     data = LabelledData(classes, [])
-    image_folder = options.image_folder or source / 'JPEGImages'
-    for path in files_below(source / 'SegmentationObject', '.png'):
-        place = path.relative_to(source / 'SegmentationObject')
+    image_folder, masks = options.image_folder or source / 'JPEGImages', source / 'SegmentationObject'
+    for path in files_below(masks, '.png'):
+        place = path.relative_to(masks)
         stem = place.with_suffix('').as_posix()
         if splits and stem not in splits:
+            data.left_out.add(NOT_LEARNT, f"'{path}'", _UNLISTED)
             continue
         with data.left_out.collect('images'):
             image_path = image_beside(image_folder / place)
@@ -71,6 +83,9 @@ def read_pascal_voc(source: Path, options: ReadOptions) -> LabelledData:
                     )
                 image.objects.append(LabelledObject(label, encoded(region)))
             data.images.append(image)
+    for image_path in images_below(image_folder):
+        if not (masks / image_path.relative_to(image_folder)).with_suffix('.png').is_file():
+            data.left_out.add(NOT_LEARNT, f"'{image_path}'", 'images without a mask')
     return data
 
 
@@ -88,15 +103,18 @@ def read_voc_boxes(source: Path, options: ReadOptions) -> LabelledData:
     options.refuse_class_names(source)
     splits = _splits(source / 'ImageSets/Main')
     labels = ToolLabels(source, options)
-    for path in _BOXES.files(source):
-        if splits and path.stem not in splits:
+    for path in labels.files(_FILES):
+        # CVAT names images with the folders below Annotations.
+        parts = path.with_suffix('').parts
+        split = next(filter(None, (splits.get('/'.join(parts[first:])) for first in range(len(parts)))), None)
+        if splits and split is None:
             continue
         with labels.left_out.collect('images'):
             root = read_xml(path)
             size = (root.findtext('size/width'), root.findtext('size/height'))
-            image = labels.image(root.findtext('filename'), path, size, split=splits.get(path.stem))
+            image = labels.image(root.findtext('filename'), path, size, split=split)
             labels.read_objects(image, enumerate(root.iterfind('object')), f"object {{}} of '{path}'", _box)
-    return labels.data()
+    return labels.data(unlabelled=_UNLISTED if splits else 'images without labels')
 
 
 def _box(index: int, item: ElementTree.Element, size: tuple[int, int]) -> tuple[tuple, list]:
@@ -123,6 +141,6 @@ def _labelmap(path: Path) -> dict[int, str]:
 
 
 def _splits(folder: Path) -> dict[str, str]:
-    """Splits by name of the image. CVAT writes default.txt, VOC also trainval.txt."""
-    paths = [path for path in sorted(folder.glob('*.txt')) if path.stem in ('train', 'val', 'test')]
-    return {line.split()[0]: path.stem for path in paths for line in read_lines(path)}
+    """Splits by name of the image. CVAT writes default.txt and Train.txt, VOC also trainval.txt and dog_train.txt."""
+    found = {path: split_of(path.stem) for path in sorted(folder.glob('*.txt')) if path.stem.isalpha()}
+    return {line: split for path, split in found.items() if split for line in read_lines(path)}

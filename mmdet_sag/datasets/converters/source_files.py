@@ -230,6 +230,14 @@ def open_image(path: str | Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """The orientation of an opened image that OpenCV applies, with which training reads."""
+    # Pillow also takes that of XMP and of ImageMagick's text in a PNG, and OpenCV none of an AVIF.
+    for other in ('xmp', 'XML:com.adobe.xmp', 'Raw profile type exif'):
+        image.info.pop(other, None)
+    return 1 if image.format == 'AVIF' else image.getexif().get(_ORIENTATION, 1)
+
+
 def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     """Read the header of an image file, or of its bytes ``content``, and check that training can read it.
 
@@ -242,7 +250,7 @@ def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
             # Before getexif, which decodes a PNG.
             deep = mode not in _PLAIN_MODES or any('16' in str(tile[3]) for tile in image.tile)
             # Pillow itself applies the orientation of a TIFF.
-            orientation = 1 if kind == 'TIFF' else image.getexif().get(_ORIENTATION, 1)
+            orientation = 1 if kind == 'TIFF' else exif_orientation(image)
     except READ_ERRORS as error:
         is_large = isinstance(error, Image.DecompressionBombError)
         reason = ' '.join(str(error).split()) if is_large or getattr(error, 'strerror', None) else 'unknown format'

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import shapely
 from pycocotools import mask as mask_api
 
 from ...errors import InputError
@@ -75,13 +74,19 @@ class ToolLabels:
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.options = source, options
         self.folder = options.image_folder or (source.parent if source.is_file() else source)
-        self.images: dict[Path, LabelledImage] = {}
+        # By the image and the file that labels it.
+        self.images: dict[tuple[Path, Path], LabelledImage] = {}
         self.left_out = LeftOut()
         self._absent: str | None = None
-        self._labelled_in: dict[Path, Path] = {}
+        # Of mask pictures, which have no label file, it stays empty.
+        self._labelled: set[Path] = set()
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in images_below(self.folder):
             self._by_name[path.name].append(path)
+
+    def files(self, head: Head) -> Iterator[Path]:
+        """The files of the source that begin so, without those that the user skips."""
+        return filter(self.options.reads, head.files(self.source))
 
     def has_image(self, name: str) -> bool:
         """Whether an image of this name, without folders, is there."""
@@ -117,11 +122,9 @@ class ToolLabels:
             self.left_out.add('images', f"image '{name}' of '{file}'", 'the image does not exist', 'give --images DIR')
             return None
         path = best[0]
-        if path in self.images:
-            raise InputError(
-                f"'{path}' is labelled in '{self._labelled_in[path]}' and in '{file}': give one file instead of "
-                f"'{self.source}', or leave one out"
-            )
+        self._labelled.add(path)
+        if (path, file) in self.images:
+            raise InputError(f"'{path}' is labelled twice in '{file}': delete one of its entries")
         try:
             label_size = None if size is None else (int(size[0]), int(size[1]))
         except (TypeError, ValueError, OverflowError):
@@ -130,7 +133,7 @@ class ToolLabels:
         split = split or split_of_folders(place)
         with self.left_out.collect('images'):
             image = LabelledImage.open(path, without_split(place, 'images'), label_size, self.options, habit, split)
-            self.images[path], self._labelled_in[path] = image, file
+            image.origin, self.images[path, file] = file, image
             return image
         return None
 
@@ -174,12 +177,18 @@ class ToolLabels:
         for (name, _, *is_crowd), pieces in parts.items():  # type: ignore[misc]
             image.objects.append(LabelledObject(name, union(pieces, image.size), any(is_crowd)))
 
-    def data(self, classes: Sequence[str] = ()) -> LabelledData:
-        """The labels. Of the class names in the tool's order, those without an object are dropped."""
+    def data(self, classes: Sequence[str] = (), unlabelled: str = 'images without labels') -> LabelledData:
+        """The labels. Of the class names in the tool's order, those without an object are dropped.
+
+        ``unlabelled`` is what to say of images that no label file names.
+        """
         if not self.images and self._absent is not None:
             raise InputError(
                 f"'{self.folder}' has none of the labelled images, such as '{self._absent}': give --images DIR"
             )
+        files = {path for paths in self._by_name.values() for path in paths} if self._labelled else set()
+        for path in sorted(files - self._labelled):
+            self.left_out.add(NOT_LEARNT, f"'{path}'", unlabelled)
         used = {item.name for image in self.images.values() for item in image.objects}
         names = [name for name in dict.fromkeys(classes) if name in used]
         return LabelledData(names + sorted(used - set(names)), list(self.images.values()), left_out=self.left_out)
@@ -201,8 +210,6 @@ def polygon(points: object, size: tuple[int, int], scale: Sequence[float] = (1, 
     corners = numbers(points)[0] if isinstance(points, list | np.ndarray) else np.zeros(0)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise InputError('polygons of fewer than 3 points')
-    if not shapely.MultiPoint(corners).convex_hull.area:
-        return []
     return clipped((corners * scale).round(3).ravel().tolist(), size)
 
 

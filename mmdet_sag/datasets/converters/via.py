@@ -22,9 +22,9 @@ def read_via(source: Path, options: ReadOptions) -> LabelledData:
     ``options.class_attribute``, or of the one attribute with a choice of values, or of the only attribute; without
     attributes, ``options`` names the only class.
     """
-    contents = {path: read_json(path) for path in _HEAD.files(source)}
-    attribute = _class_attribute(contents, source, options)
     labels = ToolLabels(source, options)
+    contents = {path: read_json(path) for path in labels.files(_HEAD)}
+    attribute = _class_attribute(contents, source, options)
 
     def read(index: int, region: dict, size: tuple[int, int]) -> tuple[tuple, list]:
         label = _value(region, attribute) if attribute else options.class_names[0]  # type: ignore[index]
@@ -56,12 +56,12 @@ def _class_attribute(contents: dict[Path, dict], source: Path, options: ReadOpti
             raise InputError(f"--class-attribute: '{source}' has no '{options.class_attribute}', but {names}")
         found = [options.class_attribute]
     else:
-        kinds = {
-            name: mapping(mapping(mapping(content.get('_via_attributes')).get('region')).get(name)).get('type')
+        kinds = [
+            (name, mapping(mapping(mapping(content.get('_via_attributes')).get('region')).get(name)).get('type'))
             for content in contents.values()
             for name in names
-        }
-        found = [name for name in names if kinds[name] in _CHOICES]
+        ]
+        found = [name for name in names if any((name, kind) in kinds for kind in _CHOICES)]
         found = found if len(found) == 1 else names
     if len(found) > 1:
         raise InputError(f"'{source}': each of {found} may be the class: choose with --class-attribute NAME")

@@ -142,7 +142,8 @@ def _listed_images(config: dict, config_file: Path) -> Iterator[tuple[Path, Path
                 yield from ((image, image.relative_to(path), split) for image in images_below(path))
                 continue
             for line in read_lines(path):
-                image = located(line, [path.parent, *folders])
+                # CVAT writes "data/images/train/1.jpg" for "images/train/1.jpg".
+                image = located(line, [path.parent, *folders], moved=True)
                 # Of one that is missing, opening says so.
                 yield image or path.parent / line, Path((image or Path(line)).name), split
 

@@ -94,6 +94,13 @@ def test_files_that_label_an_image_differently_are_named_with_the_options(two_pa
     assert written(tmp_path / 'merged') == dict(train=(3, 4), val=(3, 3))
 
 
+def test_a_file_that_was_cut_short_is_not_left_out(two_parts, tmp_path):
+    path = two_parts / 'annotations/instances_train.json'
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(InputError, match='instances_train.json.* is not valid JSON'):
+        convert(tmp_path / 'out', two_parts)
+
+
 def test_an_image_in_two_parts_is_an_error_and_once_in_a_new_split(tmp_path):
     names = [f'{i}.png' for i in range(4)]
     put_images(tmp_path / 'in/images', *names)

@@ -6,6 +6,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from support.label_exports import left_out
 
+from mmdet_sag.datasets.converters import LabelConversion
 from mmdet_sag.datasets.converters.cvat import is_cvat, read_cvat
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
@@ -140,8 +141,22 @@ def test_what_cannot_be_read_is_named(tmp_path):
     assert len(read_cvat(tmp_path / 'labels', ReadOptions(image_folder=tmp_path / 'other')).images) == 1
 
 
-def test_an_image_in_two_files_is_refused(tmp_path):
-    (put(tmp_path) / 'job_2.xml').write_text(EXPORT)
-    with pytest.raises(InputError, match='is labelled in .*annotations.xml.* and in .*job_2.xml'):
-        read(tmp_path)
-    assert len(read(tmp_path / 'job_2.xml').images) == 2
+def test_images_in_two_files_are_joined_or_one_file_is_skipped(tmp_path):
+    second = put(tmp_path / 'in') / 'job_2.xml'
+    # Jobs that overlap.
+    second.write_text(EXPORT.replace('points="2.00,3.00', 'points="2.00,4.00'))
+
+    def objects(merge=False, **options):
+        conversion = LabelConversion([tmp_path / 'in'], ReadOptions(**options), merge=merge)
+        conversion.read()
+        return [len(image.objects) for image in conversion.images]
+
+    with pytest.raises(InputError, match='annotations.xml.* and .*job_2.xml.* label .*a.png.*--skip FILE.*--merge'):
+        objects()
+    assert objects(skip=[second]) == [7, 0]
+    assert objects(merge=True) == [8, 0]
+    second.write_text(EXPORT)
+    assert objects() == [7, 0]
+    second.write_text(EXPORT.replace('name="b.png"', 'name="north/a.png"'))
+    with pytest.raises(InputError, match='a.png.* is labelled twice in .*job_2.xml'):
+        objects()

@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mmdet_sag.checks.images import header_problem
 from mmdet_sag.datasets.converters import LabelConversion, ReadOptions, label_conversion, source_files
@@ -70,6 +71,25 @@ def test_labels_of_the_turned_picture_keep_the_file(tmp_path):
     assert (image['width'], image['height']) == (20, 40)
     assert copy.read_bytes() == (tmp_path / image['file_name']).read_bytes()
     assert mmcv.imread(copy).shape == (40, 20, 3)
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'webp', 'avif', 'png'])
+def test_an_orientation_that_training_does_not_see_is_none(kind, tmp_path):
+    image, path = Image.new('RGB', (40, 20)), tmp_path / f'a.{kind}'
+    exif = image.getexif()
+    exif[0x0112] = 6
+    options = dict(xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>')
+    if kind == 'avif':
+        options = dict(exif=exif)
+    elif kind == 'png':
+        # As ImageMagick writes it.
+        text = exif.tobytes()
+        options = dict(pnginfo=PngInfo())
+        options['pnginfo'].add_text('Raw profile type exif', f'\nexif\n{len(text):8}\n{text.hex()}\n', zip=True)
+    image.save(path, **options)
+    assert Image.open(path).getexif()[0x0112] == 6
+    assert mmcv.imread(path).shape == (20, 40, 3)
+    assert read_header(path).seen == (40, 20) and header_problem(str(path), (40, 20)) is None
 
 
 def test_a_turn_that_keeps_the_size_is_asked_about(tmp_path):

@@ -50,6 +50,18 @@ def test_a_value_is_an_object_and_its_hole_stays_a_hole(tmp_path):
     np.testing.assert_array_equal(mask_api.decode(data.images[0].objects[1].segmentation), two_regions() == 2)
 
 
+@pytest.mark.parametrize('count', [1, 400])
+def test_the_mask_of_a_value_is_that_of_its_bitmap(count, tmp_path):
+    # Regions in pieces, and at all borders.
+    values = np.random.default_rng(0).integers(0, count + 1, (20, 30), dtype=np.uint16)
+    save(tmp_path / 'images/a.png', np.zeros((20, 30), np.uint8))
+    save(tmp_path / 'masks/a.png', values)
+    bitmaps = [np.asfortranarray(values == value, np.uint8) for value in np.unique(values[values > 0])]
+    expected = [dict(mask_api.encode(bitmap), counts=mask_api.encode(bitmap)['counts'].decode()) for bitmap in bitmaps]
+    found = read(tmp_path, class_names=['cell'], components=False).images[0].objects
+    assert [item.segmentation for item in found] == expected
+
+
 def test_values_of_sixteen_bits_hold_class_and_number(tmp_path):
     save(tmp_path / 'images/a.png', np.zeros((20, 30), np.uint8))
     save(tmp_path / 'masks/a.png', two_regions(1001, 2001, np.uint16))

@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from support.label_exports import left_out
 
+from mmdet_sag.datasets.converters import LabelConversion
 from mmdet_sag.datasets.converters.label_studio import is_label_studio, read_label_studio
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.source_files import NOT_LEARNT
@@ -108,7 +109,7 @@ def test_skipped_tasks_and_earlier_annotations_are_left_out(tmp_path):
     assert [(image.name, len(image.objects)) for image in data.images] == [('a.png', 2), ('b.png', 0)]
     assert [error.reason for error in data.left_out[NOT_LEARNT]] == [
         "tasks' earlier annotations",
-        'tasks without an annotation',
+        'images without labels',
     ]
 
 
@@ -137,3 +138,10 @@ def test_a_cut_file_and_missing_images_are_named(tmp_path):
         read(put(tmp_path / 'in', text=text[:500]))
     with pytest.raises(InputError, match='--images DIR'):
         read(put(tmp_path / 'other', text=text, names=()))
+
+
+def test_a_file_is_recognised_as_its_folder_is(tmp_path):
+    put(tmp_path / 'in', task(annotation(RESULTS)))
+    conversion = LabelConversion([tmp_path / 'in/project-1-at-2024-05-02.json'])
+    conversion.read()
+    assert len(conversion.images[0].objects) == 6

@@ -98,13 +98,22 @@ def test_the_class_is_chosen_or_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"\['note', 'type'\] may be the class.*--class-attribute"):
         read(root)
     assert read(root, class_attribute='type').classes == ['cat', 'dog']
+    # A project of other images tells the kinds.
+    (root / 'a.json').write_text(json.dumps(project(entries={'b.png9': dict(filename='b.png', size=9, regions=[])})))
+    content = json.loads((root / 'via.json').read_text())
+    (root / 'via.json').write_text(json.dumps({key: entry for key, entry in content.items() if 'b.png' not in key}))
+    assert read(root).classes == ['cat', 'dog']
+    (root / 'a.json').unlink()
     assert read(root, class_attribute='note').classes == ['x']
     with pytest.raises(InputError, match="no 'kind', but"):
         read(root, class_attribute='kind')
     checked = [region(attributes=dict(type=dict(cat=True, dog=False))), region(attributes=dict(type={}))]
     data = read(put(tmp_path / 'in', project(entries={'a': dict(filename='a.png', size=1, regions=checked)})))
     assert [item.name for item in data.images[0].objects] == ['cat']
-    assert left_out(data) == dict(objects=["region 1 of 'a.png': regions without one value of 'type'"])
+    assert left_out(data) == {
+        'objects': ["region 1 of 'a.png': regions without one value of 'type'"],
+        NOT_LEARNT: [f"'{root}/b.png': images without labels"],
+    }
 
 
 def test_regions_without_attributes_need_a_name(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from support.label_exports import sound
 
+from mmdet_sag.checks import check_files
 from mmdet_sag.datasets.converters import LabelConversion
 from mmdet_sag.datasets.converters.labelled_data import ReadOptions
 from mmdet_sag.datasets.converters.source_files import read_yaml
@@ -66,6 +67,13 @@ def test_the_layouts_of_ultralytics_and_roboflow(style, tmp_path):
         assert all(len(image.objects) == 1 for image in data.images)
 
 
+def test_classes_of_one_name_are_one(tmp_path):
+    put(tmp_path / 'a.png', tmp_path / 'a.txt', f'{TRIANGLE}1{TRIANGLE[1:]}')
+    conversion = LabelConversion([tmp_path], ReadOptions(class_names=['x', 'x']))
+    conversion.read()
+    assert conversion.counts()[2:] == [['x']] and len(conversion.images[0].objects) == 2
+
+
 def test_images_without_labels_are_background(tmp_path):
     put(tmp_path / 'a.png', tmp_path / 'a.txt')
     put(tmp_path / 'b.png', tmp_path / 'b.txt', '')
@@ -80,6 +88,22 @@ def test_an_outline_beyond_the_border_is_cut_at_it(tmp_path):
     data = read(tmp_path, class_names=['x'])
     (polygon,) = data.images[0].objects[0].segmentation
     assert min(polygon) == 0 and max(polygon[::2]) == 40 and max(polygon[1::2]) == 20
+
+
+def test_an_outline_without_area_is_no_object(tmp_path):
+    lines = TRIANGLE + '0 0.5 0.5 0.5 0.5 0.5 0.5\n0 0 0 0.2 0.2 0.3 0.3\n'
+    for name, height in dict(a=20, b=30).items():
+        put(tmp_path / f'{name}.png', tmp_path / f'{name}.txt', lines, (40, height))
+    (tmp_path / 'classes.txt').write_text('x\n')
+    conversion = LabelConversion([tmp_path])
+    conversion.read()
+    conversion.split(0.5, 0, None, False)
+    conversion.write(tmp_path / 'out')
+    assert all(report.is_clean for report in check_files(tmp_path / 'out', ['train', 'val']))
+    assert conversion.counts()[2] == ['x', 1, 1]
+    assert [row[:2] for row in conversion.left_out_counts()[1:]] == [
+        ['not learnt: objects outside their image, or without area', 4]
+    ]
 
 
 def test_images_may_lie_elsewhere(tmp_path):
@@ -169,9 +193,10 @@ def test_paths_of_another_machine_are_found(style, tmp_path):
     assert [(image.split, len(image.objects)) for image in read(tmp_path).images] == [('train', 1), ('val', 1)]
 
 
-def test_lists_of_another_machine_are_found(tmp_path):
+@pytest.mark.parametrize('line', ['D:\\set\\images\\a.png', 'data/images/a.png'])
+def test_lists_of_another_machine_and_of_cvat_are_found(line, tmp_path):
     put(tmp_path / 'images/a.png', tmp_path / 'labels/a.txt')
-    (tmp_path / 'train.txt').write_text('D:\\set\\images\\a.png\n')
+    (tmp_path / 'train.txt').write_text(line)
     (tmp_path / 'data.yaml').write_text('names: [x]\ntrain: train.txt\n')
     assert len(read(tmp_path).images[0].objects) == 1
 
