@@ -3,6 +3,7 @@
 import argparse
 import glob
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import mmcv
@@ -42,15 +43,17 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    paths = find_images(args.img)
     out_dir = Path(args.out)
+    paths = find_images(args.img, out_dir / 'vis')
     check_writable_folder(out_dir, '--out')
     out_dir.mkdir(parents=True, exist_ok=True)
     predictor = make_predictor(args)
     predictions = CocoPredictions(predictor.classes, predictor.score_thr)
     root = Path(os.path.commonpath([path.parent for path in paths]))
     left_out, empty, stems, num_found = [], [], set(), 0
-    with tqdm(total=len(paths), unit='image') as progress:
+    with tqdm(total=len(paths), unit='image') as progress, ExitStack() as at_end:
+        # Of the images up to there also after Ctrl-C or an error.
+        at_end.callback(lambda: predictions.images and predictions.write(out_dir / 'results.json'))
         for start in range(0, len(paths), args.batch_size):
             batch = [(path, read(path)) for path in paths[start : start + args.batch_size]]
             left_out += [f'{path}: left out, because it cannot be read as an image' for path, im in batch if im is None]
@@ -88,7 +91,6 @@ def main() -> None:
         print(line)
     if len(empty) > _MAX_NAMED:
         print(f'... and the same in {len(empty) - _MAX_NAMED} more images')
-    predictions.write(out_dir / 'results.json')
     num_images = len(predictions.images)
     print(f'{num_found} detections in {num_images} image{"s" if num_images != 1 else ""}: {out_dir}')
 
@@ -101,8 +103,8 @@ def predict(predictor: ImagePredictor, images: list[np.ndarray]) -> list[DetData
         return [e] if len(images) == 1 else [sample for image in images for sample in predict(predictor, [image])]
 
 
-def find_images(source: str) -> list[Path]:
-    """Find the images that a file, folder or pattern names.
+def find_images(source: str, pictures: Path) -> list[Path]:
+    """Find the images that a file, folder or pattern names, without the pictures of an earlier run.
 
     Raises:
         InputError: There are no images.
@@ -121,7 +123,8 @@ def find_images(source: str) -> list[Path]:
     found = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise InputError(f'{source} does not exist: check the path, or the pattern')
-    return found
+    # Unless it names them alone.
+    return [path for path in found if pictures.resolve() not in path.resolve().parents] or found
 
 
 def read(path: Path):

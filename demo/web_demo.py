@@ -14,6 +14,7 @@ from mmdet_sag.apis import ImagePredictor
 from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.datasets.converters.source_files import IMAGE_SUFFIXES
 from mmdet_sag.errors import InputError
+from mmdet_sag.models.model_config import type_name
 from mmdet_sag.visualization import AttentionRecorder, paste_attention
 
 
@@ -106,7 +107,7 @@ def example_images(look: Look) -> list[str]:
 def make_page(gradio, look: Look, model: str):
     """Build the page of a model of this name."""
     with gradio.Blocks(title=f'{model}: mmdet_sag') as page:
-        kind = look.predictor.inferencer.cfg.model.type
+        kind = type_name(look.predictor.inferencer.cfg.model)
         gradio.Markdown(f'# {model}\n{kind}, {len(look.predictor.classes)} classes')
         found = gradio.State()
         score_thr = gradio.Slider(0, 1, look.predictor.score_thr, step=0.01, label='score threshold', elem_id='score')

@@ -26,6 +26,7 @@ from mmdet_sag.engine.tta import use_tta
 from mmdet_sag.errors import InputError
 from mmdet_sag.evaluation import DumpRLEResults
 from mmdet_sag.fileio import check_writable_file
+from mmdet_sag.models.model_config import type_name
 from mmdet_sag.visualization import picture_score_thr
 
 
@@ -85,14 +86,14 @@ def main() -> None:
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
         visualization = cfg.default_hooks.visualization
-        if visualization.type == 'SegVisualizationHook':
+        if type_name(visualization) == 'SegVisualizationHook':
             # MMSegmentation's draws every 50th image by default, into a folder of its visualizer.
             visualization.interval = 1
             if visualization.pop('test_out_dir', None):
                 cfg.visualizer.save_dir = args.show_dir
         elif 'score_thr' not in visualization:
             visualization.score_thr = picture_score_thr(args.checkpoint)
-        if visualization.type == 'DetVisualizationHook':
+        if type_name(visualization) == 'DetVisualizationHook':
             visualization.type = 'FolderVisualizationHook'
 
     contents = check_inputs(cfg, 'test') if is_main_process_of_node() else {}

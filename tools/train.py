@@ -22,6 +22,7 @@ from mmdet_sag.engine.launch import (
     in_all_processes,
     init_processes,
     load_config,
+    read_config,
     run_tool,
 )
 from mmdet_sag.errors import InputError
@@ -86,9 +87,12 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
+    by_config = cfg.get('load_from') or 'auto' if cfg.get('resume') else None
+    if cfg.get('resume') and cfg.get('load_from'):
+        # A checkpoint to continue from; what its training began with, if anything, the config names.
+        cfg.load_from = read_config(args.config).get('load_from')
     unfreeze_random_backbones(cfg)
     init_processes(cfg)
-    by_config = cfg.get('load_from') or 'auto' if cfg.get('resume') else None
     resume_from = choose_checkpoint(args.resume or by_config, cfg)
     cfg.resume = resume_from is not None
     if cfg.resume:

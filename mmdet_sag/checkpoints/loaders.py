@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import mmengine.runner.checkpoint as mmengine_checkpoint
 from mmengine.fileio import get_file_backend
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import hub
+from torch import Tensor, hub
 
 from ..errors import InputError
 from ..fileio import sha256
@@ -38,6 +38,9 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
         # A config of MMCV, which Runner.resume would run as Python.
         checkpoint['meta'].pop('config', None)
+    if isinstance(checkpoint, dict) and checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        # EMAHook wants the key that MMEngine itself does not need.
+        checkpoint = dict(state_dict=checkpoint)
     return checkpoint
 
 

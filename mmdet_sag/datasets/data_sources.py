@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from ..errors import InputError
 from ..fileio import is_remote
-from ..models.model_config import type_name
+from ..models.model_config import class_of, type_name
 from .coco_file import check_not_yolo
 from .coco_instance_panoptic import CocoInstancePanopticDataset
 from .coco_source import CocoSource, PanopticSource, missing
@@ -54,7 +54,7 @@ def dataset_meta(cfg: Config) -> dict:
     """``classes`` and ``palette`` of the test data set, if it has them."""
     dataset = test_dataset(cfg)
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        kind = registry.get(dataset.type)
+        kind = class_of(dataset, registry)
     return {**(kind.METAINFO or {}), **(dataset.get('metainfo') or {})}
 
 
@@ -63,7 +63,7 @@ def config_images(cfg: Config, num_images: int, dataset: ConfigType = None) -> I
 
     The test pipeline loads them; the data set is by default that of ``test_dataloader``.
     """
-    pipeline = [step for step in test_dataset(cfg).pipeline if step['type'] != 'LoadAnnotations']
+    pipeline = [step for step in test_dataset(cfg).pipeline if type_name(step) != 'LoadAnnotations']
     built = DATASETS.build({**(dataset or test_dataset(cfg)), 'pipeline': pipeline, 'test_mode': True})
     count = min(num_images, len(built))
     return (pseudo_collate([built[i * len(built) // count]]) for i in range(count))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..datasets.data_sources import dataset_meta, test_dataset
 from ..errors import InputError
+from ..models.model_config import type_name
 from ..structures.inclusive_boxes import pad_masks, to_exclusive
 from ..structures.mask import paste_masks_as_rle
 from .formats import load_predictor
@@ -99,7 +100,7 @@ def fit_images(cfg: Config, size: Sequence[int] | None) -> None:
     """Let a config's test pipeline resize images, by their ratio, to fit into a height and width, if there are any."""
     pipeline = test_dataset(cfg).pipeline
     for i, step in enumerate(pipeline):
-        if size is not None and step['type'] in ('Resize', 'ShortSideResize'):
+        if size is not None and type_name(step) in ('Resize', 'ShortSideResize'):
             pipeline[i] = dict(type='FitResize', scale=size[::-1], backend=step.get('backend', 'cv2'))
 
 

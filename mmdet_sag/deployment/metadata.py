@@ -15,6 +15,7 @@ from ..datasets.data_sources import dataset_meta, test_dataset
 from ..datasets.transforms import FitResize, ShortSideResize
 from ..errors import InputError
 from ..fileio import sha256
+from ..models.model_config import class_of, type_name
 from ..version import __version__
 from ..visualization import picture_score_thr
 
@@ -39,7 +40,7 @@ def describe(cfg: Config, checkpoint: str, model_format: str, precision: str, nu
     return dict(
         # That with which every runtime.py so far can run it.
         runtime_version=3 if 'semantic' in own else 2 if 'panoptic' in own else 1,
-        model=model.type,
+        model=type_name(model),
         format=model_format,
         precision=precision,
         config=Path(cfg.filename).name,
@@ -143,7 +144,7 @@ def _resize(pipeline: list[dict], scope: str | None, is_segmentor: bool) -> dict
     found = []
     for step in pipeline:
         with TRANSFORMS.switch_scope_and_registry(scope) as registry:
-            transform: Any = registry.get(step['type'])
+            transform: Any = class_of(step, registry)
         # MMSegmentation has a subclass of its own of this name.
         is_resize = issubclass(transform, Resize) and transform.__name__ == 'Resize'
         if is_resize or transform in (ShortSideResize, FitResize):
@@ -152,8 +153,8 @@ def _resize(pipeline: list[dict], scope: str | None, is_segmentor: bool) -> dict
             _check_loading(step)
         elif not issubclass(transform, (MMCVLoadAnnotations, PackDetInputs)) and transform.__name__ != 'PackSegInputs':
             raise InputError(
-                f'the test pipeline has {step["type"]}: only LoadImageFromFile and one Resize or ShortSideResize can '
-                'be exported; remove it (an exported model pads by itself)'
+                f'the test pipeline has {type_name(step)}: only LoadImageFromFile and one Resize or ShortSideResize '
+                'can be exported; remove it (an exported model pads by itself)'
             )
     if is_segmentor and not found:
         return dict(mode='exact', scale_factor=[1.0, 1.0], backend='cv2')

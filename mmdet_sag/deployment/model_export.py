@@ -21,6 +21,7 @@ from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
 from ..fileio import atomic_folder, check_writable_folder, sha256
+from ..models.model_config import type_name
 from . import runtime
 from .comparison import compare, detect_with_pytorch, measure_speed, preprocess
 from .exported_detector import ExportedDetector, fit_images, model_inputs
@@ -177,7 +178,7 @@ def _compare(cfg: Config, detector: nn.Module, path: Path, settings: ExportSetti
     is_segmentor = 'semantic' in predictor.metadata
     if settings.num_images:
         batches = config_images(cfg, settings.num_images)
-        load = next(step for step in test_dataset(cfg).pipeline if step['type'] == 'LoadImageFromFile')
+        load = next(step for step in test_dataset(cfg).pipeline if type_name(step) == 'LoadImageFromFile')
         compare_outputs = compare_segmentation if is_segmentor else compare
         agreement = compare_outputs(detector, predictor, batches, settings.precision, load.get('backend_args'))
         report['agreement'] = agreement._asdict()

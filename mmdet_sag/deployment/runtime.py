@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -707,30 +707,31 @@ def main(arguments: list[str] | None = None) -> int:
     results, left_out = {}, []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for start in range(0, len(paths), args.batch_size):
-            batch = {}
-            for path in paths[start : start + args.batch_size]:
-                try:
-                    image = read_image(path)
-                    predictor.input_size(image)
-                    batch[path] = image
-                except RuntimeInputError as e:
-                    left_out.append(str(e) if str(path) in str(e) else f'{path}: {e}')
-            for (path, image), result in zip(batch.items(), predictor(list(batch.values()))):
-                name = path.relative_to(source if source.is_dir() else path.parent).as_posix()
-                results[name] = predictor.as_json(result)
-                # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
-                picture = out / f'{name}.png'
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                _write_png(picture, predictor.draw(image, result, score_thr))
-                for kind, pixels in predictor.segments(result).items():
-                    _write_png(out / f'{name}.{kind}.png', pixels)
-                print(f'{path}: {predictor.describe(result, score_thr)}')
+        with ExitStack() as at_end:
+            # Of the images up to there also after Ctrl-C.
+            at_end.callback(_write_results, results, out)
+            for start in range(0, len(paths), args.batch_size):
+                batch = {}
+                for path in paths[start : start + args.batch_size]:
+                    try:
+                        image = read_image(path)
+                        predictor.input_size(image)
+                        batch[path] = image
+                    except RuntimeInputError as e:
+                        left_out.append(str(e) if str(path) in str(e) else f'{path}: {e}')
+                for (path, image), result in zip(batch.items(), predictor(list(batch.values()))):
+                    name = path.relative_to(source if source.is_dir() else path.parent).as_posix()
+                    results[name] = predictor.as_json(result)
+                    # The picture's name keeps the suffix: a.jpg and a.png may lie side by side.
+                    picture = out / f'{name}.png'
+                    picture.parent.mkdir(parents=True, exist_ok=True)
+                    _write_png(picture, predictor.draw(image, result, score_thr))
+                    for kind, pixels in predictor.segments(result).items():
+                        _write_png(out / f'{name}.{kind}.png', pixels)
+                    print(f'{path}: {predictor.describe(result, score_thr)}')
         if not results:
             more = f' (and {len(left_out) - 1} more images)' if len(left_out) > 1 else ''
             raise RuntimeInputError(left_out[0] + more)
-        (out / 'results.json.partial').write_text(json.dumps(results))
-        os.replace(out / 'results.json.partial', out / 'results.json')
     except OSError as e:
         raise RuntimeInputError(f'{out} cannot be written: {e.strerror}') from e
     for line in left_out:
@@ -738,6 +739,12 @@ def main(arguments: list[str] | None = None) -> int:
     if left_out:
         print(f'{len(left_out)} of {len(paths)} images were left out', file=sys.stderr)
     return int(bool(left_out))
+
+
+def _write_results(results: dict, out: Path) -> None:
+    if results:
+        (out / 'results.json.partial').write_text(json.dumps(results))
+        os.replace(out / 'results.json.partial', out / 'results.json')
 
 
 def input_names(metadata: dict) -> tuple[str, ...]:
@@ -920,9 +927,12 @@ def _compress(counts: np.ndarray) -> str:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line; a :class:`RuntimeInputError` is one line and exit status 2."""
+    """Run the command line; a :class:`RuntimeInputError` is one line and exit status 2, Ctrl-C one line and 130."""
     try:
         return main(arguments)
+    except KeyboardInterrupt:
+        print('\nstopped by Ctrl-C', file=sys.stderr)
+        return 130
     except RuntimeInputError as e:
         print(f'error: {e}', file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from torch import distributed as torch_dist
 from ..command_line import is_main_process_of_node, run_command
 from ..errors import InputError
 from ..fileio import check_writable_folder, is_remote
+from ..models.model_config import class_of, type_name
 from ..operators import operators_in_use
 from ..visualization import DEFAULT_SCORE_THR
 
@@ -210,10 +211,10 @@ def build_runner(cfg: Config) -> Runner:
         _copy_without_waiting(cfg)
     init_processes(cfg)
     visualizer = cfg.get('visualizer') or {}
-    if isinstance(visualizer.get('type'), str) and VISUALIZERS.get(visualizer['type']) is DetLocalVisualizer:
+    if class_of(visualizer, VISUALIZERS) is DetLocalVisualizer:
         visualizer['type'] = 'InstanceLocalVisualizer'
     visualization = cfg.get('default_hooks', {}).get('visualization') or {}
-    if visualization.get('type') == 'DetVisualizationHook':
+    if type_name(visualization) == 'DetVisualizationHook':
         visualization.setdefault('score_thr', DEFAULT_SCORE_THR)
     formatted = _FormattedOnce()
     vars(formatted).update(vars(cfg))

@@ -1,7 +1,6 @@
 from copy import deepcopy
 
 from mmdet.models.test_time_augs import DetTTAModel
-from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.data_sources import test_dataset
@@ -23,7 +22,7 @@ def use_tta(cfg: Config) -> None:
         pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         # After the flips: the ground truth that is drawn is that of the image as it is.
-        loads = [[step] for step in steps if 'Annotations' in step['type']]
+        loads = [[step] for step in steps if 'Annotations' in type_name(step)]
         steps = [step for step in steps if [step] not in loads]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, *loads, [pack]])]
     for _, _, step in config_parts(cfg.tta_pipeline, 'tta_pipeline') if own_load else ():
@@ -31,24 +30,26 @@ def use_tta(cfg: Config) -> None:
         if type_name(step) == 'LoadAnnotations':
             step.update(own_load)
     own = _own_tta_model(cfg.model.get('detector', cfg.model))
-    tta_model = cfg.get('tta_model') or own
+    # Unpacking would make classes of what names them in a config with imports.
+    tta_model = deepcopy(cfg.get('tta_model')) or ConfigDict(own)
     if type_name(tta_model) == 'SegTTAModel' and cfg.model.decode_head.get('out_channels') == 1:
-        tta_model = {**tta_model, 'type': 'mmdet.BinarySegTTAModel'}
-    elif MODELS.get(tta_model['type']) is DetTTAModel and _predicts_masks(cfg):
+        tta_model.type = 'mmdet.BinarySegTTAModel'
+    elif class_of(tta_model) is DetTTAModel and _predicts_masks(cfg):
         if own['type'] != 'DetTTAModel':
             # The configs of box detectors have MMDetection's, which merges no masks.
-            tta_model = {**tta_model, 'type': own['type']}
+            tta_model.type = own['type']
         elif TwoStageMaskTTAModel.supports(cfg.model):
             if 'tta_model' not in cfg:
                 rcnn = cfg.model.test_cfg.rcnn
-                tta_model['tta_cfg'] = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
-            tta_model = {**tta_model, 'type': 'TwoStageMaskTTAModel'}
+                tta_model.tta_cfg = dict(nms=rcnn.nms, max_per_img=rcnn.max_per_img)
+            tta_model.type = 'TwoStageMaskTTAModel'
         else:
             raise InputError(
-                f'--tta: the masks of {cfg.model.type} cannot be merged; set tta_model in {cfg.filename} to a model '
-                'that can, or test without --tta'
+                f'--tta: the masks of {type_name(cfg.model)} cannot be merged; set tta_model in {cfg.filename} to a '
+                'model that can, or test without --tta'
             )
-    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+    tta_model.module = cfg.model
+    cfg.model = tta_model
     dataset.pipeline = cfg.tta_pipeline
 
 

@@ -120,7 +120,7 @@ def paste_attention(
     mine = (rois[:, 0] == 0).nonzero().squeeze(1)[:drawn]
     if len(mine) == 0:
         return np.zeros((height, width), dtype=np.float32)
-    boxes = rois[mine, 1:].float() / rois.new_tensor(view.scale_factor * 2)
+    boxes = rois[mine, 1:].float() / rois.new_tensor(view.get('scale_factor', (1.0, 1.0)) * 2)
     attention = attention[mine].float()
     lowest, highest = attention.amin(dim=(1, 2, 3), keepdim=True), attention.amax(dim=(1, 2, 3), keepdim=True)
     attention = (attention - lowest) / (highest - lowest).clamp(min=1e-6)

@@ -191,3 +191,17 @@ def test_every_way_to_a_file_is_one_of_these():
     assert others == {
         'http://', 'https://', 'modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://', 'pavi://'
     }  # fmt: skip
+
+
+def test_an_average_of_the_weights_starts_from_a_file_of_weights_alone(tmp_path):
+    weights = FewWeights().state_dict()
+    torch.save(weights, tmp_path / 'weights.pth')
+    hooks = [dict(type='EMAHook')]
+    runner = few_weights_runner(
+        tmp_path, max_iters=1, model=FewWeights(), load_from=str(tmp_path / 'weights.pth'), custom_hooks=hooks
+    )
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    average = runner.hooks[[type(hook).__name__ for hook in runner.hooks].index('EMAHook')].ema_model.module
+    for model in (runner.model, average):
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

@@ -19,6 +19,7 @@ from support.tiny_checkpoint import write_tiny_checkpoint
 from support.tiny_training import CLASSES
 from support.tool import run_tool
 
+from mmdet_sag.apis import ImagePredictor
 from mmdet_sag.deployment import runtime
 from mmdet_sag.errors import InputError
 from mmdet_sag.visualization import keep_score_thr
@@ -63,6 +64,27 @@ def test_each_image_of_a_folder_gets_a_picture_and_results_in_the_format_of_coco
         assert picture.shape[1] % plain.shape[1] == 0
         enlarged = cv2.resize(plain, (picture.shape[1],) * 2, interpolation=cv2.INTER_CUBIC)
         assert np.abs(enlarged.astype(int) - picture[: len(enlarged)]).max() > 50
+
+
+def test_after_ctrl_c_there_are_the_results_of_the_images_up_to_there(demo, folder, tmp_path, monkeypatch):
+    predict = ImagePredictor.predict
+
+    def interrupted(predictor, images):
+        if (tmp_path / 'vis/2.png').exists():
+            raise KeyboardInterrupt
+        return predict(predictor, images)
+
+    monkeypatch.setattr(ImagePredictor, 'predict', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo('data/images', 'config.py', 'model.pth', '--out', tmp_path)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [image['file_name'] for image in results['images']] == ['1.png', '2.png']
+
+
+def test_a_pattern_finds_no_pictures_of_an_earlier_run(demo, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 64, 3), np.uint8))
+    for pattern in ('**/*.png', '**/*.png', 'out/**/*.png'):
+        assert ' in 1 image: ' in demo(tmp_path / pattern, 'config.py', 'model.pth', '--out', tmp_path / 'out')
 
 
 def test_detections_are_shown_from_the_best_threshold_of_the_report_on(demo, folder, tmp_path):

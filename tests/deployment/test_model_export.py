@@ -16,6 +16,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from support.tiny import import_classes
 from support.tiny_export import assert_same_detections, run_here, write_tiny
 from support.tiny_semi import semi_model
 from support.tiny_training import CLASSES
@@ -373,6 +374,17 @@ def test_channels_are_swapped_by_either_name(folder):
     config.model.data_preprocessor.update(bgr_to_rgb=False, rgb_to_bgr=True)
     metadata = describe(config, str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
     assert metadata['preprocessing']['bgr_to_rgb']
+
+
+def test_a_config_may_import_its_classes(folder, tmp_path):
+    path = shutil.copy(folder / 'tiny.py', tmp_path / 'tiny.py')
+    import_classes(path)
+    named, imported = (
+        describe(Config.fromfile(config), str(folder / 'tiny.pth'), 'onnx', 'fp32', len(CLASSES))
+        for config in (folder / 'tiny.py', path)
+    )
+    assert imported == named
+    assert len(list(calibration_batches(Config.fromfile(path), 1)())) == 1
 
 
 def test_the_layers_that_predict_proposals_and_a_stage_s_boxes_stay_in_float():

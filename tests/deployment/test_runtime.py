@@ -131,6 +131,18 @@ def test_results_may_go_to_a_folder_that_holds_that_of_the_images(tmp_path, monk
     assert (tmp_path / 'a.png.png').is_file()
 
 
+def test_after_ctrl_c_there_are_the_results_of_the_images_up_to_there(tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    write_onnx(tmp_path / 'exported')
+    (tmp_path / 'pictures').mkdir()
+    for name in 'ab':
+        cv2.imwrite(str(tmp_path / f'pictures/{name}.png'), np.zeros((80, 80, 3), np.uint8))
+    read = runtime.read_image
+    monkeypatch.setattr(runtime, 'read_image', Mock(side_effect=[read(tmp_path / 'pictures/a.png'), KeyboardInterrupt]))
+    assert runtime.run([str(tmp_path / 'exported'), str(tmp_path / 'pictures'), '--out', str(tmp_path / 'out')]) == 130
+    assert json.loads((tmp_path / 'out/results.json').read_text()).keys() == {'a.png'}
+
+
 def test_a_negative_number_of_threads_is_refused_and_blames_no_file(capsys):
     with pytest.raises(SystemExit):
         runtime.run(['exported', 'pictures', '--threads', '-1'])

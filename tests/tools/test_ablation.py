@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.tiny import import_classes
 from support.tiny_training import rectangles_config, write_rectangles
 from support.tool import run_tool
 
@@ -19,6 +20,7 @@ def folder(tmp_path_factory):
     config.train_cfg.max_iters = 1
     text = '\n'.join(f'{key} = {value!r}' for key, value in config.to_dict().items())
     (folder / 'tiny.py').write_text(text)
+    import_classes(folder / 'tiny.py')
     return folder
 
 

@@ -336,7 +336,8 @@ def test_a_backbone_of_random_weights_trains(folder):
     assert 'model.backbone starts from random weights, so it is not kept frozen' in run(*command, folder=folder)
     weights = torch.load(folder / 'random' / 'iter_2.pth')['state_dict']
     assert weights['backbone.bn1.running_mean'].abs().sum() > 0
-    assert 'is not kept frozen' in run(*command, '--resume', folder=folder), 'the resumed run is the same'
+    for resume in (['--resume'], ['--cfg-options', 'resume=True', 'load_from=random/iter_2.pth']):
+        assert 'is not kept frozen' in run(*command, *resume, folder=folder), 'the resumed run is the same'
 
 
 def test_the_checkpoint_of_another_model_is_refused(folder, tmp_path):

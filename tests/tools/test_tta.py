@@ -12,6 +12,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
+from support.tiny import import_classes
 from support.tiny_training import CLASSES, SIZE, write_rectangles
 from support.tool import run_tool
 
@@ -113,11 +114,24 @@ def test_centermask_is_augmented_without_settings(folder, name):
     path = write_demo_config(folder, name)
     assert 'tta_model' not in Config.fromfile(path)
     model = MODELS.build(Config.fromfile(path).model)
+    if 'polite' not in name:
+        import_classes(path)
     torch.save(dict(meta=dict(), state_dict=model.state_dict()), path.with_suffix('.pth'))
     job = run(folder, path, path.with_suffix('.pth'), '--out', path.with_suffix('.pkl'))
     assert job.returncode == 0, job.stderr[-3000:]
     predictions = pickle.loads(path.with_suffix('.pkl').read_bytes())
     assert any(len(prediction['pred_instances']['masks']) for prediction in predictions)
+
+
+def test_the_class_of_a_config_s_own_model_may_be_imported(folder):
+    path = write_demo_config(folder, 'centermask_lite/centermask-lite_demo.py')
+    with path.open('a') as file:
+        file.write("\ntta_model = dict(type='CenterMaskTTAModel', tta_cfg=dict(nms=dict(type='nms'), max_per_img=9))")
+    import_classes(path)
+    config = Config.fromfile(path)
+    use_tta(config)
+    # The runner logs the config.
+    assert "type='mmdet_sag.models.CenterMaskTTAModel'" in config.pretty_text
 
 
 @pytest.mark.parametrize('base', ['htc/htc-without-semantic_r50_fpn_1x_coco.py', 'solo/solo_r50_fpn_1x_coco.py'])

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 
 from mmdet_sag.datasets.data_sources import innermost_dataset
 from mmdet_sag.models.detectors import CenterMask
+from mmdet_sag.models.model_config import type_name
 
 
 def fix_detections(model: torch.nn.Module, count: int) -> None:
@@ -77,7 +78,7 @@ def training_step(
     polygons = [[np.array([x1, y1, x2, y1, x2, y2, x1, y2], float)] for x1, y1, x2, y2 in boxes.tolist()]
     masks = PolygonMasks(polygons, height, width)
     pipeline = innermost_dataset(cfg.train_dataloader.dataset).pipeline
-    if any(step.type == 'LoadAnnotations' and step.get('poly2mask', True) for step in pipeline):
+    if any(type_name(step) == 'LoadAnnotations' and step.get('poly2mask', True) for step in pipeline):
         masks = masks.to_bitmap()
     sample['data_samples'].gt_instances = InstanceData(
         bboxes=boxes, labels=torch.arange(len(boxes)) % num_classes_of(model), masks=masks
@@ -105,8 +106,8 @@ def training_step(
 def test_pipeline_of(cfg: Config, resize: bool) -> Compose:
     """The test pipeline of a config from the loaded image on."""
     pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
-    steps = [step for step in pipeline if not step['type'].startswith('Load')]
-    return Compose([TRANSFORMS.build(step) for step in steps if resize or not step['type'].endswith('Resize')])
+    steps = [step for step in pipeline if not type_name(step).startswith('Load')]
+    return Compose([TRANSFORMS.build(step) for step in steps if resize or not type_name(step).endswith('Resize')])
 
 
 def loaded(image: np.ndarray) -> dict:

@@ -49,6 +49,7 @@ from mmdet_sag.engine.checkpoint_files import (
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, load_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write, check_writable_file
+from mmdet_sag.models.model_config import type_name
 from mmdet_sag.visualization import AttentionRecorder, keep_score_thr
 
 
@@ -186,7 +187,7 @@ def build_test(cfg: Config, checkpoint_file: str, evaluator: list[dict] | None =
     cfg.load_from = checkpoint_file
     checkpoint = load_checkpoint_file(checkpoint_file)
     cfg.custom_hooks = [
-        hook for hook in cfg.get('custom_hooks', []) if hook.get('type') != 'AttentionVisualizationHook'
+        hook for hook in cfg.get('custom_hooks', []) if type_name(hook) != 'AttentionVisualizationHook'
     ] + [dict(type='mmdet.FastInferenceHook')]
     check_inputs(cfg, 'test')
     if evaluator is not None:
@@ -246,7 +247,7 @@ def training_data(cfg: Config) -> DataStatistics | None:
 def title(args: argparse.Namespace, cfg: Config) -> str:
     """Return the page's heading."""
     names = ', '.join(dict.fromkeys((Path(args.config).stem, Path(args.model).stem)))
-    return f'Report on {cfg.model.type} ({names})'
+    return f'Report on {type_name(cfg.model)} ({names})'
 
 
 def training_log(args: argparse.Namespace) -> dict:
@@ -269,7 +270,7 @@ def facts(args: argparse.Namespace, cfg: Config, data: dict[str, str], not_best:
         + (f' ({not_best})' if not_best else ''),
         'options': ' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()) or 'none',
         **{name: str(Path(path).resolve()) for name, path in data.items()},
-        'model': str(cfg.model.type),
+        'model': type_name(cfg.model),
         'made on': datetime.now().strftime('%Y-%m-%d %H:%M'),
         'with': f'mmdet_sag {mmdet_sag.__version__}, mmdet {mmdet.__version__}, torch {torch.__version__}, '
         f'Python {platform.python_version()}',

@@ -19,7 +19,7 @@ from mmdet_sag.command_line import HelpFormatter, run_command
 from mmdet_sag.engine.launch import ConfigOptions, build_runner, check_work_dir, parse_options, read_config
 from mmdet_sag.errors import InputError
 from mmdet_sag.fileio import atomic_write
-from mmdet_sag.models.model_config import unfreeze_random_backbones
+from mmdet_sag.models.model_config import type_name, unfreeze_random_backbones
 
 MASK_HEAD = 'model.roi_head.mask_head'
 ATTENTION = {
@@ -96,8 +96,8 @@ def variant_config(args: argparse.Namespace, name: str, seed: int) -> Config:
     """The config of one run: it validates once, at its end, and keeps no checkpoints."""
     config = read_config(args.config)
     config.merge_from_dict(args.cfg_options)
-    if config.model.type != 'CenterMask':
-        raise InputError(f"config {args.config} has a {config.model.type}, and the variants are a CenterMask's")
+    if type_name(config.model) != 'CenterMask':
+        raise InputError(f"config {args.config} has a {type_name(config.model)}, and the variants are a CenterMask's")
     config.merge_from_dict(args.options_of[name])
     if name.startswith(MASK_RCNN):
         config.model = as_mask_rcnn(config.model)

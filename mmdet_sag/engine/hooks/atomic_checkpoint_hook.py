@@ -16,7 +16,7 @@ from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _get_default_store
@@ -59,9 +59,17 @@ def exchange(value: Any) -> list:
     return values
 
 
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """Return the wrappers of all optimizers, of which there may be several."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    # The wrappers of DeepSpeed and ColossalAI step by themselves.
+    return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
+
+
 def weights_changed(runner: Runner) -> bool:
     """Return whether the last iteration updated the weights. With gradient accumulation, not all of them do."""
-    return not isinstance(runner.optim_wrapper, OptimWrapper) or runner.optim_wrapper.should_update()
+    return all(wrapper.should_update() for wrapper in optim_wrappers(runner))
 
 
 def ends_epoch(runner: Runner, batch_idx: int) -> bool:

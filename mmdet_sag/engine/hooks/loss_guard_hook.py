@@ -9,14 +9,14 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import InputError
 from ...models.model_config import unfreezing_options
-from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook, optim_wrappers
 
 
 @HOOKS.register_module()
@@ -56,9 +56,9 @@ class LossGuardHook(Hook):
         self._runner = runner
         self._checkpoint_hook = AtomicCheckpointHook.of(runner)
         self._undo.callback(runner.model.register_forward_hook(self._keep_losses).remove)
-        if not self._wrappers():
+        if not optim_wrappers(self._runner):
             runner.logger.warning(f'LossGuardHook cannot observe the steps of {type(runner.optim_wrapper).__name__}.')
-        for wrapper in self._wrappers():
+        for wrapper in optim_wrappers(self._runner):
             before_step = functools.partial(self._before_step, wrapper)
             self._undo.callback(wrapper.optimizer.register_step_pre_hook(before_step).remove)
             if wrapper.clip_grad_kwargs:
@@ -82,7 +82,7 @@ class LossGuardHook(Hook):
         """Count the steps that the loss scaler skipped, of which there may be ``patience`` in a row."""
         if self._stepped:
             self._num_skipped = 0
-        elif any(_scales(wrapper) and wrapper.should_update() for wrapper in self._wrappers()):
+        elif any(_scales(wrapper) and wrapper.should_update() for wrapper in optim_wrappers(self._runner)):
             self._num_skipped += 1
             self._restore_statistics()
             if self._num_skipped >= self.patience:
@@ -91,7 +91,7 @@ class LossGuardHook(Hook):
 
     def knows_state(self) -> bool:
         """Return whether no optimizer has begun a step since the state was noted."""
-        return not self._stepped and bool(self._wrappers())
+        return not self._stepped and bool(optim_wrappers(self._runner))
 
     def restore_state(self) -> tuple[int, int]:
         """Restore the state after the last step, see :meth:`knows_state`, and return its epoch and iteration."""
@@ -100,26 +100,20 @@ class LossGuardHook(Hook):
             restore()
         return self._position
 
-    def _wrappers(self) -> list[OptimWrapper]:
-        wrapper = self._runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        # The wrappers of DeepSpeed and ColossalAI step by themselves.
-        return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
-
     def _note_state(self) -> None:
         """Note what a forward pass changes and, if several precede the step, what hooks change meanwhile."""
         runner = self._runner
         self._position = runner.epoch, runner.iter
         statistics = _statistics(module for module in runner.model.modules() if module.training)
         self._restore: list[Callable[[], Any]] = []
-        if not all(wrapper.should_sync() for wrapper in self._wrappers()):
+        if not all(wrapper.should_sync() for wrapper in optim_wrappers(self._runner)):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     statistics += _statistics(hook.ema_model.modules())
             schedulers = runner.param_schedulers or []
             for scheduler in itertools.chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers:
                 self._restore.append(functools.partial(scheduler.load_state_dict, scheduler.state_dict()))
-            for group in itertools.chain(*(wrapper.param_groups for wrapper in self._wrappers())):
+            for group in itertools.chain(*(wrapper.param_groups for wrapper in optim_wrappers(self._runner))):
                 values = {key: value for key, value in group.items() if key != 'params'}
                 self._restore.append(functools.partial(group.update, values))
         self._before = [(buffer, buffer.clone()) for buffer in statistics]

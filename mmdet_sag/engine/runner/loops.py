@@ -5,6 +5,7 @@ from typing import Any
 from mmdet.registry import LOOPS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -133,6 +134,10 @@ class ReproducibleEpochBasedTrainLoop(ReproducibleTrainLoop, EpochBasedTrainLoop
         # Earlier epochs may have had other lengths.
         self._epoch_origin = epochs['iter']
         self._max_iters = epochs['iter'] + (self.max_epochs - epochs['epoch']) * length
+        optim_wrapper = self.runner.optim_wrapper
+        if isinstance(optim_wrapper, OptimWrapper) and self._max_iters != self.max_epochs * length:
+            # It was told another end, at which an incomplete gradient accumulation is used.
+            optim_wrapper.initialize_count_status(self.runner.model, self.iter, self._max_iters)
         self.start(skipped)
         return super().run()
 

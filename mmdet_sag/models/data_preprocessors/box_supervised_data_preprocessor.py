@@ -35,7 +35,8 @@ class BoxSupervisedDataPreprocessor(DetDataPreprocessor):
         return data
 
     def lab_image(self, image: Tensor) -> Tensor:
-        """The CIELAB colours of a normalized image, shape (3, H, W): lightness 0 to 100, and two of about +-100."""
+        """CIELAB colours (3, H, W) of a normalized image (3 or 1, H, W): lightness 0 to 100, and two of about +-100."""
         image = image * getattr(self, 'std', 1.0) + getattr(self, 'mean', 0.0)
-        pixels = (image / 255).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+        # Grey images may have one channel.
+        pixels = (image / 255).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).float().cpu().numpy()
         return torch.from_numpy(cv2.cvtColor(pixels, self.to_lab)).permute(2, 0, 1).to(image.device)

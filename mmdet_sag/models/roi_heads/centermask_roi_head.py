@@ -153,7 +153,8 @@ class CenterMaskRoIHead(MaskScoringRoIHead):
             ``test_cfg.rle_masks``, :class:`RLEMasks`, and, with a MaskIoU head, ``mask_scores`` (n, ).
         """
         mask_preds, mask_iou_preds = self(x, results_list, batch_data_samples, of_class=True)
-        batch_img_metas = [sample.metainfo for sample in batch_data_samples]
+        # Images that nothing resizes have no factor.
+        batch_img_metas = [dict(scale_factor=(1.0, 1.0)) | sample.metainfo for sample in batch_data_samples]
         return self.predict_by_feat(mask_preds, mask_iou_preds, results_list, batch_img_metas, rescale=rescale)
 
     def predict_by_feat(

@@ -97,7 +97,7 @@ class MaskTTAModel(DetTTAModel):
     def _merge_boxes(self, views: list[tuple]) -> InstanceData:
         """Merge the detections of one image's views, in the original image's frame."""
         bboxes, scores = self.merge_aug_bboxes(
-            [results.bboxes / results.bboxes.new_tensor(sample.scale_factor * 2) for sample, results in views],
+            [results.bboxes / results.bboxes.new_tensor(_factors(sample)) for sample, results in views],
             [results.scores for _, results in views],
             [dict(sample.metainfo, ori_shape=self._mirror(sample.ori_shape)) for sample, _ in views],
         )
@@ -114,7 +114,7 @@ class MaskTTAModel(DetTTAModel):
         """What one view predicts for the merged boxes, masks flipped back."""
         view_results = []
         for sample, results in zip(data_samples, merged):
-            bboxes = results.bboxes * results.bboxes.new_tensor(sample.scale_factor * 2)
+            bboxes = results.bboxes * results.bboxes.new_tensor(_factors(sample))
             if sample.flip:
                 bboxes = bbox_flip(bboxes, self._mirror(sample.img_shape), sample.flip_direction)
             view_results.append(InstanceData(bboxes=bboxes, labels=results.labels))
@@ -220,6 +220,11 @@ class PanopticCenterMaskTTAModel(CenterMaskTTAModel):
         metas = [sample.metainfo for sample in data_samples]
         seg_preds = self.detector.semantic_head.predict(feats, metas, rescale=True)
         return [_upright(logits.softmax(dim=0), sample) for logits, sample in zip(seg_preds, data_samples)]
+
+
+def _factors(data_sample: DetDataSample) -> tuple[float, ...]:
+    """Factors of the sides of a view's boxes, which there are none of if nothing has resized it."""
+    return tuple(data_sample.get('scale_factor', (1.0, 1.0))) * 2
 
 
 def _upright(maps: Tensor, data_sample: DetDataSample) -> Tensor:

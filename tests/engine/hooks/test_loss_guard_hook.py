@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import OPTIM_WRAPPERS
+from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from support.tiny_training import HOOKS, FewWeights, few_weights_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -257,3 +257,37 @@ def test_fixed_norms_are_untrained_unless_their_weights_hold_the_statistics(tmp_
 def test_finite_losses_pass(tmp_path):
     train(tmp_path, 3)
     assert (tmp_path / 'iter_3.pth').is_file()
+
+
+class TwoOptimizers(FewWeights):
+    """The first and the last layer have optimizers of their own."""
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict:
+        loss, logged = self.parse_losses(self(**data, mode='loss'))
+        loss.backward()
+        for part in optim_wrapper.values():
+            part.step()
+            part.zero_grad()
+        return logged
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+class TwoOptimizersConstructor:
+    def __init__(self, **config) -> None:
+        pass
+
+    def __call__(self, model: TwoOptimizers) -> OptimWrapperDict:
+        layers = dict(first=model.layers[0], last=model.layers[2])
+        return OptimWrapperDict(
+            **{name: OptimWrapper(torch.optim.SGD(layer.parameters(), lr=1e-3)) for name, layer in layers.items()}
+        )
+
+
+def test_several_optimizers_are_guarded_and_resumed(tmp_path):
+    options = dict(optim_wrapper=dict(constructor='TwoOptimizersConstructor', first={}, last={}))
+    train(tmp_path / 'straight', 6, TwoOptimizers, **options)
+    with pytest.raises(InputError, match='the loss is not finite in iteration 4'):
+        train(tmp_path, 6, TwoOptimizers, images_of(tmp_path)[3][0], **options)
+    assert saved(tmp_path)['meta']['iter'] == 3
+    train(tmp_path, 6, TwoOptimizers, **options, load_from=str(tmp_path / 'iter_3.pth'), resume=True)
+    assert_same_weights(saved(tmp_path / 'straight')['state_dict'], saved(tmp_path)['state_dict'])

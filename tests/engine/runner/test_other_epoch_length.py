@@ -7,18 +7,22 @@ from mmdet_sag.engine.checkpoint_files import load_checkpoint_file
 
 
 class Record(Hook):
-    """Epoch, place in the epoch, and images of each iteration."""
+    """Epoch, place in the epoch, and images of each iteration, and the iterations that update the weights."""
 
     def __init__(self) -> None:
         self.iterations = []
+        self.updates = []
+
+    def before_train(self, runner) -> None:
+        runner.optim_wrapper.optimizer.register_step_post_hook(lambda *args: self.updates.append(runner.iter + 1))
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         names = [sample.img_path for sample in data_batch['data_samples']]
         self.iterations.append((runner.epoch, batch_idx, names))
 
 
-def train(work_dir, batch_size=4, epochs=4, interval=1, resume=None, by_epoch=True):
-    record = Record()
+def train(work_dir, batch_size=4, epochs=4, interval=1, resume=None, by_epoch=True, record=None, accumulation=1):
+    record = record or Record()
     sampler = dict(type='DefaultSampler', shuffle=True)
     checkpoint = dict(HOOKS['checkpoint'], by_epoch=by_epoch, interval=interval, max_keep_ckpts=-1)
     few_weights_runner(
@@ -29,6 +33,7 @@ def train(work_dir, batch_size=4, epochs=4, interval=1, resume=None, by_epoch=Tr
         train_dataloader=dict(dataset=NumberedImages(), sampler=sampler, batch_size=batch_size, num_workers=0),
         default_hooks=dict(HOOKS, checkpoint=checkpoint),
         custom_hooks=[record],
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3), accumulative_counts=accumulation),
         load_from=resume and str(resume),
         resume=resume is not None,
     ).train()
@@ -47,6 +52,16 @@ def test_the_saved_epoch_counts_when_the_batch_size_changes(batch_size, tmp_path
     # Resumed once more, with the batch size of the first run.
     again = train(tmp_path / 'again', 4, epochs=5, resume=tmp_path / 'resumed' / 'epoch_3.pth')
     assert [(epoch, idx) for epoch, idx, _ in again] == [(e, i) for e in (3, 4) for i in range(3)]
+
+
+def test_gradients_accumulate_until_the_end_of_the_changed_epochs(tmp_path):
+    train(tmp_path, epochs=2)
+    # To iteration 9, whose accumulation is not complete, and to iteration 14.
+    for batch_size, epochs, updates in ((12, 5, [8, 9]), (3, 4, [8, 10, 12, 14])):
+        record = Record()
+        resume = tmp_path / 'epoch_2.pth'
+        train(tmp_path / str(epochs), batch_size, epochs, resume=resume, record=record, accumulation=2)
+        assert record.updates == updates
 
 
 def test_the_rest_of_an_interrupted_epoch_is_trained_with_the_new_batch_size(tmp_path):

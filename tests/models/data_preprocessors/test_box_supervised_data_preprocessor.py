@@ -61,3 +61,11 @@ def test_colours_are_those_of_the_image_as_it_is_shown(statistics):
     assert lab_image.shape == batch['inputs'][0].shape
     # Red in CIELAB under D65.
     torch.testing.assert_close(lab_image[:, 40, 60], torch.tensor([53.24, 80.09, 67.20]), atol=0.05, rtol=0)
+
+
+def test_a_grey_image_of_one_channel_has_no_colours_but_lightness():
+    packed = sample([instance()], False, colour=(128, 128, 128))
+    grey = dict(packed, inputs=packed['inputs'][:1])
+    batch = prepare([grey], mean=[100.0], std=[50.0])
+    (lab_image,) = batch['data_samples'][0].gt_instances.lab_images
+    torch.testing.assert_close(lab_image[:, 40, 60], torch.tensor([53.59, 0.0, 0.0]), atol=0.05, rtol=0)

@@ -1,5 +1,7 @@
 """CenterMask as a whole, on what real data throws at it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,15 @@ def test_boxes_and_masks_have_the_original_images_size(device):
         assert result.bboxes.min() >= 0
         assert result.bboxes[:, 2].max() <= width and result.bboxes[:, 3].max() <= height
         assert (result.bboxes[:, 2:] > result.bboxes[:, :2]).all()
+
+
+@pytest.mark.parametrize('options', [{}, {'inclusive_boxes': True}, {'test_cfg.rcnn.rle_masks': False}])
+def test_images_that_nothing_resizes_need_no_factor(options):
+    model = sensitive(build_tiny(**options))
+    batch = make_batch(images((64, 96)))
+    expected = predict(model, copy.deepcopy(batch))[0]
+    del batch['data_samples'][0].scale_factor
+    assert torch.equal(predict(model, batch)[0].bboxes, expected.bboxes)
 
 
 def resized_batch():
