@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--score-thr',
         '--pred-score-thr',
         type=float,
-        help="lowest score that is shown; default: the best of the model's report, or 0.5",
+        help="lowest score that is shown and written; default: the best of the model's report, or 0.5",
     )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='classes to show; by default all')
     parser.add_argument('--batch-size', type=int, default=1, help='images, or tiles, that the model gets together')

@@ -184,11 +184,11 @@ def evaluate(demo: Demo, work_dir: Path, options: list[str], checkpoint: Path) -
 def path_option(path: Path) -> str:
     """A path for ``--cfg-options``, relative to the folder that the tools run in.
 
-    MMEngine drops the spaces of an option's value, which the clone's own path may hold.
+    A comma, which the clone's own path may hold, separates the values of an option.
     """
     relative = os.path.relpath(path, ROOT)
-    if ' ' in relative:
-        raise InputError(f'{str(path)!r} holds a space: name a folder without one with --data-root and --work-dir')
+    if ',' in relative:
+        raise InputError(f'{str(path)!r} holds a comma: name a folder without one with --data-root and --work-dir')
     return relative
 
 

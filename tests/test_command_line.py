@@ -123,7 +123,7 @@ def test_one_process_of_a_machine_prints_the_line(monkeypatch, capsys, rank, lin
         (['tools/dataset_converters/make_demo_dataset.py', '--num-train', '0'], 'number of training images'),
         (['tools/model_converters/centermask2_to_mmdet.py', 'no.pth', 'out.pth'], 'no.pth'),
         (['demo/image_demo.py', 'no.jpg', 'no.py', 'no.pth'], 'no.jpg'),
-        (['demo/run_demo.py', '--data-root', 'my data', '--quick', '--work-dir', 'a b'], 'holds a space'),
+        (['demo/run_demo.py', '--data-root', 'my data', '--quick', '--work-dir', 'a,b'], 'holds a comma'),
     ],
     ids=lambda value: Path(value[0]).stem if isinstance(value, list) else '',
 )

@@ -3,7 +3,7 @@
 # standard error. A finished environment is only checked, within a second. After an interruption, run this again.
 #
 # Environment variables:
-#   PYTHON            the Python to make the environment with (3.10 to 3.13); default: the first one in PATH
+#   PYTHON            the Python to make the environment with (3.10 to 3.13); default: python3.11 in PATH, else another
 #   MMDET_SAG_VENV    the folder of the environment; default: .venv in this clone
 #   TORCH_VERSION     another torch than the pinned one, 2.1 or newer and older than 2.16
 #   TORCH_INDEX_URL   pip's index for torch and torchvision, e.g. https://download.pytorch.org/whl/cpu for builds

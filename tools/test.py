@@ -1,7 +1,7 @@
 """Evaluate a checkpoint and draw its results, with the flags of MMDetection's ``test.py``.
 
-Instead of a checkpoint, give a model that tools/deployment/export.py wrote to evaluate that: its folder, model.onnx,
-model.xml, or model.pt, which is a program.
+Instead of a checkpoint, give a model that mmdet-sag export wrote to evaluate that: its folder, model.onnx, model.xml,
+or model.pt, which is a program.
 """
 
 import argparse

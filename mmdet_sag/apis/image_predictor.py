@@ -123,6 +123,7 @@ class ImagePredictor:
                 raise InputError(f'{option} {value}: {remedy}')
         self.batch_size = batch_size
         self.tile_size, self.tile_overlap = tile_size, tile_overlap
+        self._is_grey = False
         exported = next((path for path in (checkpoint, config) if path and is_exported(path)), None)
         self.inferencer: PanopticInferencer | ExportedInferencer
         if exported:
@@ -147,6 +148,8 @@ class ImagePredictor:
         # PyTorch raises RuntimeError, AssertionError or an error of the device.
         except Exception as e:
             raise InputError(f'--device {device} cannot be used here: give another, such as cpu') from e
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        self._is_grey = any(step.get('color_type') == 'grayscale' for step in pipeline)
         self.inferencer = PanopticInferencer(cfg, checkpoint, device=device, show_progress=False)
         check_checkpoint_fits(weights, checkpoint, self.inferencer.model)
         named = (cfg.test_dataloader.dataset.get('metainfo') or {}).get('classes')
@@ -171,6 +174,8 @@ class ImagePredictor:
         return [self._of_classes(sample) for sample in samples]
 
     def _forward(self, images: Sequence[np.ndarray]) -> list[DetDataSample]:
+        if self._is_grey:
+            images = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]
         samples = []
         try:
             for _, data in self.inferencer.preprocess(list(images), batch_size=self.batch_size):

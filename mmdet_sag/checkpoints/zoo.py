@@ -65,6 +65,7 @@ def find_zoo_config(model: str) -> Path:
     if name in configs:
         return configs[name]
     found = [stem for stem in configs if stem.startswith(f'{name}_')]
+    found = found or [stem for stem in configs if stem.startswith(name)]
     models = {_short_name(stem) for stem in found}
     if len(models) == 1:
         return configs[max(found)]

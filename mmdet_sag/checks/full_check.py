@@ -119,7 +119,7 @@ def check_files(
     if not reports:
         raise InputError(
             f"'{place}' has no annotation file in COCO's format for {', '.join(splits)}: convert other labels with "
-            'tools/dataset_converters/to_coco.py, which says what is wrong with them'
+            'mmdet-sag convert-data, which says what is wrong with them'
         )
     return reports
 

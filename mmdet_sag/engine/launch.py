@@ -81,7 +81,8 @@ def _parse_option(text: str) -> Any:
             value = None
         if isinstance(value, (list, tuple, dict)):
             return value
-    elif not set(text) & set(',()[]'):
+    # Of a folder such as 'photos (1)', MMEngine would drop the space.
+    elif ',' not in text and text.strip('\'" ')[:1] not in ('(', '['):
         return DictAction._parse_int_float_bool(text.strip('\'"'))
     if re.search(r'[^\s,()\[\]]\s+[^\s,()\[\]]', text):
         raise ValueError('MMEngine would drop these spaces')

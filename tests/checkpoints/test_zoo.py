@@ -15,6 +15,10 @@ def test_every_instance_model_has_its_name_and_a_short_one():
         assert find_zoo_config(short).stem.split('_fpn_')[0] == short
 
 
+def test_the_start_of_one_name_is_enough():
+    assert find_zoo_config('centermask_r50').stem == 'centermask_r50-caffe_fpn_ms-3x_coco'
+
+
 def test_the_longest_of_several_schedules_is_taken():
     assert find_zoo_config('centermask-first_v39').stem == 'centermask-first_v39_fpn_ms-3x_coco'
 
@@ -23,6 +27,7 @@ def test_the_longest_of_several_schedules_is_taken():
     ('model', 'message'),
     [
         ('centermask-lite', 'may be centermask-lite_mv2, '),
+        ('centermask-rtmdet', 'may be centermask-rtmdet-m, centermask-rtmdet-s, '),
         ('panoptic-centermask_v39', 'need stuff annotations'),
         ('centermask_v93', "did you mean 'centermask_v"),
         ('yolov8', 'not in the zoo'),

@@ -400,7 +400,7 @@ def test_files_are_found_as_to_coco_writes_them_and_chosen_by_their_split(data):
     'name, message',
     [
         ('absent.json', 'does not exist: give a config, or the folder or annotation file'),
-        ('images', r"has no annotation file in COCO's format for train: convert .* with tools/.*to_coco\.py"),
+        ('images', r"has no annotation file in COCO's format for train: convert .* with mmdet-sag convert-data"),
         ('cut.json', 'is not valid JSON'),
         # Beside a sound one.
         ('.', r"cut\.json': is not valid JSON"),

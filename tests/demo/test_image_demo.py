@@ -9,6 +9,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import torch
 import tqdm
+from mmdet.apis import DetInferencer
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -127,6 +128,24 @@ def test_a_large_image_is_predicted_in_tiles(demo, folder, tmp_path):
     assert all(annotation['segmentation']['size'] == [128, 256] for annotation in results['annotations'])
     columns = {int(annotation['bbox'][0] // 64) for annotation in results['annotations']}
     assert columns == {0, 1, 2, 3}
+
+
+def test_a_model_of_grey_images_sees_them_grey(demo, folder, tmp_path):
+    config, checkpoint = Config.fromfile(folder / 'config.py'), torch.load(folder / 'model.pth')
+    config.model.backbone.in_channels = 1
+    config.model.data_preprocessor.update(mean=[110.0], std=[57.0], bgr_to_rgb=False)
+    config.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    config.dump(tmp_path / 'grey.py')
+    weights = checkpoint['state_dict']
+    first = next(name for name, value in weights.items() if value.shape[1:2] == (3,))
+    weights[first] = weights[first].sum(dim=1, keepdim=True)
+    torch.save(checkpoint, tmp_path / 'grey.pth')
+    model = (str(tmp_path / 'grey.py'), str(tmp_path / 'grey.pth'))
+    demo('data/images/1.png', *model, '--out', tmp_path, '--score-thr', 0)
+    found = json.loads((tmp_path / 'results.json').read_text())['annotations']
+    (expected,) = DetInferencer(*model, device='cpu', show_progress=False)('data/images/1.png')['predictions']
+    # OpenCV's two ways to grey differ by rounding.
+    assert [annotation['score'] for annotation in found] == pytest.approx(expected['scores'], abs=2e-3)
 
 
 def test_a_model_whose_boxes_have_no_extent_has_those_of_its_masks(demo, folder, tmp_path):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(tmp_path, *options):
-    folders = ('--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'data')
+    folders = ('--work-dir', tmp_path / 'work', '--data-root', tmp_path / 'my data (1)')
     result = run_tool(ROOT / 'demo/run_demo.py', '--quick', *options, *folders, timeout=1200)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

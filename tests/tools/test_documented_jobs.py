@@ -1,15 +1,48 @@
-"""The jobs for Kubernetes and Slurm that docs/training.md shows, with a simulated scheduler."""
+"""The command lines of the pages, and the jobs for Kubernetes and Slurm, with a simulated scheduler."""
 
 import os
 import re
+import runpy
+import shlex
 import subprocess
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from mmdet_sag.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[2]
+
+
+def documented_commands() -> dict[str, list[list[str]]]:
+    """The arguments of the tools in the pages' blocks, by tool."""
+    commands = defaultdict(list)
+    for page in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'), *(ROOT / 'configs').glob('*/README.md')):
+        for text in re.findall(r'```(?:bash|console)\n(.*?)```', page.read_text(), re.DOTALL):
+            for line in text.replace('\\\n', '').splitlines():
+                if command := re.search(r'(?:python ((?:tools|demo)/\S+\.py)|mmdet-sag ([a-z-]+))( [^|]*|$)', line):
+                    tool = command[1] or COMMANDS.get(command[2], [None])[0]
+                    commands[tool].append(shlex.split(command[3], comments=True))
+    commands.pop(None, None)
+    return commands
+
+
+def test_tools_take_the_command_lines_of_the_pages(monkeypatch, capsys):
+    commands = documented_commands()
+    assert len(commands) > 12
+    for tool, lines in commands.items():
+        monkeypatch.syspath_prepend(str((ROOT / tool).parent))
+        parse_args = runpy.run_path(str(ROOT / tool))['parse_args']
+        for arguments in lines:
+            monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+            try:
+                parse_args()
+            except SystemExit:
+                pytest.fail(f'{tool} {shlex.join(arguments)}: {capsys.readouterr().err}')
 
 
 def block(language: str) -> str:

@@ -4,7 +4,7 @@ Models run in turns in one process, on one image, with random weights unless che
 file of instance segmentation, ours or MMDetection's (``mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``,
 ``mmdet::rtmdet/rtmdet-ins_s_8xb32-300e_coco.py``), and may have options behind a plus:
 
-  +plain      as the config builds it, without what tools/test.py or FastTrainingHook prepare a model with
+  +plain      as the config builds it, without what mmdet-sag test or FastTrainingHook prepare a model with
   +direct     without Winograd's convs
   +compile    torch.compile of backbone, neck and box head; --compile: of each model
   +amp        bfloat16 on a CPU, float16 on CUDA; --amp: of each model

@@ -1,10 +1,10 @@
 """Write a page on a model: its accuracy, its errors, the best score threshold, and problems of the data.
 
-The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions that tools/test.py --out wrote,
-of any instance segmentation model of MMDetection on data in COCO's format. Where objects have no mask, it compares
-boxes. Of a model of MMSegmentation, it compares pixels; the input is a checkpoint. The best threshold of a detector's
-checkpoint is kept in report.json beside it: image_demo.py, test.py --show-dir and models exported from it then draw
-from that score on.
+The page is one HTML file. The input is a checkpoint, which is evaluated, or predictions of mmdet-sag test --out, of any
+instance segmentation model of MMDetection on data in COCO's format. Where objects have no mask, it compares boxes. Of a
+model of MMSegmentation, it compares pixels; the input is a checkpoint. The best threshold of a detector's checkpoint is
+kept in report.json beside it: mmdet-sag predict, test --show-dir and models exported from it then draw from that score
+on.
 """
 
 import argparse
@@ -56,7 +56,7 @@ from mmdet_sag.visualization import AttentionRecorder, keep_score_thr
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('model', metavar='CHECKPOINT|RESULTS', help='checkpoint file, or .pkl of tools/test.py --out')
+    parser.add_argument('model', metavar='CHECKPOINT|RESULTS', help='checkpoint file, or .pkl of mmdet-sag test --out')
     parser.add_argument('--out', help='the page; default: report.html in the work folder')
     parser.add_argument('--score-thr', type=float, help='score threshold of errors and pictures; default: best F1')
     parser.add_argument('--num-images', type=int, default=6, help='pictures of each kind; default: %(default)s')
