@@ -4,6 +4,7 @@ import inspect
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ def check_metric(metric: MetricConfig, dataset: dict, sources: Sequence[CocoSour
         if metric.measures_instances and sources and not gives_objects:
             raise InputError(
                 f'{metric.option} has no ann_file, and the pipeline does not give it the objects: set --cfg-options '
-                f'{metric.option}.ann_file={sources[0].ann_file}'
+                f'{metric.option}.ann_file={shlex.quote(sources[0].ann_file)}'
             )
         return
     if is_remote(metric.cfg['ann_file'], metric.cfg.get('backend_args')):
@@ -198,12 +199,12 @@ def _check_ann_file(
     if not os.path.isfile(path):
         raise InputError(
             f"{what} file '{path}' ({metric.option}.ann_file) does not exist: set --cfg-options "
-            f'{metric.option}.ann_file={expected or "FILE"}'
+            f'{metric.option}.ann_file={shlex.quote(expected or "FILE")}'
         )
     if expected and not os.path.samefile(path, expected) and not fits(load(path), load(expected)):
         raise InputError(
             f"{metric.option}.ann_file is '{path}', but the images come from '{expected}', which lists others: set "
-            f'--cfg-options {metric.option}.ann_file={expected}'
+            f'--cfg-options {metric.option}.ann_file={shlex.quote(expected)}'
         )
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -301,7 +302,7 @@ def apply_settings(runner: Runner, checkpoint: dict, path: str) -> None:
     if differences:
         _warn(
             f'The config differs from {path}, whose values stay in force: {"; ".join(differences)}. To use those of '
-            f'the config, start from its weights: --cfg-options load_from={path} without --resume'
+            f'the config, start from its weights: --cfg-options load_from={shlex.quote(str(path))} without --resume'
         )
 
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+import shlex
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -872,7 +874,7 @@ def _follow(data, error):
     """Merge the options that a message recommends."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    options = str(error.value).partition('--cfg-options ')[2].split()
+    options = shlex.split(str(error.value).partition('--cfg-options ')[2])
     data.config.merge_from_dict(parser.parse_args(['config.py', '--cfg-options', *options]).cfg_options)
 
 
@@ -907,6 +909,20 @@ def test_the_remedy_for_a_wrong_class_count_works(data):
     key, value = option.rstrip(',').split('=')
     data.config.merge_from_dict({key: int(value)})
     check_inputs(data.config, 'train')
+
+
+@pytest.mark.parametrize('own', [None, 'nowhere.json', 'other.json'])
+def test_the_remedy_for_an_evaluator_s_file_works_with_a_space_in_its_path(data, own):
+    data.write()
+    path = shutil.copy(data.ann_file, data.root / 'my labels (2).json')
+    data.config.val_dataloader.dataset.ann_file = str(path)
+    _evaluator_of_other_images(data)
+    data.config.val_evaluator.ann_file = own and str(data.root / own)
+    with pytest.raises(InputError) as error:
+        check_inputs(data.config, 'train')
+    _follow(data, error)
+    check_inputs(data.config, 'train')
+    assert data.config.val_evaluator.ann_file == str(path)
 
 
 def test_the_remedy_for_pasting_polygons_works(data):
