@@ -167,6 +167,37 @@ def check_writable_folder(path: str | Path, option: str) -> None:
         ) from error
 
 
+def check_replaceable_folder(path: str | Path, option: str) -> None:
+    """Check that :func:`atomic_folder` can make or replace a folder, which ``option`` names.
+
+    Mount points, such as the volumes of a container, and folders of a container's image cannot be renamed.
+    """
+    folder = Path(os.path.realpath(path))
+    if not os.path.ismount(folder):
+        check_writable_folder(folder.parent, option)
+        if not folder.is_dir() or _can_be_renamed(folder):
+            return
+    raise InputError(
+        f"'{path}' ({option}) is a mount point, or of a container's image, and cannot be replaced as a whole: name a "
+        f"folder in it, such as '{Path(path, 'new')}'"
+    )
+
+
+def _can_be_renamed(folder: Path) -> bool:
+    other = Path(tempfile.mkdtemp(dir=folder.parent))
+    # No folder replaces one that is not empty: it stays where it is.
+    file = other / 'file'
+    file.touch()
+    try:
+        os.rename(folder, other)
+    except OSError as error:
+        return error.errno not in (errno.EBUSY, errno.EXDEV)
+    finally:
+        file.unlink()
+        other.rmdir()
+    return True
+
+
 def check_writable_file(path: str | Path, option: str, makes_folder: bool = False) -> None:
     """Check that :func:`atomic_write` can write a file, which ``option`` names.
 

@@ -15,7 +15,14 @@ from mmengine.fileio import put_text
 from support.small_disk import mount_small_disk
 
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import atomic_folder, atomic_write, check_writable_file, check_writable_folder, is_remote
+from mmdet_sag.fileio import (
+    atomic_folder,
+    atomic_write,
+    check_replaceable_folder,
+    check_writable_file,
+    check_writable_folder,
+    is_remote,
+)
 
 
 def test_text_and_bytes_are_written(tmp_path):
@@ -246,6 +253,35 @@ def test_the_previous_folder_comes_back_if_the_new_one_cannot_be_renamed(tmp_pat
         folder.rmdir()
     assert os.listdir(path) == ['old']
     assert os.listdir(tmp_path) == ['folder']
+
+
+def test_a_mount_point_cannot_be_replaced_and_a_folder_in_it_can(tmp_path):
+    with mount_small_disk(tmp_path / 'disk', '64k') as disk:
+        with pytest.raises(
+            InputError, match=r"disk' \(--out\) is a mount point.*name a folder in it, such as '.*disk/new'"
+        ):
+            check_replaceable_folder(disk, '--out')
+        check_replaceable_folder(disk / 'new', '--out')
+        (disk / 'old').mkdir()
+        check_replaceable_folder(disk / 'old', '--out')
+        # Within one file system, it does not look like a mount point.
+        subprocess.run(['mount', '--bind', disk / 'old', disk / 'old'], check=True)
+        try:
+            with pytest.raises(InputError, match='is a mount point'):
+                check_replaceable_folder(disk / 'old', '--out')
+        finally:
+            subprocess.run(['umount', disk / 'old'], check=True)
+        assert os.listdir(disk) == ['old']
+
+
+def test_a_folder_of_a_container_image_cannot_be_replaced(tmp_path, monkeypatch):
+    def rename(*paths):
+        raise OSError(errno.EXDEV, 'Invalid cross-device link')
+
+    monkeypatch.setattr(os, 'rename', rename)
+    with pytest.raises(InputError, match="of a container's image, and cannot be replaced"):
+        check_replaceable_folder(tmp_path, '--out')
+    assert tmp_path.name in os.listdir(tmp_path.parent) and not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(

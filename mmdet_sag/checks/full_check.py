@@ -114,6 +114,8 @@ def check_files(
             classes=tuple(name for name in names if isinstance(name, str)),
             filter_cfg={},
             test_mode=False,
+            # Where no object has a mask, masks are learnt from the boxes.
+            boxes_only=not any(isinstance(a, dict) and a.get('segmentation') for a in content['annotations']),
         )
         reports.append(_check_data_set([source], workers))
     if not reports:

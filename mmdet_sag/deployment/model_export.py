@@ -20,7 +20,7 @@ from ..checks.packages import check_scope
 from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..fileio import atomic_folder, check_writable_folder, sha256
+from ..fileio import atomic_folder, check_replaceable_folder, sha256
 from ..models.model_config import type_name
 from . import runtime
 from .comparison import compare, detect_with_pytorch, measure_speed, preprocess
@@ -224,6 +224,7 @@ def _check_out(out: Path) -> None:
     """Refuse a folder that has anything that no export wrote there."""
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is no folder')
+    check_replaceable_folder(out, '--out')
     # Python writes the latter when a program imports the runtime.
     paths = {str(path.relative_to(out)): path for path in out.rglob('*') if path.parent.name != '__pycache__'}
     paths.pop('__pycache__', None)
@@ -243,4 +244,3 @@ def _check_out(out: Path) -> None:
             )
     if not sums:
         raise InputError(f'--out {out}: {runtime.REPORT} was not written by an export; name a new folder')
-    check_writable_folder(out.absolute().parent, '--out')

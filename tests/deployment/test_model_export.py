@@ -287,6 +287,19 @@ def test_only_what_an_export_wrote_is_replaced(folder, tmp_path, kind):
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*')) == before
 
 
+@pytest.mark.parametrize('out, words', [('.', 'is a mount point'), ('file/out', 'cannot be written to')])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(
+    folder, tmp_path, monkeypatch, out, words
+):
+    (tmp_path / 'file').touch()
+    if out == '.':
+        (tmp_path / 'file').unlink()
+        monkeypatch.setattr('os.path.ismount', lambda path: True)
+    with pytest.raises(InputError, match=words):
+        config = Config.fromfile(folder / 'tiny.py')
+        model_export.export(config, str(tmp_path / 'absent checkpoint.pth'), str(tmp_path / out), ExportSettings())
+
+
 @pytest.mark.parametrize('kind', ['nothing', 'colours', 'threshold', 'scores', 'not a number', 'surplus'])
 def test_what_the_comparison_refuses(folder, detector, kind):
     predictor = load_predictor(str(folder / 'onnx'), num_threads=1)

@@ -70,6 +70,18 @@ def test_a_folder_without_a_config_is_checked_and_repaired(data):
     assert run('misc/check_dataset.py', data.root / 'fixed.json').returncode == 0
 
 
+def test_objects_of_a_folder_that_have_boxes_alone_are_judged_and_repaired_as_boxes(data):
+    for annotation in data.content['annotations']:
+        annotation['segmentation'] = []
+    data.annotation['bbox'] = [-5, 6, 20, 16]
+    data.write()
+    finished = run('misc/check_dataset.py', data.root, '--fix', data.root / 'fixed.json')
+    assert finished.returncode == 1, finished.stderr
+    assert '7 annotations (boxes alone)' in finished.stdout and 'without a mask' not in finished.stdout
+    assert '3 images, 7 annotations' in finished.stdout
+    assert run('misc/check_dataset.py', data.root / 'fixed.json').returncode == 0
+
+
 def test_a_repair_that_leaves_nothing_is_refused(data):
     for annotation in data.content['annotations']:
         annotation['category_id'] = 99

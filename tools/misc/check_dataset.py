@@ -70,9 +70,10 @@ def check(args: argparse.Namespace) -> 'list[DataSetReport]':
 
 
 def print_report(report: 'DataSetReport') -> None:
+    kind = 'annotations' if report.masks_needed else 'annotations (boxes alone)'
     print(
         f'{", ".join(report.options)}: {report.source.ann_file}, {len(report.content["images"])} images, '
-        f'{len(report.content["annotations"])} annotations, {len(report.source.classes)} classes'
+        f'{len(report.content["annotations"])} {kind}, {len(report.source.classes)} classes'
     )
     rows = [['problem', 'count', 'stops', 'examples']]
     for problem in report.tally.as_rows():

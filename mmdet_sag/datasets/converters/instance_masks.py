@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
-from .masks import connected, encoded_values, read_values
+from .masks import connected, encoded_values, is_smoothed, read_values
 from .source_files import (
     IMAGE_SUFFIXES,
     NOT_LEARNT,
@@ -32,6 +32,11 @@ _MASK_FOLDERS = ('masks', 'instances', 'labels', 'annotations')
 _STEP = 1000
 # More values than that are numbers of objects.
 _MOST_CLASSES = 20
+# Reason and remedy.
+_SMOOTHED = (
+    'is black and white with grey levels between, which are not numbers of objects',
+    "make the masks 0 and 255, such as a copy of them with ImageMagick's 'mogrify -threshold 50% *.png'",
+)
 # Of a picture for each object.
 _OBJECT_FOLDERS = ('masks', 'mask', 'pedmasks')
 _IMAGE_FOLDERS = ('images', 'image', 'PNGImages', 'JPEGImages')
@@ -87,7 +92,7 @@ def _cityscapes_image(path: Path, source: Path, image_folder: Path | None) -> Pa
 def is_instance_masks(source: Path) -> bool:
     """Whether a folder has images in ``images`` and mask pictures in ``masks``."""
     folder = _mask_folder(source)
-    return folder is not None and (source / 'images').is_dir() and any(files_below(folder, '.png'))
+    return folder is not None and (source / 'images').is_dir() and bool(_mask_files(folder))
 
 
 def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
@@ -125,6 +130,8 @@ def read_instance_masks(source: Path, options: ReadOptions) -> LabelledData:
                     image = LabelledImage.open(image_path, without_split(place), size, options, split=split)
                 if values.shape[::-1] != image.size:
                     raise EntryError(f"mask '{path}'", 'is of another size than its image', 'export it again')
+                if is_smoothed(values):
+                    raise EntryError(f"mask '{path}'", *_SMOOTHED)
                 found = encoded_values(values)
                 numbers = list(found)
                 counts.update(numbers)
@@ -176,12 +183,18 @@ def _mask_folder(source: Path) -> Path | None:
     return next(filter(Path.is_dir, (source / name for name in _MASK_FOLDERS)), None)
 
 
+def _mask_files(folder: Path) -> list[Path]:
+    """PNG files or, to say that they cannot hold numbers, JPEGs."""
+    found = {path: path.suffix.lower() for path in images_below(folder)}
+    return [path for path in found if found[path] == '.png'] or [path for path in found if found[path][:3] == '.jp']
+
+
 def _masks_by_image(
     image_folder: Path, mask_folder: Path, left_out: LeftOut
 ) -> dict[Path, list[tuple[str | None, Path]]]:
     """For each image its masks: the class, if a folder names it, and the path."""
     groups: dict = {}
-    for path in files_below(mask_folder, '.png'):
+    for path in _mask_files(mask_folder):
         with left_out.collect('images'):
             image, name = _image_and_class(path.relative_to(mask_folder), image_folder)
             if image is None:
@@ -272,6 +285,8 @@ def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, l
         labels.left_out.add('objects', f"'{path}'", 'masks of another size than their image', 'export it again')
     elif not len(numbers):
         labels.left_out.add(NOT_LEARNT, f"'{path}'", 'masks without a pixel')
+    elif is_smoothed(values):
+        labels.left_out.add('objects', f"mask '{path}'", *_SMOOTHED)
     elif not is_map and len(numbers) > 1:
         labels.left_out.add('objects', f"'{path}'", 'masks of one object that have several values', 'export it again')
     else:

@@ -14,6 +14,14 @@ from .source_files import READ_ERRORS, EntryError, open_image
 
 # Digits of an area. What is 0 with them has none.
 _DIGITS = 2
+# Levels of a smoothed mask are nearly black below the first and nearly white from the second.
+_BLACK, _WHITE = 32, 224
+# So few may be classes.
+_FEW_LEVELS = 3
+# So few may lie on a slope by chance.
+_FEW_PIXELS = 32
+# Share of grey pixels on a slope.
+_SLOPE = 0.65
 
 
 def read_values(path: Path, colours: bool = False) -> np.ndarray:
@@ -21,10 +29,13 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
 
     With ``colours``, a palette's colours are read instead of its indices.
     """
-    if path.suffix.lower() in ('.jpg', '.jpeg'):
-        raise InputError(f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG")
     try:
         with open_image(path) as image:
+            if image.format == 'JPEG':
+                raise InputError(
+                    f"mask '{path}' is a JPEG, whose values are not exact: export the masks as PNG, or make PNGs of 0 "
+                    "and 255 with ImageMagick's 'mogrify -format png -threshold 50% *.jpg', if they are black and white"
+                )
             if colours or image.mode in ('RGB', 'RGBA', 'RGBX'):
                 red, green, blue = np.moveaxis(np.asarray(image.convert('RGB'), np.int32), -1, 0)
                 return (red << 16) + (green << 8) + blue
@@ -37,6 +48,28 @@ def read_values(path: Path, colours: bool = False) -> np.ndarray:
         raise
     except READ_ERRORS as error:
         raise EntryError(f"mask '{path}'", 'the mask cannot be read', 'export it again') from error
+
+
+def is_smoothed(values: np.ndarray) -> bool:
+    """Whether a mask picture (H, W) is black and white with levels between, as scaling, blurring and JPEG make them.
+
+    A grey pixel then lies on a slope, with a darker and a brighter one beside it, which few pixels of numbered objects
+    do. JPEG leaves hardly a grey level, but many that are nearly black and nearly white.
+    """
+    step = 0x10101 if values.max() > 0xFFFF else 1
+    if not _WHITE * step <= values.max() <= 255 * step or (values % step).any():
+        return False
+    levels = (values // step).astype(np.uint8)
+    counts = np.bincount(levels.ravel(), minlength=256)
+    grey, white = counts[_BLACK:_WHITE].sum(), counts[_WHITE:].sum()
+    num_dark, num_grey, num_bright = map(np.count_nonzero, (counts[1:_BLACK], counts[_BLACK:_WHITE], counts[_WHITE:-1]))
+    if min(num_dark, num_bright) > _FEW_LEVELS and num_grey < num_dark + num_bright and 10 * grey < white:
+        return True
+    if num_grey < _FEW_LEVELS or grey < _FEW_PIXELS or 3 * white < grey:
+        return False
+    beside = np.ones((3, 3), np.uint8)
+    slope = (cv2.erode(levels, beside) < levels) & (cv2.dilate(levels, beside) > levels)
+    return bool(slope[(levels >= _BLACK) & (levels < _WHITE)].mean() > _SLOPE)
 
 
 def clipped(polygon: Sequence[float], size: tuple[int, int]) -> list[list[float]]:

@@ -1,5 +1,6 @@
 """Pictures whose values number the objects."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +89,70 @@ def test_masks_of_one_value_may_be_of_a_class_and_are_asked_about(tmp_path):
         read(tmp_path, class_names=['defect'])
     assert len(read(tmp_path, class_names=['defect'], components=True).images[0].objects) == 2
     assert len(read(tmp_path, class_names=['defect'], components=False).images[0].objects) == 1
+
+
+SQUARES = np.kron(two_regions(255, 255), np.ones((8, 8), np.uint8))
+DISC = cv2.circle(np.zeros((160, 240), np.uint8), (120, 80), 50, 255, -1)
+
+
+def jpeg(values, quality):
+    return cv2.imdecode(cv2.imencode('.jpg', values, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+
+
+@pytest.mark.parametrize('components', [None, True, False])
+@pytest.mark.parametrize(
+    'values',
+    [
+        cv2.resize(DISC, (100, 70), interpolation=cv2.INTER_AREA),
+        cv2.resize(SQUARES, (350, 270)),
+        cv2.GaussianBlur(DISC, (0, 0), 2),
+        jpeg(DISC, 50),
+        jpeg(DISC, 95),
+        np.dstack([jpeg(DISC, 75)] * 3),
+    ],
+    ids=['smaller', 'larger', 'blurred', 'JPEG of low quality', 'JPEG of high quality', 'JPEG, colours'],
+)
+def test_grey_levels_between_black_and_white_are_no_numbers_of_objects(tmp_path, values, components):
+    save(tmp_path / 'images/a.png', np.zeros((*values.shape[:2], 3), np.uint8))
+    save(tmp_path / 'masks/a.png', values)
+    with pytest.raises(InputError, match=r'a\.png.* grey levels? .*make the masks 0 and 255'):
+        read(tmp_path, class_names=['x'], components=components)
+
+
+def numbered(count, size, white=None):
+    """Objects in rows, of a size in pixels, numbered up to 255; ``white`` draws their borders."""
+    numbers = np.linspace(1, 255, count).astype(np.uint8).reshape(-1, 15)
+    values = np.kron(numbers, np.pad(np.ones((size, size), np.uint8), 1))
+    if white:
+        values[(cv2.dilate(values, np.ones((3, 3))) > 0) & (values == 0)] = white
+    return values
+
+
+@pytest.mark.parametrize(
+    'values, count',
+    [
+        (numbered(255, 5), 255),
+        (numbered(255, 2), 255),
+        (numbered(255, 1), 255),
+        (numbered(30, 9), 30),
+        (numbered(15, 2, white=255), 15),
+        (np.hstack([numbered(255, 2), np.full((68, 200), 255, np.uint8)]), 255),
+        (numbered(255, 5) + np.uint16(3) * (numbered(255, 5) > 0), 255),
+    ],
+)
+def test_numbers_of_objects_up_to_white_are_read(tmp_path, values, count):
+    save(tmp_path / 'images/a.png', np.zeros((*values.shape, 3), np.uint8))
+    save(tmp_path / 'masks/a.png', values)
+    assert len(read(tmp_path, class_names=['x'], components=False).images[0].objects) == count
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png'])
+def test_a_jpeg_holds_no_numbers_of_objects_whatever_its_name(tmp_path, name):
+    save(tmp_path / 'images/a.png', np.zeros((*DISC.shape, 3), np.uint8))
+    (tmp_path / 'masks').mkdir()
+    Image.fromarray(DISC).save(tmp_path / 'masks' / name, 'JPEG')
+    with pytest.raises(InputError, match=rf"masks/{name}' is a JPEG, whose values are not exact: export .*PNG"):
+        read(tmp_path, class_names=['x'])
 
 
 def test_masks_that_do_not_fit_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """A picture for each object."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,3 +105,11 @@ def test_masks_that_cannot_be_used_are_left_out(tmp_path):
     }
     with pytest.raises(InputError, match='--source-classes NAME'):
         read(tmp_path, class_names=None)
+
+
+@pytest.mark.parametrize('name', ['a_mask.png', 'a_1.png'])
+def test_a_mask_with_grey_levels_between_black_and_white_is_left_out_and_says_what_to_do(tmp_path, name):
+    smoothed = cv2.blur(cv2.circle(np.zeros((20, 30), np.uint8), (15, 10), 7, 255, -1), (3, 3))
+    data = read(put(tmp_path, 'a.jpg', **{name: smoothed}))
+    assert not data.images[0].objects
+    assert 'black and white with grey levels between' in str(data.left_out['objects'][0])
