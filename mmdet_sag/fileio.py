@@ -112,25 +112,32 @@ def _flush_folder(folder: Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Create a folder atomically, from the temporary one beside it that is yielded to be filled.
 
-    An existing folder is replaced with all its content when the ``with`` block ends without an error. If it is a link,
-    the folder that it points to is replaced.
+    All content of an existing folder is replaced when the ``with`` block ends without an error. The folder itself stays:
+    it may be a disk of its own, or the one that somebody works in. If it is a link, this is of the folder that it points
+    to. Where nothing can be created beside it, the temporary folder is in it.
 
     Raises:
         OSError: The disk is full or not writable. The previous folder is unchanged.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'{path.name}.', dir=path.parent) as temporary:
+    inside = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+    with tempfile.TemporaryDirectory(prefix=f'{path.name}.', dir=path if inside else path.parent) as temporary:
         new, old = Path(temporary, 'new'), Path(temporary, 'old')
         new.mkdir()
         yield new
-        if path.exists():
-            path.rename(old)
-        try:
+        if not path.exists():
             new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
+            return
+        old.mkdir()
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for source, target in ((path, old), (new, path)):
+                for entry in set(source.iterdir()) - {Path(temporary)}:
+                    moved.append((entry, entry.rename(target / entry.name)))
+        except BaseException:
+            for entry, place in reversed(moved):
+                place.rename(entry)
             raise
 
 

@@ -201,6 +201,35 @@ def test_a_folder_appears_when_it_is_complete_and_replaces_the_previous_one(tmp_
     assert os.listdir(path.parent) == ['folder']
 
 
+def test_a_folder_that_is_a_disk_of_its_own_or_that_somebody_works_in_stays(tmp_path, monkeypatch):
+    with mount_small_disk(tmp_path / 'disk', '64k') as disk:
+        monkeypatch.chdir(disk)
+        for content in ('old', 'new'):
+            with atomic_folder(disk) as folder:
+                (folder / content).write_text(content)
+                assert not os.path.exists(content)
+            assert os.listdir() == [content]
+        with pytest.raises(FileNotFoundError), atomic_folder('.') as folder:
+            folder.rmdir()
+        assert os.listdir() == ['new']
+        monkeypatch.chdir(tmp_path)
+    with atomic_folder(tmp_path / 'used') as folder:
+        (folder / 'old').touch()
+    monkeypatch.chdir(tmp_path / 'used')
+    with atomic_folder('.') as folder:
+        (folder / 'new').touch()
+    assert os.listdir() == os.listdir(tmp_path / 'used') == ['new']
+
+
+def test_the_only_folder_with_rights_is_filled(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != tmp_path)
+    (tmp_path / 'own').mkdir()
+    with atomic_folder(tmp_path / 'own') as folder:
+        (folder / 'new').touch()
+        assert os.listdir(tmp_path) == ['own']
+    assert os.listdir(tmp_path / 'own') == ['new']
+
+
 def test_a_link_stays_a_link_to_the_folder_that_is_replaced(tmp_path):
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'disk/old').touch()

@@ -135,7 +135,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         report['files'] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         (folder / runtime.REPORT).write_text(json.dumps(report, indent=2))
         # In the meantime, other files may have come there.
-        _check_out(Path(out))
+        _check_out(Path(out), folder.parent)
     print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
     return report
 
@@ -220,12 +220,15 @@ def _limit_detections(cfg: Config, num_detections: int) -> None:
         limits.max_per_img = min(limits.max_per_img, num_detections)
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a folder that has anything that no export wrote there."""
+def _check_out(out: Path, partial: Path | None = None) -> None:
+    """Refuse a folder that has anything that no export wrote there, besides the export that is being written."""
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is no folder')
+    check_writable_folder(out, '--out')
     # Python writes the latter when a program imports the runtime.
-    paths = {str(path.relative_to(out)): path for path in out.rglob('*') if path.parent.name != '__pycache__'}
+    own = out / partial.name if partial else None
+    files = (path for path in out.rglob('*') if own not in (path, *path.parents))
+    paths = {str(path.relative_to(out)): path for path in files if path.parent.name != '__pycache__'}
     paths.pop('__pycache__', None)
     report = paths.pop(runtime.REPORT, None)
     if report is None and not paths:
@@ -243,4 +246,3 @@ def _check_out(out: Path) -> None:
             )
     if not sums:
         raise InputError(f'--out {out}: {runtime.REPORT} was not written by an export; name a new folder')
-    check_writable_folder(out.absolute().parent, '--out')

@@ -512,10 +512,14 @@ def test_the_file_has_standard_operators_only(folder):
     assert shapes['mask_probs'] == ['detections', 28, 28]
 
 
-def test_a_folder_that_is_no_export_is_not_replaced(folder, monkeypatch, capsys):
-    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
+@pytest.mark.parametrize(
+    ('out', 'words'),
+    [('data', 'annotations.json was not written by an export'), ('tiny.py/new', "tiny.py' is not a folder")],
+)
+def test_a_folder_that_cannot_be_written_or_is_no_export_is_refused(folder, monkeypatch, capsys, out, words):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / out)
     assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
-    assert 'annotations.json was not written by an export' in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path):

@@ -107,7 +107,7 @@ class LabelConversion:
                 f"--out '{out}' has files that this tool did not write ({', '.join(sorted(others)[:3])}): name another "
                 'folder'
             )
-        check_writable_folder(place.parent, '--out')
+        check_writable_folder(place, '--out')
 
     def read(self) -> None:
         """Read the sources.
