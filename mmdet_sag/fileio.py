@@ -112,9 +112,9 @@ def _flush_folder(folder: Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Create a folder atomically, from the temporary one beside it that is yielded to be filled.
 
-    All content of an existing folder is replaced when the ``with`` block ends without an error. The folder itself stays:
-    it may be a disk of its own, or the one that somebody works in. If it is a link, this is of the folder that it points
-    to. Where nothing can be created beside it, the temporary folder is in it.
+    All content of an existing folder is replaced when the ``with`` block ends without an error. The folder itself
+    stays: it may be a disk of its own, or the one that somebody works in. If it is a link, the content of the folder
+    that it points to is replaced. Where nothing can be created beside it, the temporary folder is in it.
 
     Raises:
         OSError: The disk is full or not writable. The previous folder is unchanged.
