@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -58,6 +59,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         status = main() or ExitStatus.DONE
+        print(end='', flush=True)
     except InputError as error:
         message, status = f'error: {error}', ExitStatus.INPUT_ERROR
     except (TypeError, KeyError) as error:
@@ -67,9 +69,26 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         message, status = f'error: {problem}', ExitStatus.INPUT_ERROR
     except KeyboardInterrupt:
         message, status = '\nstopped by Ctrl-C', 128 + signal.SIGINT
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        status = 128 + signal.SIGPIPE
     if message and is_main_process_of_node():
         print(message, file=sys.stderr)
     sys.exit(status)
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nothing reads any more, as that to ``head``: what is left is dropped."""
+    if not hasattr(select, 'poll'):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # Python flushes once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _config_problem(error: Exception) -> str:

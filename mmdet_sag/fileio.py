@@ -112,26 +112,52 @@ def _flush_folder(folder: Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Create a folder atomically, from the temporary one beside it that is yielded to be filled.
 
-    An existing folder is replaced with all its content when the ``with`` block ends without an error. If it is a link,
-    the folder that it points to is replaced.
+    All content of an existing folder is replaced when the ``with`` block ends without an error. The folder itself
+    stays: it may be a disk of its own, or the one that somebody works in. If it is a link, the content of the folder
+    that it points to is replaced. Where nothing can be moved into it from beside it, the temporary folder is in it.
 
     Raises:
         OSError: The disk is full or not writable. The previous folder is unchanged.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'{path.name}.', dir=path.parent) as temporary:
+    place = path if path.is_dir() and not _can_be_renamed(path) else path.parent
+    with tempfile.TemporaryDirectory(prefix=f'{path.name}.', dir=place) as temporary:
         new, old = Path(temporary, 'new'), Path(temporary, 'old')
         new.mkdir()
         yield new
-        if path.exists():
-            path.rename(old)
-        try:
+        if not path.exists():
             new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
+            return
+        old.mkdir()
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for source, target in ((path, old), (new, path)):
+                for entry in set(source.iterdir()) - {Path(temporary)}:
+                    moved.append((entry, entry.rename(target / entry.name)))
+        except BaseException:
+            for entry, place in reversed(moved):
+                place.rename(entry)
             raise
+
+
+def _can_be_renamed(folder: Path) -> bool:
+    """Whether a folder is neither a mount point, such as the volume of a container, nor of a container's image."""
+    try:
+        other = Path(tempfile.mkdtemp(dir=folder.parent))
+    except OSError:
+        return False
+    # No folder replaces one that is not empty: it stays where it is.
+    file = other / 'file'
+    file.touch()
+    try:
+        os.rename(folder, other)
+    except OSError as error:
+        return error.errno not in (errno.EBUSY, errno.EXDEV)
+    finally:
+        file.unlink()
+        other.rmdir()
+    return True
 
 
 def is_remote(path: str | Path, backend_args: dict | None = None) -> bool:
@@ -165,37 +191,6 @@ def check_writable_folder(path: str | Path, option: str) -> None:
             f"folder '{path}' ({option}) cannot be written to ({error.strerror}): give a folder with free space and "
             'write permission'
         ) from error
-
-
-def check_replaceable_folder(path: str | Path, option: str) -> None:
-    """Check that :func:`atomic_folder` can make or replace a folder, which ``option`` names.
-
-    Mount points, such as the volumes of a container, and folders of a container's image cannot be renamed.
-    """
-    folder = Path(os.path.realpath(path))
-    if not os.path.ismount(folder):
-        check_writable_folder(folder.parent, option)
-        if not folder.is_dir() or _can_be_renamed(folder):
-            return
-    raise InputError(
-        f"'{path}' ({option}) is a mount point, or of a container's image, and cannot be replaced as a whole: name a "
-        f"folder in it, such as '{Path(path, 'new')}'"
-    )
-
-
-def _can_be_renamed(folder: Path) -> bool:
-    other = Path(tempfile.mkdtemp(dir=folder.parent))
-    # No folder replaces one that is not empty: it stays where it is.
-    file = other / 'file'
-    file.touch()
-    try:
-        os.rename(folder, other)
-    except OSError as error:
-        return error.errno not in (errno.EBUSY, errno.EXDEV)
-    finally:
-        file.unlink()
-        other.rmdir()
-    return True
 
 
 def check_writable_file(path: str | Path, option: str, makes_folder: bool = False) -> None:

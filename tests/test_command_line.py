@@ -3,6 +3,8 @@
 import argparse
 import ast
 import runpy
+import signal
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -70,6 +72,20 @@ def test_the_exit_status_says_how_it_ended(main, status):
 def test_a_defect_keeps_its_stack_trace():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_a_reader_that_leaves_early_ends_a_command_without_a_word(monkeypatch, unbuffered):
+    monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
+    script = """
+from mmdet_sag.command_line import run_command
+run_command(lambda: [print('line') for _ in range(100_000)] and None)
+"""
+    with subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.readline()
+        command.stdout.close()
+        assert command.stderr.read() == b''
+    assert command.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from importlib import import_module
 
@@ -15,14 +16,7 @@ from mmengine.fileio import put_text
 from support.small_disk import mount_small_disk
 
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import (
-    atomic_folder,
-    atomic_write,
-    check_replaceable_folder,
-    check_writable_file,
-    check_writable_folder,
-    is_remote,
-)
+from mmdet_sag.fileio import atomic_folder, atomic_write, check_writable_file, check_writable_folder, is_remote
 
 
 def test_text_and_bytes_are_written(tmp_path):
@@ -208,6 +202,61 @@ def test_a_folder_appears_when_it_is_complete_and_replaces_the_previous_one(tmp_
     assert os.listdir(path.parent) == ['folder']
 
 
+def test_a_folder_that_is_a_disk_of_its_own_or_that_somebody_works_in_stays(tmp_path, monkeypatch):
+    with mount_small_disk(tmp_path / 'disk', '64k') as disk:
+        monkeypatch.chdir(disk)
+        for content in ('old', 'new'):
+            with atomic_folder(disk) as folder:
+                (folder / content).write_text(content)
+                assert not os.path.exists(content)
+            assert os.listdir() == [content]
+        with pytest.raises(FileNotFoundError), atomic_folder('.') as folder:
+            folder.rmdir()
+        assert os.listdir() == ['new']
+        monkeypatch.chdir(tmp_path)
+    with atomic_folder(tmp_path / 'used') as folder:
+        (folder / 'old').touch()
+    monkeypatch.chdir(tmp_path / 'used')
+    with atomic_folder('.') as folder:
+        (folder / 'new').touch()
+    assert os.listdir() == os.listdir(tmp_path / 'used') == ['new']
+
+
+@pytest.mark.parametrize('kind', ['no rights beside it', 'of a container image', 'mounted from its own disk'])
+def test_a_folder_into_which_nothing_can_be_moved_is_filled_inside(tmp_path, monkeypatch, kind):
+    own = tmp_path / 'own'
+    own.mkdir()
+    (own / 'old').touch()
+    mkdtemp, rename = tempfile.mkdtemp, os.rename
+
+    def mkdtemp_inside(*args, **options):
+        if options.get('dir') == tmp_path or tmp_path in args:
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return mkdtemp(*args, **options)
+
+    def rename_entries(source, target):
+        if source == own:
+            raise OSError(errno.EXDEV, 'Invalid cross-device link')
+        rename(source, target)
+
+    if kind == 'mounted from its own disk':
+        # It does not look like a mount point.
+        if subprocess.run(['mount', '--bind', own, own], capture_output=True).returncode:
+            pytest.skip('needs the right to mount')
+    elif kind == 'of a container image':
+        monkeypatch.setattr(os, 'rename', rename_entries)
+    else:
+        monkeypatch.setattr(tempfile, 'mkdtemp', mkdtemp_inside)
+    try:
+        with atomic_folder(own) as folder:
+            (folder / 'new').touch()
+            assert os.listdir(tmp_path) == ['own'] and (own / 'old').exists()
+        assert os.listdir(own) == ['new']
+    finally:
+        if kind == 'mounted from its own disk':
+            subprocess.run(['umount', own], check=True)
+
+
 def test_a_link_stays_a_link_to_the_folder_that_is_replaced(tmp_path):
     (tmp_path / 'disk').mkdir()
     (tmp_path / 'disk/old').touch()
@@ -253,35 +302,6 @@ def test_the_previous_folder_comes_back_if_the_new_one_cannot_be_renamed(tmp_pat
         folder.rmdir()
     assert os.listdir(path) == ['old']
     assert os.listdir(tmp_path) == ['folder']
-
-
-def test_a_mount_point_cannot_be_replaced_and_a_folder_in_it_can(tmp_path):
-    with mount_small_disk(tmp_path / 'disk', '64k') as disk:
-        with pytest.raises(
-            InputError, match=r"disk' \(--out\) is a mount point.*name a folder in it, such as '.*disk/new'"
-        ):
-            check_replaceable_folder(disk, '--out')
-        check_replaceable_folder(disk / 'new', '--out')
-        (disk / 'old').mkdir()
-        check_replaceable_folder(disk / 'old', '--out')
-        # Within one file system, it does not look like a mount point.
-        subprocess.run(['mount', '--bind', disk / 'old', disk / 'old'], check=True)
-        try:
-            with pytest.raises(InputError, match='is a mount point'):
-                check_replaceable_folder(disk / 'old', '--out')
-        finally:
-            subprocess.run(['umount', disk / 'old'], check=True)
-        assert os.listdir(disk) == ['old']
-
-
-def test_a_folder_of_a_container_image_cannot_be_replaced(tmp_path, monkeypatch):
-    def rename(*paths):
-        raise OSError(errno.EXDEV, 'Invalid cross-device link')
-
-    monkeypatch.setattr(os, 'rename', rename)
-    with pytest.raises(InputError, match="of a container's image, and cannot be replaced"):
-        check_replaceable_folder(tmp_path, '--out')
-    assert tmp_path.name in os.listdir(tmp_path.parent) and not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(

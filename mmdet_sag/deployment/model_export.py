@@ -20,7 +20,7 @@ from ..checks.packages import check_scope
 from ..datasets.data_sources import config_images, test_dataset
 from ..engine.checkpoint_files import check_checkpoint_fits, load_checkpoint_file
 from ..errors import InputError
-from ..fileio import atomic_folder, check_replaceable_folder, sha256
+from ..fileio import atomic_folder, check_writable_folder, sha256
 from ..models.model_config import type_name
 from . import runtime
 from .comparison import compare, detect_with_pytorch, measure_speed, preprocess
@@ -135,7 +135,7 @@ def export(cfg: Config, checkpoint: str, out: str, settings: ExportSettings) -> 
         report['files'] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         (folder / runtime.REPORT).write_text(json.dumps(report, indent=2))
         # In the meantime, other files may have come there.
-        _check_out(Path(out))
+        _check_out(Path(out), folder.parent)
     print(f'{out}: model and runtime.py, run it by `python {out}/runtime.py {out} IMAGE_OR_FOLDER`')
     return report
 
@@ -220,13 +220,15 @@ def _limit_detections(cfg: Config, num_detections: int) -> None:
         limits.max_per_img = min(limits.max_per_img, num_detections)
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a folder that has anything that no export wrote there."""
+def _check_out(out: Path, partial: Path | None = None) -> None:
+    """Refuse a folder that has anything that no export wrote there, besides the export that is being written."""
     if out.exists() and not out.is_dir():
         raise InputError(f'--out {out} is no folder')
-    check_replaceable_folder(out, '--out')
+    check_writable_folder(out, '--out')
     # Python writes the latter when a program imports the runtime.
-    paths = {str(path.relative_to(out)): path for path in out.rglob('*') if path.parent.name != '__pycache__'}
+    own = out / partial.name if partial else None
+    files = (path for path in out.rglob('*') if own not in (path, *path.parents))
+    paths = {str(path.relative_to(out)): path for path in files if path.parent.name != '__pycache__'}
     paths.pop('__pycache__', None)
     report = paths.pop(runtime.REPORT, None)
     if report is None and not paths:

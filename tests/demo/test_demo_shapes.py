@@ -97,13 +97,6 @@ def test_a_folder_with_a_marker_of_something_else_is_left_alone(tmp_path, text):
     assert (tmp_path / 'demo_shapes.json').read_text() == text
 
 
-def test_a_mount_point_is_refused_before_the_images_are_made(tmp_path, monkeypatch):
-    monkeypatch.setattr('os.path.ismount', lambda path: True)
-    with pytest.raises(InputError, match='is a mount point'):
-        make_demo_shapes(tmp_path, 1, 1)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_interrupted_call_leaves_no_data_set(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt

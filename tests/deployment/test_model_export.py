@@ -287,19 +287,6 @@ def test_only_what_an_export_wrote_is_replaced(folder, tmp_path, kind):
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize('out, words', [('.', 'is a mount point'), ('file/out', 'cannot be written to')])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(
-    folder, tmp_path, monkeypatch, out, words
-):
-    (tmp_path / 'file').touch()
-    if out == '.':
-        (tmp_path / 'file').unlink()
-        monkeypatch.setattr('os.path.ismount', lambda path: True)
-    with pytest.raises(InputError, match=words):
-        config = Config.fromfile(folder / 'tiny.py')
-        model_export.export(config, str(tmp_path / 'absent checkpoint.pth'), str(tmp_path / out), ExportSettings())
-
-
 @pytest.mark.parametrize('kind', ['nothing', 'colours', 'threshold', 'scores', 'not a number', 'surplus'])
 def test_what_the_comparison_refuses(folder, detector, kind):
     predictor = load_predictor(str(folder / 'onnx'), num_threads=1)
@@ -525,10 +512,14 @@ def test_the_file_has_standard_operators_only(folder):
     assert shapes['mask_probs'] == ['detections', 28, 28]
 
 
-def test_a_folder_that_is_no_export_is_not_replaced(folder, monkeypatch, capsys):
-    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / 'data')
+@pytest.mark.parametrize(
+    ('out', 'words'),
+    [('data', 'annotations.json was not written by an export'), ('tiny.py/new', "tiny.py' is not a folder")],
+)
+def test_a_folder_that_cannot_be_written_or_is_no_export_is_refused(folder, monkeypatch, capsys, out, words):
+    arguments = (folder / 'tiny.py', folder / 'tiny.pth', '--out', folder / out)
     assert run_here(monkeypatch, 'deployment/export.py', *arguments) == 2
-    assert 'annotations.json was not written by an export' in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 def test_a_model_without_masks_is_refused(folder, monkeypatch, capsys, tmp_path):

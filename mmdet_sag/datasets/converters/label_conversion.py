@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import InputError
-from ...fileio import check_replaceable_folder
+from ...fileio import check_writable_folder
 from . import cvat, datumaro, instance_masks, json_per_image, label_studio, labelme, pascal_voc, via, yolo
 from .coco_data_set import SPLITS, is_coco, read_coco, write_data_set
 from .labelled_data import LabelledData, LabelledImage, LabelledObject, ReadOptions
@@ -107,7 +107,7 @@ class LabelConversion:
                 f"--out '{out}' has files that this tool did not write ({', '.join(sorted(others)[:3])}): name another "
                 'folder'
             )
-        check_replaceable_folder(out, '--out')
+        check_writable_folder(place, '--out')
 
     def read(self) -> None:
         """Read the sources.

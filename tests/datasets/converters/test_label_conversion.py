@@ -234,12 +234,6 @@ def test_a_folder_in_use_is_not_replaced(demo_parts, tmp_path):
         convert(demo_parts.root.parent, demo_parts.root, overwrite=True)
 
 
-def test_a_mount_point_is_refused_before_the_sources_are_read(demo_parts, tmp_path, monkeypatch):
-    monkeypatch.setattr('os.path.ismount', lambda path: True)
-    with pytest.raises(InputError, match='is a mount point'):
-        LabelConversion([demo_parts.root], ReadOptions()).check_target(tmp_path, overwrite=False)
-
-
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
