@@ -103,6 +103,7 @@ def check_files(
         if split and split not in splits:
             continue
         content = load_coco(str(path))
+        objects = content['annotations']
         folder = image_folder(path, content['images'], images)
         if folder is None:
             raise InputError(f"the images of annotation file '{path}' are not beside it: give --images DIR")
@@ -115,7 +116,7 @@ def check_files(
             filter_cfg={},
             test_mode=False,
             # Where no object has a mask, masks are learnt from the boxes.
-            boxes_only=not any(isinstance(a, dict) and a.get('segmentation') for a in content['annotations']),
+            boxes_only=bool(objects) and not any(isinstance(a, dict) and a.get('segmentation') for a in objects),
         )
         reports.append(_check_data_set([source], workers))
     if not reports:
