@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/centermask-lite_small_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/iter_runtime.py',
+    'mmdet::_base_/default_runtime.py',
 ]
 
 # After _base_: MMEngine takes a config that begins with imports for one of its new style.
@@ -66,7 +66,10 @@ cosine = dict(
 param_scheduler = [warmup, cosine]
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
-    checkpoint=dict(interval=300, max_keep_ckpts=1, save_best=None),
+    checkpoint=dict(interval=300, by_epoch=False, max_keep_ckpts=1),
+    fast_training=dict(type='FastTrainingHook'),
 )
 # Averages also the statistics of the batch norms, which come from two images at a time.
 custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, gamma=100, update_buffers=True)]
+log_processor = dict(by_epoch=False)
+visualizer = dict(type='InstanceLocalVisualizer')
