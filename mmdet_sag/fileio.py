@@ -136,8 +136,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 for entry in set(source.iterdir()) - {Path(temporary)}:
                     moved.append((entry, entry.rename(target / entry.name)))
         except BaseException:
-            for entry, place in reversed(moved):
-                place.rename(entry)
+            for before, after in reversed(moved):
+                after.rename(before)
             raise
 
 

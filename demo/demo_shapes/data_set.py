@@ -9,7 +9,7 @@ from shapely.geometry.base import BaseGeometry
 
 from mmdet_sag.datasets.converters.masks import parts_without_holes
 from mmdet_sag.errors import InputError
-from mmdet_sag.fileio import atomic_folder, check_writable_folder
+from mmdet_sag.fileio import atomic_folder
 
 from .panoptic_shape_scene import PanopticShapeScene, SceneSegment
 from .shape_scene import ShapeScene
@@ -78,7 +78,6 @@ def make_demo_shapes(
     elif out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f'{out_dir} exists and is not a demo data set: remove it, or name another directory')
 
-    check_writable_folder(out_dir, '--out')
     with atomic_folder(out_dir) as folder:
         for split, num_images in zip(SPLITS, (num_train, num_val)):
             _write_split(folder, split, num_images, image_size, seed, panoptic)

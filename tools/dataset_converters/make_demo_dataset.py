@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 from mmdet_sag.command_line import HelpFormatter, run_command
+from mmdet_sag.fileio import check_writable_folder
 
 # demo/ lies beside tools/ in a clone and in an installed package.
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'demo'))
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_writable_folder(args.out, '--out')
     made = make_demo_shapes(args.out, args.num_train, args.num_val, args.image_size, args.seed, args.panoptic)
     if made:
         print(f'{args.out}: {args.num_train} training and {args.num_val} validation images made')

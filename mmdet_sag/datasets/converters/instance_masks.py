@@ -280,17 +280,17 @@ def read_object_masks(source: Path, options: ReadOptions) -> LabelledData:
 
 def _masks(values: np.ndarray, path: Path, image: LabelledImage, is_map: bool, labels: ToolLabels) -> dict[int, dict]:
     """The RLE of each value of a picture; none of one that cannot be used."""
-    numbers = np.unique(values[values > 0])
+    found = encoded_values(values)
     if values.shape[::-1] != image.size:
         labels.left_out.add('objects', f"'{path}'", 'masks of another size than their image', 'export it again')
-    elif not len(numbers):
+    elif not found:
         labels.left_out.add(NOT_LEARNT, f"'{path}'", 'masks without a pixel')
     elif is_smoothed(values):
         labels.left_out.add('objects', f"mask '{path}'", *_SMOOTHED)
-    elif not is_map and len(numbers) > 1:
+    elif not is_map and len(found) > 1:
         labels.left_out.add('objects', f"'{path}'", 'masks of one object that have several values', 'export it again')
     else:
-        return encoded_values(values)
+        return found
     return {}
 
 
